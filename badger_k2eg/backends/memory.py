@@ -1,0 +1,291 @@
+"""A control system in this process's memory: for unit tests of environments, and for the speed of our own.
+
+It behaves like an IOC where that matters: it clips to its drive limits and says that all is well, keeps alarms and
+times, and can be told to lose, refuse or delay what is put. Imports no client library.
+"""
+
+from __future__ import annotations
+
+import heapq
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from .. import fork
+from ..backend import Subscription, Update
+from ..deadline import Deadline
+from ..errors import CallCancelled, PvNotConnected
+from ..model import Fields, Kind, Limits, Outcome, PutAnswer, PvAddress, PvType, Reading
+
+
+class Fault(StrEnum):
+    """What can be wrong with a PV."""
+
+    #: Nobody serves it.
+    MISSING = "missing"
+    #: It reads; a put is neither applied nor answered.
+    LOST = "lost"
+    #: It reads; a put is applied and not answered.
+    UNANSWERED = "unanswered"
+    #: A put is not answered and only half of the change is made.
+    HALF = "half"
+    #: A put is refused.
+    REFUSED = "refused"
+    #: A put is answered at once and applied ``delay`` seconds later.
+    DELAYED = "delayed"
+    #: A put is not answered and is applied ``delay`` seconds later.
+    LATE = "late"
+
+
+@dataclass(slots=True)
+class _Pv:
+    reading: Reading
+    fault: Fault | None = None
+    #: How many more times the fault strikes; negative for ever.
+    times: int = -1
+    delay: float = 0.0
+    on_put: list[Callable[[Any], None]] = field(default_factory=list)
+    watchers: list[_Subscription] = field(default_factory=list)
+
+
+class MemoryBackend:
+    """PVs in memory. Give it to an interface: ``Interface(context=MemoryBackend({"QUAD:SET": 1.0}))``.
+
+    :param pvs: names and first values; ``add`` says more of a PV.
+    """
+
+    def __init__(self, pvs: Mapping[str, Any] | None = None) -> None:
+        """Hold the PVs."""
+        self._pvs: dict[str, _Pv] = {}
+        #: Every put that reached a PV, in order: name and value.
+        self.puts: list[tuple[str, Any]] = []
+        self._order = count()
+        self._begin()
+        fork.register(self)
+        for name, value in (pvs or {}).items():
+            self.add(name, value)
+
+    def _begin(self) -> None:
+        # Held while a value changes and its watchers are told: updates of one PV come in order.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._clock: threading.Thread | None = None
+
+    # -- making a machine ----------------------------------------------------------------------------------------
+
+    def add(self, name: str, value: Any, **about: Any) -> None:
+        """Make a PV.
+
+        :param about: fields of ``Reading``: ``units``, ``limits`` (also a pair), ``choices`` (makes it an enum),
+            ``precision``, ``severity``, ``message``, ``writable``, ``type``, ...
+        """
+        value = np.array(value) if isinstance(value, list) and value and not isinstance(value[0], str) else value
+        if isinstance(limits := about.get("limits"), tuple):
+            about["limits"] = Limits(*limits)
+        about.setdefault("type", PvType(Kind.ENUM, 32) if "choices" in about else _type_of(value))
+        about.setdefault("timestamp_ns", time.time_ns())
+        with self._lock:
+            self._pvs[name] = _Pv(Reading(value=value, **about))
+
+    def post(self, name: str, value: Any, **about: Any) -> None:
+        """Change a PV from the machine's side, and tell everybody who watches it."""
+        with self._lock:
+            pv = self._pvs[name]
+            value = np.array(value) if isinstance(value, list) and isinstance(pv.reading.value, np.ndarray) else value
+            pv.reading = replace(
+                pv.reading, value=value, timestamp_ns=time.time_ns(), received=time.monotonic(), **about
+            )
+            for watcher in list(pv.watchers):
+                watcher.tell(pv.reading)
+
+    def value(self, name: str) -> Any:
+        """Look at a PV's value, whatever is wrong with it."""
+        return self._pvs[name].reading.plain
+
+    def fault(self, name: str, fault: Fault | str | None, *, times: int = -1, delay: float = 0.3) -> None:
+        """Break a PV, or mend it with None.
+
+        :param times: how many puts it spoils.
+        :param delay: seconds, for DELAYED and LATE.
+        """
+        with self._lock:
+            pv = self._pvs[name]
+            pv.fault, pv.times, pv.delay = Fault(fault) if fault is not None else None, times, delay
+            if pv.fault is Fault.MISSING:
+                for watcher in list(pv.watchers):
+                    watcher.tell(PvNotConnected(name, "disconnected"))
+            else:
+                for watcher in list(pv.watchers):
+                    watcher.tell(pv.reading)
+            self._changed.notify_all()
+
+    def on_put(self, name: str, react: Callable[[Any], None]) -> None:
+        """Call ``react(value)`` whenever a put is applied to a PV."""
+        self._pvs[name].on_put.append(react)
+
+    def follow(self, setpoint: str, readback: str, *, after: float = 0.0, offset: float = 0.0) -> None:
+        """Let a readback go to setpoint + offset, ``after`` seconds after each put."""
+        self.on_put(setpoint, lambda value: self.later(after, lambda: self.post(readback, value + offset)))
+
+    def later(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something to the machine after a while; at once for 0."""
+        if seconds <= 0.0:
+            action()
+            return
+        with self._lock:
+            heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
+            if self._clock is None:
+                self._clock = threading.Thread(target=self._run, name="memory machine", daemon=True)
+                self._clock.start()
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        with self._lock:
+            while self._agenda:
+                due, _, action = self._agenda[0]
+                if (pause := due - time.monotonic()) > 0.0:
+                    self._changed.wait(pause)
+                else:
+                    heapq.heappop(self._agenda)
+                    action()
+            self._clock = None
+
+    # -- a backend -------------------------------------------------------------------------------------------------
+
+    def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read all; a missing one costs the whole time, as it does on a network."""
+        with self._changed:
+            if not deadline.wait(self._changed, lambda: all(map(self._serves, addresses)), what="reading"):
+                waited = f"no answer within {deadline.seconds:g} s: nobody serves it"
+                return {
+                    a: self._pvs[a.name].reading if self._serves(a) else PvNotConnected(a.text, waited)
+                    for a in addresses
+                }
+            return {a: self._pvs[a.name].reading for a in addresses}
+
+    def _serves(self, address: PvAddress) -> bool:
+        pv = self._pvs.get(address.name)
+        return pv is not None and pv.fault is not Fault.MISSING
+
+    def put_many(
+        self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
+    ) -> dict[PvAddress, PutAnswer]:
+        """Write all; one that gives no answer costs the whole time."""
+        answers: dict[PvAddress, PutAnswer] = {}
+        with self._changed:
+            for address, value in values.items():
+                answers[address] = self._put(address, value, deadline)
+            if any(a.outcome in (Outcome.UNKNOWN, Outcome.NOT_SENT) for a in answers.values()):
+                try:
+                    deadline.wait(self._changed, lambda: False, what="putting")
+                except CallCancelled:
+                    pass
+        return answers
+
+    def _put(self, address: PvAddress, value: Any, deadline: Deadline) -> PutAnswer:
+        waited = f"no answer within {deadline.seconds:g} s"
+        if deadline.cancelled or not self._serves(address):
+            return PutAnswer(Outcome.NOT_SENT, f"{waited}: nobody serves it")
+        name, pv = address.name, self._pvs[address.name]
+        self.puts.append((name, value))
+        if pv.reading.writable is False or pv.fault is Fault.REFUSED:
+            return PutAnswer(Outcome.REFUSED, "write access denied")
+        fault, pv.times = (pv.fault if pv.times else None), pv.times - 1 if pv.times > 0 else pv.times
+        unanswered = PutAnswer(Outcome.UNKNOWN, f"{waited}; it was sent and may have happened, or may still happen")
+        if fault is Fault.LOST:
+            return unanswered
+        if fault is Fault.HALF:
+            self._apply(name, (pv.reading.value + value) / 2)
+            return unanswered
+        self.later(pv.delay if fault in (Fault.DELAYED, Fault.LATE) else 0.0, lambda: self._apply(name, value))
+        return unanswered if fault in (Fault.UNANSWERED, Fault.LATE) else PutAnswer(Outcome.APPLIED)
+
+    def _apply(self, name: str, value: Any) -> None:
+        pv = self._pvs[name]
+        if isinstance(value, Fields):
+            value = {**pv.reading.value, **value["value"]} if isinstance(pv.reading.value, dict) else value
+        elif isinstance(value, float) and pv.reading.limits:
+            # As a record does: clipped to its drive limits, and not a word about it.
+            low, high = pv.reading.limits.low, pv.reading.limits.high
+            value = min(max(value, value if low is None else low), value if high is None else high)
+        self.post(name, value)
+        for react in list(pv.on_put):
+            react(value)
+
+    def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read all; here it really is one instant."""
+        return self.get_many(addresses, deadline)
+
+    def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
+        """Tell of the present value and every change, in the thread that makes it."""
+        with self._lock:
+            subscription = _Subscription(self, address, callback)
+            if address.name in self._pvs:
+                self._pvs[address.name].watchers.append(subscription)
+                if self._serves(address):
+                    subscription.tell(self._pvs[address.name].reading)
+            return subscription
+
+    def drop(self, subscription: _Subscription) -> None:
+        """Forget a subscription that was closed."""
+        with self._lock:
+            for pv in self._pvs.values():
+                if subscription in pv.watchers:
+                    pv.watchers.remove(subscription)
+
+    def suspend(self) -> None:
+        """Do nothing: memory has no handles."""
+
+    def close(self) -> None:
+        """Forget what was still to happen."""
+        with self._lock:
+            self._agenda.clear()
+            self._changed.notify_all()
+
+    def before_fork(self) -> None:
+        """Let nothing be half done in the copy."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Keep the values; who watched, and what was to happen, is the parent's."""
+        for pv in self._pvs.values():
+            pv.watchers.clear()
+        self._begin()
+
+
+class _Subscription:
+    def __init__(self, backend: MemoryBackend, address: PvAddress, callback: Callable[[Update], None]) -> None:
+        self._backend, self._address, self._callback = backend, address, callback
+        self._closed = False
+
+    def tell(self, update: Update) -> None:
+        if not self._closed:
+            self._callback(update)
+
+    def close(self) -> None:
+        """End it. Idempotent."""
+        self._closed = True
+        self._backend.drop(self)
+
+
+def _type_of(value: Any) -> PvType:
+    if isinstance(value, np.ndarray):
+        kind = {"f": Kind.FLOAT, "b": Kind.BOOL}.get(value.dtype.kind, Kind.INT)
+        return PvType(kind, value.dtype.itemsize * 8, value.dtype.kind != "u", array=True)
+    if isinstance(value, list):
+        return PvType(Kind.STRING, array=True)
+    if isinstance(value, dict):
+        return PvType(Kind.TABLE)
+    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STRING}
+    return PvType(kinds.get(type(value), Kind.OTHER))

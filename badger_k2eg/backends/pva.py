@@ -1,0 +1,435 @@
+"""PVAccess through p4p: the only importer of p4p's client.
+
+Stands on p4p's raw operations, because its batch calls blame every PV for one that is dead and take their timeout per
+arrival. Each operation answers into the queue of the batch that it belongs to; the thread that asked waits on that
+queue, until one absolute deadline.
+
+Which thread does what::
+
+    the caller's      starts operations, waits on its own queue, closes what has not answered
+    p4p's (C++)       runs builders and handlers: they append to a queue, and take no lock that is held while waiting
+    "pva monitors"    one for all subscriptions of a backend: reads their updates and calls the callbacks
+    the forking one   ``before_fork``: closes operations, then subscriptions, then the context (design.md 4, Fork)
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from p4p.client.raw import Cancelled, RemoteError
+from p4p.client.raw import Context as RawContext
+from p4p.client.thread import Context as Context
+
+from .. import fork
+from ..backend import Subscription, Update
+from ..deadline import Deadline
+from ..errors import CallCancelled, PvInvalid, PvNotConnected, PvRefused
+from ..model import Fields, Kind, Outcome, PutAnswer, PvAddress, PvType, Reading
+from .structures import pv_type, reading_from_tree
+
+logger = logging.getLogger(__name__)
+
+# p4p's own class, under a second name: a test may put a mock in the place of ``Context``.
+_P4P_CONTEXT = Context
+
+# A channel whose server was restarted is searched for with growing pauses (0.8 to 4.7 s measured); a new channel is
+# found in 10 ms. So a get that has waited this long is sent over a new channel too; the first answer counts.
+_FIRST_PATIENCE = 0.3
+# Stands for "no answer"; None is p4p's answer to a put that was done.
+_NO_ANSWER = object()
+# A fork waits for puts in flight, but not for ever.
+_FORK_PATIENCE = 10.0
+_BLOCK = "field()record[block=true]"
+
+
+def is_mocked() -> bool:
+    """Whether somebody (a unit test) has put another class in the place of ``Context``."""
+    return Context is not _P4P_CONTEXT
+
+
+class _Operation:
+    """One get or put of one PV on the wire."""
+
+    __slots__ = ("abandoned", "address", "batch", "handles", "lock", "sent", "value")
+
+    def __init__(self, batch: _Batch, address: PvAddress, value: Any = None) -> None:
+        self.batch = batch
+        self.address = address
+        self.value = value
+        self.handles: list[Any] = []
+        self.sent = False
+        self.abandoned = False
+        # Held for an instant only, so that "was it sent?" has one answer when a put is given up.
+        self.lock = threading.Lock()
+
+    def done(self, answer: Any) -> None:
+        """Take the answer (p4p's thread)."""
+        self.batch.answers.put((self, answer))
+
+    def build(self, structure: Any) -> None:
+        """Fill in what is to be sent (p4p's thread, just before sending)."""
+        with self.lock:
+            if self.abandoned:
+                raise TimeoutError("given up before it was sent")
+            _fill(structure, self.value)
+            self.sent = True
+
+    def close(self) -> None:
+        """Make sure that it is not sent any more."""
+        with self.lock:
+            self.abandoned = True
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close p4p's handles.
+
+        A handle refers to this operation through its handler: left to the garbage collector, the cycle keeps the
+        context alive (and the next forked child hangs), or is destroyed on p4p's own thread.
+        """
+        handles, self.handles = self.handles, []
+        for handle in handles:
+            handle.close()
+
+
+class _Batch:
+    """The operations of one call; answers come in through a queue that needs no lock of ours."""
+
+    def __init__(self, deadline: Deadline, *, puts: bool, wait: Collection[PvAddress] = ()) -> None:
+        self.deadline = deadline
+        self.puts = puts
+        self.wait = frozenset(wait)
+        self.answers: queue.SimpleQueue[tuple[_Operation, Any] | None] = queue.SimpleQueue()
+        self.pending: dict[PvAddress, _Operation] = {}
+        self.finished = threading.Event()
+
+    def start(self, context: Any, operation: _Operation) -> None:
+        name = operation.address.name
+        if self.puts:
+            request = _BLOCK if operation.address in self.wait else None
+            handle = RawContext.put(context, name, operation.done, builder=operation.build, request=request, get=False)
+        else:
+            handle = RawContext.get(context, name, operation.done)
+        operation.handles.append(handle)
+
+
+class PvaBackend:
+    """PVs over PVAccess, with one context for the whole process, open from the first use on.
+
+    Addresses come from the process environment (``EPICS_PVA_ADDR_LIST`` and its kin), as every EPICS user expects.
+    """
+
+    def __init__(self) -> None:
+        """Open nothing yet."""
+        self._forget()
+        fork.register(self)
+
+    def _forget(self) -> None:
+        # Held while operations are started and through a fork; never while waiting for an answer.
+        self._lock = threading.RLock()
+        self._context: Any = None
+        self._batches: set[_Batch] = set()
+        self._subscriptions: set[PvaSubscription] = set()
+        self._events: queue.SimpleQueue[PvaSubscription | None] = queue.SimpleQueue()
+        self._dispatcher: threading.Thread | None = None
+
+    # -- reading and writing ------------------------------------------------------------------------------------
+
+    def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read all at once. The values of one PV are of one instant, those of several are not."""
+        batch = _Batch(deadline, puts=False)
+        answers = self._run(batch, dict.fromkeys(addresses))
+        return {address: self._reading(operation, answer) for address, (operation, answer) in answers.items()}
+
+    def put_many(
+        self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
+    ) -> dict[PvAddress, PutAnswer]:
+        """Write all at once; ``wait`` asks for put completion (``record[block=true]``)."""
+        batch = _Batch(deadline, puts=True, wait=wait)
+        answers = self._run(batch, values)
+        return {address: _put_answer(operation, answer) for address, (operation, answer) in answers.items()}
+
+    def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read all at once: PVAccess has nothing closer to one instant."""
+        return self.get_many(addresses, deadline)
+
+    def _run(self, batch: _Batch, values: Mapping[PvAddress, Any]) -> dict[PvAddress, tuple[_Operation, Any]]:
+        """Start an operation for each and wait."""
+        answers: dict[PvAddress, tuple[_Operation, Any]] = {}
+        with self._lock:
+            self._batches.add(batch)
+            context = self._open()
+            for address, value in values.items():
+                operation = batch.pending[address] = _Operation(batch, address, value)
+                batch.start(context, operation)
+        unsubscribe = batch.deadline.on_cancel(lambda: batch.answers.put(None))
+        try:
+            self._collect(batch, answers)
+        finally:
+            unsubscribe()
+            for address, operation in batch.pending.items():
+                operation.close()
+                answers[address] = (operation, _NO_ANSWER)
+            # The last answers may have come in while the rest was given up.
+            while not batch.answers.empty():
+                if (late := batch.answers.get()) is not None and not isinstance(late[1], Cancelled):
+                    answers[late[0].address] = late
+            self._batches.discard(batch)
+            batch.finished.set()
+            self._drop_channels(batch.pending)
+        if batch.deadline.cancelled and not batch.puts:
+            raise CallCancelled(f"reading {_names(values)} cancelled")
+        return {address: answers[address] for address in values}
+
+    def _collect(self, batch: _Batch, answers: dict[PvAddress, tuple[_Operation, Any]]) -> None:
+        pause = _FIRST_PATIENCE
+        retry_at = time.monotonic() + pause
+        while batch.pending and (left := batch.deadline.remaining()) > 0.0:
+            try:
+                got = batch.answers.get(timeout=min(left, max(0.0, retry_at - time.monotonic()) + 1e-3))
+            except queue.Empty:
+                if time.monotonic() >= retry_at:
+                    pause *= 3
+                    retry_at = time.monotonic() + pause
+                    self._try_new_channels(batch)
+                continue
+            if got is None:
+                continue
+            operation, answer = got
+            # One that was closed for a fork is started again; its Cancelled is not an answer.
+            if isinstance(answer, Cancelled) or batch.pending.get(operation.address) is not operation:
+                continue
+            del batch.pending[operation.address]
+            operation.close()
+            answers[operation.address] = got
+
+    def _try_new_channels(self, batch: _Batch) -> None:
+        # A put is not sent twice, and needs no help: the guard's get has just found the channel.
+        # Not while somebody forks: the fork may be waiting for the very put that this thread is waiting for.
+        if batch.puts or not self._lock.acquire(blocking=False):
+            return
+        try:
+            context = self._open()
+            for address, operation in batch.pending.items():
+                context.disconnect(address.name)
+                batch.start(context, operation)
+        finally:
+            self._lock.release()
+
+    def _drop_channels(self, addresses: Collection[PvAddress]) -> None:
+        """Forget channels that gave no answer: the next call searches for their servers at once."""
+        if addresses and self._lock.acquire(blocking=False):
+            try:
+                if self._context is not None:
+                    for address in addresses:
+                        self._context.disconnect(address.name)
+            finally:
+                self._lock.release()
+
+    def _open(self) -> Any:
+        if self._context is None:
+            # nt=False: values come as structures; useenv is said aloud because a raw context's own default
+            # ignores EPICS_PVA_ADDR_LIST and broadcasts to the whole site.
+            self._context = _P4P_CONTEXT("pva", useenv=True, nt=False)
+        return self._context
+
+    def _reading(self, operation: _Operation, answer: Any) -> Update:
+        pv = operation.address.text
+        if answer is _NO_ANSWER:
+            waited = operation.batch.deadline.seconds
+            return PvNotConnected(pv, f"no answer within {waited:g} s: nobody serves it, or it does not answer")
+        if isinstance(answer, Exception):
+            return PvRefused(pv, str(answer) or type(answer).__name__)
+        try:
+            return self._decode(answer)
+        except UnicodeDecodeError:
+            return PvInvalid(pv, "its text is not UTF-8: a record cuts a long text anywhere")
+
+    def _decode(self, structure: Any) -> Reading:
+        kind = structure.type()
+        if "value" not in structure:
+            return reading_from_tree(structure.todict(None, dict), PvType(Kind.OTHER))
+        code = kind.aspy("value")
+        return reading_from_tree(structure.todict(None, dict), pv_type(code, structure.getID()))
+
+    # -- monitors -----------------------------------------------------------------------------------------------
+
+    def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
+        """Subscribe; the callback runs in the one thread of this backend's monitors."""
+        with self._lock:
+            if self._dispatcher is None:
+                self._dispatcher = threading.Thread(
+                    target=_dispatch, args=(self._events, self._decode), name="pva monitors", daemon=True
+                )
+                self._dispatcher.start()
+            subscription = PvaSubscription(self, address, callback, queue)
+            self._subscriptions.add(subscription)
+            subscription.open(self._open(), self._events)
+        return subscription
+
+    def drop(self, subscription: PvaSubscription) -> None:
+        """Forget a subscription that was closed."""
+        with self._lock:
+            self._subscriptions.discard(subscription)
+
+    # -- life -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End calls in flight (gets fail, sent puts are UNKNOWN), subscriptions and the context."""
+        fork.unregister(self)
+        with self._lock:
+            batches, subscriptions = list(self._batches), list(self._subscriptions)
+            context, self._context = self._context, None
+            dispatcher, self._dispatcher = self._dispatcher, None
+        for batch in batches:
+            batch.deadline.cancel("the interface was closed")
+        for subscription in subscriptions:
+            subscription.close()
+        if dispatcher is not None:
+            self._events.put(None)
+            if dispatcher is not threading.current_thread():
+                dispatcher.join()
+        if context is not None:
+            context.close()
+
+    def suspend(self) -> None:
+        """Put down every live handle; gets and subscriptions of other threads go on afterwards."""
+        with self._lock:
+            self.before_fork()
+            self.after_fork_in_parent()
+
+    def before_fork(self) -> None:
+        """Close operations first, then subscriptions, then the context: the reverse order hangs or loses answers."""
+        self._lock.acquire()
+        for batch in [batch for batch in self._batches if batch.puts]:
+            batch.finished.wait(min(batch.deadline.remaining(), _FORK_PATIENCE))
+        for batch in list(self._batches):
+            for operation in list(batch.pending.values()):
+                operation.let_go()
+        for subscription in list(self._subscriptions):
+            subscription.pause()
+        if self._context is not None:
+            self._context.close()
+            self._context = None
+
+    def after_fork_in_parent(self) -> None:
+        """Start the gets again that were in flight, and the subscriptions."""
+        try:
+            gets = [batch for batch in self._batches if not batch.puts]
+            if self._subscriptions or any(batch.pending for batch in gets):
+                context = self._open()
+                for batch in gets:
+                    for operation in list(batch.pending.values()):
+                        batch.start(context, operation)
+                for subscription in list(self._subscriptions):
+                    subscription.open(context, self._events)
+        finally:
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the threads that waited here exist in the parent alone."""
+        for subscription in self._subscriptions:
+            subscription.forget()
+        self._forget()
+
+
+class PvaSubscription:
+    """A monitor of one PV that comes back after a reconnect and after a fork."""
+
+    def __init__(self, backend: PvaBackend, address: PvAddress, callback: Callable[[Update], None], depth: int) -> None:
+        """Remember what to subscribe to; ``open`` does it."""
+        self.address = address
+        self.callback = callback
+        self.closed = False
+        self._backend = backend
+        self._depth = depth
+        self._handle: Any = None
+        # Held by the monitor thread while it calls back, so that ``close`` can wait for that.
+        self._calling = threading.RLock()
+
+    def open(self, context: Any, events: queue.SimpleQueue[PvaSubscription | None]) -> None:
+        """Subscribe; p4p's thread only appends this subscription to the queue of events."""
+        request = f"field()record[queueSize={self._depth}]"
+        self._handle = RawContext.monitor(context, self.address.name, lambda: events.put(self), request)
+
+    def pause(self) -> None:
+        """Unsubscribe for the time of a fork."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.close()
+
+    def close(self) -> None:
+        """End it; no callback begins afterwards, and one that runs (in another thread) has ended."""
+        self.closed = True
+        self._backend.drop(self)
+        self.pause()
+        with self._calling:
+            pass
+
+    def forget(self) -> None:
+        """In a forked child: it belongs to the parent, and so does the thread that may hold its lock."""
+        self.closed = True
+        self._handle = None
+        self._calling = threading.RLock()
+
+    def deliver(self, decode: Callable[[Any], Reading]) -> None:
+        """Hand over everything that has arrived (monitor thread)."""
+        with self._calling:
+            while not self.closed and (handle := self._handle) is not None:
+                event = handle.pop()
+                if event is None:
+                    return
+                try:
+                    self.callback(self._update(event, decode))
+                except Exception:  # a callback is not ours; its fault must not end the other subscriptions
+                    logger.exception("the callback for updates of %s failed", self.address)
+
+    def _update(self, event: Any, decode: Callable[[Any], Reading]) -> Update:
+        if not isinstance(event, Exception):
+            return decode(event)
+        if isinstance(event, RemoteError):
+            return PvRefused(self.address.text, str(event))
+        return PvNotConnected(self.address.text, "disconnected")
+
+
+def _dispatch(events: queue.SimpleQueue[PvaSubscription | None], decode: Callable[[Any], Reading]) -> None:
+    while (subscription := events.get()) is not None:
+        try:
+            subscription.deliver(decode)
+        except Exception:  # one broken subscription must not silence the others
+            logger.exception("reading an update of %s failed", subscription.address)
+
+
+def _fill(structure: Any, value: Any) -> None:
+    """Put a value into the structure that is to be sent; only what is touched is sent."""
+    if isinstance(value, Fields):
+        for name, item in value.items():
+            structure[name] = item
+    elif isinstance(code := structure.type().aspy("value"), tuple) and pv_type(code).kind is Kind.ENUM:
+        structure["value.index"] = value
+    else:
+        structure["value"] = value
+
+
+def _put_answer(operation: _Operation, answer: Any) -> PutAnswer:
+    if answer is _NO_ANSWER:
+        waited = f"no answer within {operation.batch.deadline.seconds:g} s"
+        if operation.sent:
+            return PutAnswer(Outcome.UNKNOWN, f"{waited}; it was sent and may have happened, or may still happen")
+        return PutAnswer(Outcome.NOT_SENT, f"{waited}: nobody serves it, or it does not answer")
+    if answer is None:
+        return PutAnswer(Outcome.APPLIED)
+    if isinstance(answer, RemoteError):
+        return PutAnswer(Outcome.REFUSED, str(answer))
+    if operation.sent:
+        return PutAnswer(Outcome.UNKNOWN, "disconnected after it was sent")
+    return PutAnswer(Outcome.REFUSED, f"cannot be written: {answer}")
+
+
+def _names(values: Collection[PvAddress]) -> str:
+    texts = [address.text for address in values]
+    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

@@ -1,0 +1,9 @@
+"""The only path to a put, and every read: guard, put and retry, validate, record, report.
+
+``Control`` is for everybody above: Badger's interfaces, the command line, procedures, the gateway. It knows no Badger.
+"""
+
+from .connections import connect
+from .core import Control
+
+__all__ = ["Control", "connect"]

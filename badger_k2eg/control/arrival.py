@@ -1,0 +1,188 @@
+"""Waiting for the machine to arrive: watched readbacks together, without a thread each; foreign validators in theirs.
+
+Watches start before the put, so that no update between the two is lost, and are judged after it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..backend import Subscription
+from ..deadline import Deadline
+from ..errors import PvNameError, ValidationFailed, ValidatorCrashed
+from ..model import PvAddress
+from ..policy import not_a_reading
+from ..validation import Watch, Within, name_of
+
+if TYPE_CHECKING:
+    from .call import Setpoint
+    from .core import Control
+
+
+class Arrival:
+    """The watches and validators of one call."""
+
+    def __init__(self, control: Control, deadline: Deadline) -> None:
+        """Watch nothing yet."""
+        self._control = control
+        self._deadline = deadline
+        self._subscriptions: list[Subscription] = []
+        # What happened, by setpoint; None wakes the waiting thread without saying anything.
+        self._news: queue.SimpleQueue[Setpoint | None] = queue.SimpleQueue()
+        self._unusable: dict[Setpoint, str] = {}
+
+    def watch(self, setpoints: Iterable[Setpoint]) -> None:
+        """Begin to watch the readback of each setpoint that has a validator of ours."""
+        settings = self._control.settings
+        for setpoint in setpoints:
+            if not isinstance(setpoint.validator, Within):
+                continue
+            try:
+                readback = PvAddress.parse(setpoint.validator.readback_pv)
+                setpoint.watch = Watch(
+                    setpoint.validator,
+                    setpoint.key,
+                    setpoint.value,
+                    settings.timeout,
+                    changed=partial(self._news.put, setpoint),
+                    judge=lambda reading: not_a_reading(reading, settings),
+                )
+                self._subscriptions.append(self._control.backend.monitor(readback, setpoint.watch.update))
+            except PvNameError as error:
+                self._unusable[setpoint] = f"its readback {error}"
+            except ValueError as error:
+                self._unusable[setpoint] = str(error)
+
+    def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
+        """Wait for a first value of every readback; name those that there is none of."""
+        waiting = {s for s in setpoints if s.watch is not None and not s.watch.known}
+        with _wakes(deadline, self._news):
+            while waiting and not deadline.expired:
+                try:
+                    self._news.get(timeout=_bounded(deadline.remaining()))
+                except queue.Empty:
+                    continue
+                waiting = {s for s in waiting if s.watch is not None and not s.watch.known}
+        lost = {
+            s: f"its readback {s.validator.readback_pv} does not answer (waited {self._control.settings.timeout:g} s)"
+            for s in waiting
+            if isinstance(s.validator, Within)
+        }
+        return self._unusable | lost
+
+    def arm(self, setpoints: Iterable[Setpoint]) -> None:
+        """The puts are done: from now on, what the readbacks show counts."""
+        for setpoint in setpoints:
+            if setpoint.watch is not None:
+                setpoint.watch.arm(self._deadline)
+
+    def wait(self, setpoints: Sequence[Setpoint]) -> None:
+        """Wait for all of them together, each for as long as its validator says.
+
+        :raises CallCancelled: when the call is cancelled meanwhile.
+        """
+        watched = [s for s in setpoints if s.watch is not None]
+        foreign = [s for s in setpoints if s.watch is None]
+        if len(setpoints) == 1 and foreign:
+            self._call(foreign[0])
+            return
+        running = set(foreign)
+        for setpoint in foreign:
+            threading.Thread(
+                target=self._call_aside, args=(setpoint,), name=f"validate {setpoint.key}", daemon=True
+            ).start()
+        due = dict.fromkeys(watched, 0.0)
+        with _wakes(self._deadline, self._news):
+            while due or running:
+                self._deadline.check("validation")
+                now = time.monotonic()
+                for setpoint in [s for s, at in due.items() if at <= now]:
+                    if self._decided(setpoint):
+                        del due[setpoint]
+                    else:
+                        due[setpoint] = time.monotonic() + setpoint.watch.time_left()  # type: ignore[union-attr]
+                if not due and not running:
+                    return
+                pause = min(due.values(), default=now + 3600.0) - time.monotonic()
+                try:
+                    news = self._news.get(timeout=_bounded(pause))
+                except queue.Empty:
+                    continue
+                if news in due:
+                    due[news] = 0.0
+                elif news in running and news.ended:
+                    running.discard(news)
+
+    def _decided(self, setpoint: Setpoint) -> bool:
+        watch = setpoint.watch
+        assert watch is not None  # noqa: S101 - only those that have one come here
+        setpoint.arrived = watch.value
+        if watch.settled():
+            return True
+        if watch.expired():
+            self._failed(setpoint, watch.failure())
+            return True
+        return False
+
+    def _call(self, setpoint: Setpoint) -> None:
+        """Call a foreign validator, by the convention."""
+        validate: Any = setpoint.validator
+        try:
+            setpoint.arrived = validate(
+                set_pv=setpoint.key,
+                set_value=setpoint.asked,
+                context=self._control.context,
+                timeout=self._control.settings.timeout,
+            )
+        except (ValueError, TimeoutError) as error:
+            self._failed(setpoint, error)
+        except Exception as error:  # a validator is not ours: whatever it raises is named with its PV
+            message = f"the validator {name_of(validate)} raised {type(error).__name__}: {error}"
+            self._failed(setpoint, error, message, ValidatorCrashed)
+        finally:
+            setpoint.ended = time.monotonic()
+
+    def _call_aside(self, setpoint: Setpoint) -> None:
+        self._call(setpoint)
+        self._news.put(setpoint)
+
+    def _failed(
+        self,
+        setpoint: Setpoint,
+        error: Exception,
+        message: str | None = None,
+        kind: type[ValidationFailed] = ValidationFailed,
+    ) -> None:
+        setpoint.message = f"applied, but not arrived: {message or error}"
+        failure = kind(f"{setpoint.key} = {setpoint.asked!r}: {setpoint.message}")
+        failure.__cause__ = error
+        setpoint.fail(failure)
+
+    def close(self) -> None:
+        """Stop watching."""
+        for subscription in self._subscriptions:
+            subscription.close()
+        self._subscriptions.clear()
+
+
+class _wakes:  # noqa: N801 - reads as a verb where it is used
+    """While inside, a cancel of the deadline wakes who waits on the queue."""
+
+    def __init__(self, deadline: Deadline, news: queue.SimpleQueue[Any]) -> None:
+        self._deadline, self._news = deadline, news
+
+    def __enter__(self) -> None:
+        self._remove: Callable[[], None] = self._deadline.on_cancel(lambda: self._news.put(None))
+
+    def __exit__(self, *exception: object) -> None:
+        self._remove()
+
+
+def _bounded(seconds: float) -> float:
+    """Fit a wait for a queue: not negative, not for ever."""
+    return min(max(0.0, seconds), 3600.0) + 1e-4

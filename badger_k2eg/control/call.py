@@ -1,0 +1,348 @@
+"""One call to set PVs, on its way through the house: guard, put and retry, validate, record, report (design.md 5)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from .. import synchronized
+from ..deadline import Deadline
+from ..errors import (
+    CallCancelled,
+    PutMismatch,
+    PutRefused,
+    PutTimeout,
+    PutUnknown,
+    PvError,
+    PvNameError,
+    SetError,
+    SetpointBlocked,
+)
+from ..model import Outcome, PutAnswer, PutResult, PvAddress, Reading, SetReport, plain
+from ..policy import Refusal, after_silence, check_setpoint, needs_readback, path_to, same
+from ..settings import matches
+from ..validation import Validator, Watch, Within, adapt
+from .arrival import Arrival
+
+if TYPE_CHECKING:
+    from .core import Control
+
+logger = logging.getLogger("badger_k2eg")
+
+# An answer of "done" may come a moment before the new value is posted: looked at for about a second.
+_LOOKS = 11
+_LOOK_AGAIN = 0.1
+
+
+@dataclass(slots=True, eq=False)
+class Setpoint:
+    """One PV of the call, and how far it has come."""
+
+    key: str
+    asked: Any
+    address: PvAddress
+    validator: Within | Validator | None = None
+    value: Any = None
+    before: Reading | None = None
+    path: list[Any] = field(default_factory=list)
+    watch: Watch | None = None
+    outcome: Outcome | None = None
+    message: str = ""
+    attempts: int = 0
+    began: float = 0.0
+    ended: float = 0.0
+    readback: Reading | None = None
+    arrived: Any = None
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has gone wrong with it so far."""
+        return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED, None)
+
+    def end(self, outcome: Outcome, message: str = "", error: type[SetError] | None = None) -> None:
+        """Say how its put ended."""
+        self.outcome, self.message = outcome, message
+        if error is not None:
+            self.fail(error(f"{self.key} = {self.asked!r}: {message}"))
+
+    def fail(self, error: Exception) -> None:
+        """Keep the first thing that went wrong."""
+        if self.error is None:
+            self.error = error
+
+    def result(self) -> PutResult:
+        """Give the present state as the record of it."""
+        return PutResult(
+            pv=self.key,
+            asked=self.asked,
+            outcome=self.outcome or Outcome.NOT_SENT,
+            message=self.message or ("" if self.outcome else "not tried"),
+            attempts=self.attempts,
+            seconds=(self.ended or time.monotonic()) - self.began if self.began else 0.0,
+            before=self.before,
+            readback=self.readback,
+            arrived=self.arrived,
+            error=self.error,
+        )
+
+
+class SetCall:
+    """Runs once. ``report`` may be asked for at any moment, also after an exception from anywhere."""
+
+    def __init__(
+        self,
+        control: Control,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any],
+        deadline: Deadline,
+        last: SetReport | None,
+    ) -> None:
+        """Keep what is asked; look at nothing yet."""
+        self._control = control
+        self._settings = control.settings
+        self._backend = control.backend
+        self._deadline = deadline
+        self._values = dict(values)
+        self._validators = validators
+        self._setpoints: list[Setpoint] = []
+        # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
+        asked_before = last is not None and not last.ok and {r.pv: r.asked for r in last.results}
+        self._repeats = last if asked_before == {key: plain(value) for key, value in self._values.items()} else None
+
+    def report(self) -> SetReport:
+        """Tell what has become of every setpoint, in the caller's order."""
+        return SetReport(tuple(setpoint.result() for setpoint in self._setpoints))
+
+    def run(self, paused: str | None) -> SetReport:
+        """Do it.
+
+        :param paused: why nothing may be set just now.
+        """
+        blocked = self._normalise()
+        if paused and self._setpoints:
+            blocked[self._setpoints[0]] = paused
+        self._refuse_if(blocked)
+        with self._control.gate.writing([s.address for s in self._setpoints]) as denied:
+            arrival = Arrival(self._control, self._deadline)
+            try:
+                if not self._settings.read_only:
+                    arrival.watch(self._setpoints)
+                self._refuse_if(self._guard(arrival, denied))
+                if self._settings.read_only:
+                    return self._skip()
+                for group in [self._setpoints] if self._settings.parallel else [[s] for s in self._setpoints]:
+                    self._write(group, arrival)
+                    if not all(setpoint.ok for setpoint in group):
+                        break
+            finally:
+                arrival.close()
+        return self._finish()
+
+    # -- 1 and 2: normalise, guard ----------------------------------------------------------------------------
+
+    def _normalise(self) -> dict[Setpoint, str]:
+        blocked: dict[Setpoint, str] = {}
+        seen: dict[str, Setpoint] = {}
+        for key, value in self._values.items():
+            try:
+                address, reason = PvAddress.parse(key), None
+            except PvNameError as error:
+                address, reason = PvAddress(str(key), ""), error.message
+            setpoint = Setpoint(key, plain(value), address, value=value)
+            self._setpoints.append(setpoint)
+            if reason is None and address.name in seen:
+                reason = f"the same PV as {seen[address.name].key}, with two values in one call"
+            seen.setdefault(address.name, setpoint)
+            try:
+                if (validator := self._validators.get(key)) is not None:
+                    setpoint.validator = adapt(validator)
+            except ValueError as error:
+                reason = reason or str(error)
+            if reason is not None:
+                blocked[setpoint] = reason
+        return blocked
+
+    def _guard(self, arrival: Arrival, denied: Mapping[PvAddress, str]) -> dict[Setpoint, str]:
+        """Find out what can be known beforehand about every setpoint of the call."""
+        blocked = {s: denied[s.address] for s in self._setpoints if s.address in denied}
+        patience = self._deadline.child(self._settings.timeout)
+        updates = self._backend.get_many([s.address for s in self._setpoints], patience) if self._setpoints else {}
+        for setpoint in self._setpoints:
+            update = updates[setpoint.address]
+            if isinstance(update, PvError):
+                blocked.setdefault(setpoint, update.message)
+            else:
+                setpoint.before = update
+        known = {s.address: (s.value, s.before) for s in self._setpoints if s.before is not None}
+        limits = self._control.capacities.find(self._backend, known, patience)
+        for setpoint in self._setpoints:
+            if setpoint.before is None or setpoint in blocked:
+                continue
+            try:
+                before = setpoint.before
+                if setpoint.address in limits:
+                    before = replace(before, type=replace(before.type, max_length=limits[setpoint.address]))
+                setpoint.value = check_setpoint(setpoint.address, setpoint.value, before, self._settings)
+                step = self._settings.step_of(setpoint.address.name)
+                setpoint.path = path_to(setpoint.value, before, step)
+            except Refusal as refusal:
+                blocked[setpoint] = str(refusal)
+        for setpoint, reason in arrival.missing(self._setpoints, patience).items():
+            blocked.setdefault(setpoint, reason)
+        return blocked
+
+    def _refuse_if(self, blocked: Mapping[Setpoint, str]) -> None:
+        if not blocked:
+            self._deadline.check("setting")
+            return
+        for setpoint in self._setpoints:
+            if setpoint in blocked:
+                setpoint.end(Outcome.BLOCKED, blocked[setpoint], SetpointBlocked)
+            else:
+                setpoint.end(Outcome.BLOCKED, "not sent, because another setpoint of the call was refused")
+        lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
+        raise SetpointBlocked("nothing was set:\n" + "\n".join(lines), self.report())
+
+    def _skip(self) -> SetReport:
+        words = ", ".join(f"{s.key} = {plain(s.value)!r}" for s in self._setpoints)
+        logger.info("read-only: nothing is set; would have set %s", words or "nothing")
+        for setpoint in self._setpoints:
+            setpoint.end(Outcome.SKIPPED, "read-only")
+        return self.report()
+
+    # -- 3: put, and once more where that is safe -------------------------------------------------------------
+
+    def _write(self, group: Sequence[Setpoint], arrival: Arrival) -> None:
+        now = time.monotonic()
+        for setpoint in group:
+            setpoint.began = now
+            if self._already_there(setpoint):
+                setpoint.path = []
+                setpoint.end(Outcome.APPLIED, "already there since the call before, not put again")
+        moving = [s for s in group if s.path]
+        while moving:
+            for setpoint in moving:
+                setpoint.attempts = 0
+            self._put({s: s.path.pop(0) for s in moving})
+            moving = [s for s in moving if s.path and s.ok]
+        applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
+        arrival.arm(applied)
+        self._look([s for s in applied if s.validator is None])
+        arrival.wait([s for s in applied if s.ok and s.validator is not None])
+        for setpoint in group:
+            setpoint.ended = time.monotonic()
+
+    def _already_there(self, setpoint: Setpoint) -> bool:
+        result = self._repeats.get(setpoint.key) if self._repeats is not None else None
+        return result is not None and result.outcome is Outcome.APPLIED and same(setpoint.before, setpoint.value)
+
+    def _put(self, values: dict[Setpoint, Any]) -> None:
+        """Send one value to each: up to ``put_attempts`` times, and never again what may have happened."""
+        for attempt in range(1, self._settings.put_attempts + 1):
+            left = attempt < self._settings.put_attempts
+            answers = self._send(values)
+            silent = [s for s in values if answers[s.address].outcome is Outcome.UNKNOWN]
+            for setpoint in values:
+                self._note(setpoint, answers[setpoint.address])
+            unsettled = [s for s in values if s.outcome in (Outcome.UNKNOWN, Outcome.NOT_SENT)]
+            if not unsettled or self._deadline.cancelled:
+                break
+            if left:
+                synchronized.sleep(self._settings.retry_delay, self._deadline)
+            self._after_silence(silent, values, left)
+            values = {s: values[s] for s in unsettled if s.outcome is Outcome.NOT_SENT}
+            if not values or not left or self._deadline.expired:
+                break
+            logger.warning("%s: put again, attempt %d", ", ".join(s.key for s in values), attempt + 1)
+
+    def _send(self, values: Mapping[Setpoint, Any]) -> dict[PvAddress, PutAnswer]:
+        singly = self._control.pacer.one_by_one and len(values) > 1
+        answers: dict[PvAddress, PutAnswer] = {}
+        for group in [[s] for s in values] if singly else [list(values)]:
+            self._control.pacer.wait([s.address.name for s in group], self._deadline)
+            waiting = [s.address for s in group if matches(s.address.name, self._settings.wait)]
+            answers.update(
+                self._backend.put_many(
+                    {s.address: values[s] for s in group}, self._deadline.child(self._settings.timeout), waiting
+                )
+            )
+        for setpoint in values:
+            setpoint.attempts += 1
+        return answers
+
+    def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:
+        setpoint.outcome, setpoint.message, setpoint.error = answer.outcome, answer.message, None
+        if answer.outcome is Outcome.REFUSED:
+            setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
+        elif answer.outcome is Outcome.NOT_SENT:
+            setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({_times(setpoint.attempts)})", PutTimeout)
+        elif answer.outcome is Outcome.UNKNOWN:
+            setpoint.end(Outcome.UNKNOWN, f"{answer.message} ({_times(setpoint.attempts)})", PutUnknown)
+        self._control.sink.put_attempted(setpoint.address, setpoint.result())
+
+    def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> None:
+        """Read back what was sent and not answered, before anything is decided about it."""
+        ask = [s for s in silent if not matches(s.address.name, self._settings.relative)]
+        updates = self._backend.get_many([s.address for s in ask], self._patience()) if ask else {}
+        for setpoint in ask:
+            update = updates[setpoint.address]
+            setpoint.readback = update if isinstance(update, Reading) else None
+            outcome = after_silence(
+                values[setpoint], setpoint.before, setpoint.readback, relative=False, attempts_left=left
+            )
+            if outcome is Outcome.APPLIED:
+                setpoint.error = None
+                setpoint.end(outcome, "no answer came, and a read-back shows that it was applied")
+            elif outcome is Outcome.NOT_SENT:
+                setpoint.outcome = outcome
+            elif setpoint.readback is not None:
+                setpoint.message += f"; it reads {plain(setpoint.readback.value)!r}"
+
+    def _patience(self) -> Deadline:
+        return self._deadline.child(self._settings.timeout)
+
+    # -- 4: is it really so? (validators: arrival.py) ---------------------------------------------------------
+
+    def _look(self, applied: Iterable[Setpoint]) -> None:
+        """Read back what the guard could not vouch for: a server may clip, cut or drop a value and say "done"."""
+        doubtful = [
+            s
+            for s in applied
+            if s.attempts and s.before is not None and needs_readback(s.address, s.value, s.before, self._settings)
+        ]
+        for look in range(_LOOKS):
+            if not doubtful:
+                return
+            if look:
+                synchronized.sleep(_LOOK_AGAIN, self._deadline)
+            updates = self._backend.get_many([s.address for s in doubtful], self._patience())
+            for setpoint in doubtful:
+                update = updates[setpoint.address]
+                setpoint.readback = update if isinstance(update, Reading) else None
+            doubtful = [s for s in doubtful if not same(s.readback, s.value)]
+        for setpoint in doubtful:
+            if setpoint.readback is None:
+                message = "answered as done, but it cannot be read back"
+            else:
+                message = f"answered as done, but it reads {plain(setpoint.readback.value)!r}: clipped, cut or dropped"
+            setpoint.end(Outcome.UNKNOWN, message, PutMismatch)
+
+    # -- 6: report --------------------------------------------------------------------------------------------
+
+    def _finish(self) -> SetReport:
+        report = self.report()
+        if self._deadline.cancelled and not report.ok:
+            raise CallCancelled(f"setting was cancelled:\n{report}", report)
+        if report.ok:
+            return report
+        first = next((s.error for s in self._setpoints if s.error is not None), None)
+        kind = type(first) if isinstance(first, SetError) else PutTimeout
+        raise kind(str(report), report) from (first.__cause__ if first is not None else None)
+
+
+def _times(attempts: int) -> str:
+    return "sent once" if attempts == 1 else f"tried {attempts} times"

@@ -1,0 +1,175 @@
+"""Live backends of this process, leased and counted, and the router that finds the one for each address.
+
+A plugin host builds interfaces by the dozen; they share one client per transport. What nobody leases any more is closed
+at the next lease: not from the garbage collector, which may run in a client library's own thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+from .. import backends, fork
+from ..backend import Backend, Subscription, Update
+from ..backends.context import ContextBackend
+from ..deadline import Deadline
+from ..model import PutAnswer, PvAddress
+
+T = TypeVar("T")
+
+
+class _Pool:
+    """Backends by key, each with the number of its users."""
+
+    def __init__(self) -> None:
+        self._forget()
+        fork.register(self)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._live: dict[Hashable, tuple[Backend, int]] = {}
+
+    def lease(self, key: Hashable, make: Callable[[], Backend]) -> Backend:
+        with self._lock:
+            idle = [k for k, (_, users) in self._live.items() if users <= 0 and k != key]
+            closing = [self._live.pop(k)[0] for k in idle]
+            backend, users = self._live.get(key) or (make(), 0)
+            self._live[key] = (backend, users + 1)
+        for other in closing:
+            other.close()
+        return backend
+
+    def release(self, key: Hashable) -> None:
+        # Called from a finalizer too, at any point of any thread: no lock that this thread might hold.
+        if (entry := self._live.get(key)) is not None:
+            self._live[key] = (entry[0], entry[1] - 1)
+
+    def close_idle(self) -> None:
+        with self._lock:
+            closing = [self._live.pop(k)[0] for k, (_, users) in list(self._live.items()) if users <= 0]
+        for backend in closing:
+            backend.close()
+
+    def before_fork(self) -> None:
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        # The backends themselves have begun anew; only the lock may be held by a thread that is gone.
+        self._lock = threading.Lock()
+
+
+_pool = _Pool()
+
+
+def connect(scheme: str, context: Any = None) -> Backend:
+    """Give the way to PVs for one interface.
+
+    :param scheme: what a bare name means: ``pva`` or ``ca``.
+    :param context: to be used in place of our own client: a backend, or any object with ``get`` and ``put`` as p4p's
+        thread ``Context`` has them (a mock too). Its owner closes it.
+    """
+    if context is None:
+        return Router(scheme)
+    return context if _is_backend(context) else ContextBackend(context)
+
+
+def _is_backend(context: object) -> bool:
+    # Not by attribute: a mock has them all.
+    return all(callable(getattr(type(context), name, None)) for name in ("get_many", "put_many", "monitor"))
+
+
+class Router:
+    """Sends each address to the backend of its scheme; opens each at its first use."""
+
+    def __init__(self, scheme: str) -> None:
+        """Open nothing yet.
+
+        :param scheme: what a bare name means.
+        """
+        self._scheme = scheme
+        self._leases: dict[str, Backend] = {}
+        self._keys: set[Hashable] = set()
+        self._finalizer = weakref.finalize(self, _release, self._keys)
+        # Interpreter exit closes the clients themselves; nothing is left to count.
+        self._finalizer.atexit = False
+
+    def _backend(self, scheme: str | None) -> Backend:
+        scheme = scheme or self._scheme
+        if scheme not in self._leases:
+            key = backends.identity(scheme)
+            self._leases[scheme] = _pool.lease(key, lambda: backends.open_backend(scheme))
+            self._keys.add(key)
+        return self._leases[scheme]
+
+    def _groups(self, addresses: Collection[PvAddress]) -> dict[str, list[PvAddress]]:
+        groups: dict[str, list[PvAddress]] = {}
+        for address in addresses:
+            groups.setdefault(address.scheme or self._scheme, []).append(address)
+        return groups
+
+    def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read all at once, over every transport at the same time."""
+        groups = self._groups(addresses)
+        return _together([partial(self._backend(s).get_many, group, deadline) for s, group in groups.items()])
+
+    def put_many(
+        self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
+    ) -> dict[PvAddress, PutAnswer]:
+        """Write all at once, over every transport at the same time."""
+        groups = {s: {a: values[a] for a in group} for s, group in self._groups(values).items()}
+        return _together([partial(self._backend(s).put_many, group, deadline, wait) for s, group in groups.items()])
+
+    def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read values of one instant, as far as each transport can."""
+        groups = self._groups(addresses)
+        return _together([partial(self._backend(s).snapshot, group, window, deadline) for s, group in groups.items()])
+
+    def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
+        """Subscribe over the transport of the address."""
+        return self._backend(address.scheme).monitor(address, callback, queue)
+
+    def suspend(self) -> None:
+        """Put down every live handle."""
+        for backend in self._leases.values():
+            backend.suspend()
+
+    def close(self) -> None:
+        """Give the leases back; a client that nobody else leases is closed."""
+        self._finalizer()
+        self._leases.clear()
+        _pool.close_idle()
+
+
+def _release(keys: set[Hashable]) -> None:
+    for key in keys:
+        _pool.release(key)
+    keys.clear()
+
+
+def _together(calls: Sequence[Callable[[], dict[PvAddress, T]]]) -> dict[PvAddress, T]:
+    """Run calls at the same time and join their answers; the first in this thread, as nearly always the only one."""
+    answers: dict[PvAddress, T] = {}
+    errors: list[BaseException] = []
+
+    def run(call: Callable[[], dict[PvAddress, T]]) -> None:
+        try:
+            answers.update(call())
+        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread, below
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls[1:]]
+    for thread in threads:
+        thread.start()
+    if calls:
+        run(calls[0])
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return answers

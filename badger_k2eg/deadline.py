@@ -1,0 +1,134 @@
+"""``Deadline``: the one object that says how long a call may still take, and whether it is still wanted.
+
+It travels down through every floor. A timeout, a cancelled future and a stopped run all end a call in the same way:
+through it. Imports only errors.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+from .errors import CallCancelled
+
+#: Seconds; as a timeout, wait for ever (but still end on cancel).
+FOREVER = -1.0
+
+# Condition.wait overflows beyond threading.TIMEOUT_MAX; waking up once an hour costs nothing.
+_LONGEST_WAIT = 3600.0
+
+
+class Deadline:
+    """An absolute point on the monotonic clock that can also be cancelled.
+
+    A child never ends later than its parent, and is cancelled with it.
+
+    :param seconds: from now on; -1 means never.
+    :raises ValueError: for NaN or a negative number other than -1.
+    """
+
+    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_lock", "_parent", "expires", "seconds")
+
+    def __init__(self, seconds: float = FOREVER, *, _parent: Deadline | None = None) -> None:
+        """Start the clock."""
+        if seconds != FOREVER and not seconds >= 0:
+            raise ValueError(f"a timeout is a number of seconds, or -1 for ever: not {seconds!r}")
+        own: float = math.inf if seconds == FOREVER else time.monotonic() + seconds
+        self.seconds = seconds
+        self.expires: float = min(own, _parent.expires) if _parent else own
+        self._parent = _parent
+        self._cancelled: str | None = None
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "cancelled" if self.cancelled else f"{self.remaining():.3f} s left"
+        return f"<Deadline {state}>"
+
+    def remaining(self) -> float:
+        """Seconds left, never negative; ``inf`` for ever; 0 once cancelled."""
+        if self.cancelled:
+            return 0.0
+        return max(0.0, self.expires - time.monotonic())
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time is over (or the call was cancelled)."""
+        return self.remaining() <= 0.0
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody cancelled this deadline or one above it."""
+        return self._cancelled is not None or (self._parent is not None and self._parent.cancelled)
+
+    def child(self, seconds: float = FOREVER) -> Deadline:
+        """Make a deadline for a part of the work: at most ``seconds``, at most what is left here."""
+        return Deadline(seconds, _parent=self)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """End every call under this deadline. Idempotent; callbacks run in the calling thread."""
+        with self._lock:
+            if self._cancelled is not None:
+                return
+            self._cancelled = reason
+            callbacks, self._callbacks = self._callbacks, []
+        for callback in callbacks:
+            callback()
+
+    def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call back once on cancel, at once if it is already so.
+
+        :returns: a function that takes the callback off again.
+        """
+        undo = self._parent.on_cancel(callback) if self._parent is not None else None
+        with self._lock:
+            run_now = self._cancelled is not None
+            if not run_now:
+                self._callbacks.append(callback)
+        if run_now:
+            callback()
+
+        def remove() -> None:
+            if undo is not None:
+                undo()
+            with self._lock:
+                if callback in self._callbacks:
+                    self._callbacks.remove(callback)
+
+        return remove
+
+    def check(self, what: str = "call") -> None:
+        """Do nothing while the call is wanted.
+
+        :raises CallCancelled: once it is not.
+        """
+        if self.cancelled:
+            raise CallCancelled(f"{what} cancelled")
+
+    def wait(self, condition: threading.Condition, predicate: Callable[[], bool], *, what: str = "call") -> bool:
+        """Wait, holding the condition, until the predicate is true.
+
+        :returns: False when the time ran out first.
+        :raises CallCancelled: when the call was cancelled first.
+        """
+
+        def wake() -> None:
+            with condition:
+                condition.notify_all()
+
+        if predicate():
+            return True
+        # A condition is made on an RLock, so that a cancel from this very thread cannot block itself.
+        remove = self.on_cancel(wake)
+        try:
+            while not predicate():
+                self.check(what)
+                left = self.remaining()
+                if left <= 0.0:
+                    return False
+                condition.wait(min(left, _LONGEST_WAIT))
+            return True
+        finally:
+            remove()

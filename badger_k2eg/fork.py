@@ -1,0 +1,85 @@
+"""The one ``os.register_at_fork`` of the package, and the registry of what must not live through a fork.
+
+Badger forks its children from a process that may hold live clients; a p4p context or server that is open at that
+moment makes the child hang for ever, and an inherited Kafka handle does too. So everything of that kind registers
+here. Imports nothing of ours.
+
+The order is: every ``before_fork`` (newest first, so that users go before what they use), the fork, then
+``after_fork_in_parent`` or ``after_fork_in_child`` (oldest first). An exception in one is logged and does not keep the
+others from their turn: a fork cannot be refused.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from typing import Protocol
+
+logger = logging.getLogger(__name__)
+
+
+class ForkSensitive(Protocol):
+    """What an object with live handles does around a fork."""
+
+    def before_fork(self) -> None:
+        """Put every handle down. Runs in the thread that forks; must end in bounded time."""
+
+    def after_fork_in_parent(self) -> None:
+        """Take up again what was put down."""
+
+    def after_fork_in_child(self) -> None:
+        """Forget inherited state: no other thread exists, and any lock may be held by one that is gone."""
+
+
+_registry: list[weakref.ref[ForkSensitive]] = []
+_lock = threading.Lock()
+
+
+def register(participant: ForkSensitive) -> None:
+    """Call the participant around every fork, for as long as somebody else holds it."""
+    with _lock:
+        _registry[:] = [ref for ref in _registry if ref() is not None]
+        _registry.append(weakref.ref(participant))
+
+
+def unregister(participant: ForkSensitive) -> None:
+    """Forget the participant."""
+    with _lock:
+        _registry[:] = [ref for ref in _registry if ref() not in (None, participant)]
+
+
+def _participants() -> list[ForkSensitive]:
+    return [participant for ref in _registry if (participant := ref()) is not None]
+
+
+def _call(participant: ForkSensitive, step: str) -> None:
+    try:
+        getattr(participant, step)()
+    except Exception:  # a fork cannot be refused: log it and let the others have their turn
+        logger.exception("%s of %r failed", step, participant)
+
+
+def _before() -> None:
+    # Held until after the fork, so that no other thread can be inside when the memory is copied.
+    _lock.acquire()
+    for participant in reversed(_participants()):
+        _call(participant, "before_fork")
+
+
+def _after_in_parent() -> None:
+    participants = _participants()
+    _lock.release()
+    for participant in participants:
+        _call(participant, "after_fork_in_parent")
+
+
+def _after_in_child() -> None:
+    participants = _participants()
+    _lock.release()
+    for participant in participants:
+        _call(participant, "after_fork_in_child")
+
+
+os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -1,0 +1,304 @@
+"""The values that every floor speaks of: addresses, readings, outcomes of puts and the report of a set.
+
+Frozen, without behaviour that reaches a control system. Imports only errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+
+from .errors import PvNameError
+
+SCHEMES = ("pva", "ca")
+
+# What EPICS sites really use in names, less what can only be a slip: white space, quotes, wildcards, commas.
+_NAME = re.compile(r"[A-Za-z0-9_:;<>\[\]{}()/#@%=&!~^|+.-]+\$?")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class PvAddress:
+    """Where a PV is: ``pva://NAME``, ``ca://NAME``, or a bare ``NAME`` that takes the interface's own way.
+
+    :ivar text: as the caller wrote it; the key that comes back in answers.
+    :ivar name: the PV's name alone.
+    :ivar scheme: ``pva``, ``ca``, or None for a bare name.
+    """
+
+    text: str
+    name: str
+    scheme: str | None = None
+
+    @classmethod
+    def parse(cls, text: object) -> PvAddress:
+        """Read an address.
+
+        :raises PvNameError: when it cannot be one; nothing is sent for it.
+        """
+        if not isinstance(text, str):
+            raise PvNameError(str(text), f"a PV is named by a text, not by {type(text).__name__}")
+        scheme, name = None, text
+        if match := _SCHEME.fullmatch(text):
+            scheme, name = match[1], match[2]
+            if scheme not in SCHEMES:
+                hint = " (schemes are lower case)" if scheme.lower() in SCHEMES else ""
+                raise PvNameError(text, f"unknown scheme {scheme!r}; use pva:// or ca://{hint}")
+        if "$(" in name or "${" in name:
+            raise PvNameError(text, "malformed name: it holds a macro that nobody expanded")
+        if not _NAME.fullmatch(name) or "://" in name:
+            wrong = sorted({c for c in name if not _NAME.fullmatch(c)})
+            reason = f"it holds {' '.join(map(repr, wrong))}" if wrong else "it is empty" if not name else "bad form"
+            raise PvNameError(text, f"malformed name: {reason}")
+        return cls(text, name, scheme)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Severity(IntEnum):
+    """EPICS alarm severity, by its own numbers."""
+
+    NO_ALARM = 0
+    MINOR = 1
+    MAJOR = 2
+    INVALID = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A closed range in the PV's own unit; None on a side means open."""
+
+    low: float | None = None
+    high: float | None = None
+
+    def __bool__(self) -> bool:
+        return self.low is not None or self.high is not None
+
+    def __contains__(self, value: float) -> bool:
+        return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
+
+    def __str__(self) -> str:
+        low = "-inf" if self.low is None else f"{self.low:g}"
+        high = "inf" if self.high is None else f"{self.high:g}"
+        return f"{low} to {high}"
+
+    def tightened(self, other: Limits) -> Limits:
+        """Return the part that both allow."""
+        lows = [x for x in (self.low, other.low) if x is not None]
+        highs = [x for x in (self.high, other.high) if x is not None]
+        return Limits(max(lows, default=None), min(highs, default=None))
+
+
+class Kind(StrEnum):
+    """What a PV's value is."""
+
+    FLOAT = "float"
+    INT = "int"
+    BOOL = "bool"
+    STRING = "string"
+    ENUM = "enum"
+    TABLE = "table"
+    OTHER = "structure"
+    #: The way that the value came by says nothing of its type (a mocked context).
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class PvType:
+    """The PV's own type: what a setpoint is converted to without loss, or refused.
+
+    :ivar bits: width of one number: 8, 16, 32 or 64.
+    :ivar max_length: longest text (bytes) or array (elements) that the PV holds; None if unknown.
+    """
+
+    kind: Kind = Kind.UNKNOWN
+    bits: int = 64
+    signed: bool = True
+    array: bool = False
+    max_length: int | None = None
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The numpy type of one number.
+
+        :raises TypeError: where the value is not made of numbers.
+        """
+        if self.kind is Kind.FLOAT:
+            return np.dtype(f"f{self.bits // 8}")
+        if self.kind is Kind.INT:
+            return np.dtype(f"{'i' if self.signed else 'u'}{self.bits // 8}")
+        if self.kind is Kind.BOOL:
+            return np.dtype(bool)
+        raise TypeError(f"{self} is not a number")
+
+    def __str__(self) -> str:
+        words = {Kind.FLOAT: f"float{self.bits}", Kind.INT: f"{'' if self.signed else 'u'}int{self.bits}"}
+        return words.get(self.kind, str(self.kind)) + (" array" if self.array else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One value of a PV with all that came with it.
+
+    :ivar value: float, int, bool, str; the index of an enum as int; a numpy array (the reader's own copy);
+        ``{column: array}`` of a table; None where only the ``tree`` tells.
+    :ivar timestamp_ns: the record's time, nanoseconds since the Unix epoch, UTC; None if it has none.
+    :ivar received: monotonic seconds at which it reached this process.
+    :ivar units: the EGU text, verbatim.
+    :ivar precision: decimals for display (EPICS PREC); None if unknown. Never used to compare.
+    :ivar limits: drive limits (``control.limitLow/limitHigh``: DRVL/DRVH); 0,0 means none, as in EPICS.
+    :ivar choices: the labels of an enum, in order of index.
+    :ivar user_tag: ``timeStamp.userTag``: the pulse id where a site sets it.
+    :ivar writable: False when write access is known to be denied, None when nothing is known.
+    """
+
+    value: Any
+    type: PvType = PvType()
+    timestamp_ns: int | None = None
+    severity: Severity = Severity.NO_ALARM
+    status: int = 0
+    message: str = ""
+    units: str = ""
+    precision: int | None = None
+    limits: Limits = Limits()
+    choices: tuple[str, ...] = ()
+    description: str = ""
+    user_tag: int | None = None
+    writable: bool | None = None
+    received: float | None = None
+    _tree: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def timestamp(self) -> float | None:
+        """The record's time in seconds since the Unix epoch; None if it has none."""
+        return None if self.timestamp_ns is None else self.timestamp_ns * 1e-9
+
+    @property
+    def tree(self) -> Mapping[str, Any]:
+        """The whole structure as nested dicts; made when asked for."""
+        return self._tree() if self._tree is not None else {"value": self.value}
+
+    @property
+    def label(self) -> str | None:
+        """The text of an enum's present choice; None for other kinds."""
+        if self.type.kind is Kind.ENUM and isinstance(self.value, int) and 0 <= self.value < len(self.choices):
+            return self.choices[self.value]
+        return None
+
+    @property
+    def plain(self) -> Any:
+        """The value of builtin Python types alone: arrays become lists."""
+        return plain(self.value)
+
+
+def plain(value: Any) -> Any:
+    """Turn numpy numbers and arrays into builtin Python values; leave everything else as it is."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value
+
+
+class Fields(dict[str, Any]):
+    """A put to named fields of a structure (``Fields({"value": {"a": [1, 2]}})``), not to ``value`` alone."""
+
+
+class Outcome(StrEnum):
+    """How a put ended. There is no seventh way, and no way that claims more than is known."""
+
+    #: The server said it is done, or a read-back proved it.
+    APPLIED = "applied"
+    #: The server said no.
+    REFUSED = "refused"
+    #: It never left this process: it may safely be sent again.
+    NOT_SENT = "not sent"
+    #: It was sent, and nobody knows: it may have happened, in part or otherwise, or may still happen.
+    UNKNOWN = "unknown"
+    #: Our guard refused it, or another setpoint of the same call.
+    BLOCKED = "blocked"
+    #: Read-only: it would have been set.
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class PutAnswer:
+    """What a backend knows of one put: APPLIED, REFUSED, NOT_SENT or UNKNOWN, and the server's words."""
+
+    outcome: Outcome
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PutResult:
+    """What became of one setpoint of a call.
+
+    :ivar pv: the caller's key.
+    :ivar asked: the value as asked, of builtin types.
+    :ivar before: the setpoint's reading before the call, where it was read.
+    :ivar readback: the setpoint's reading after the put, where it was read back.
+    :ivar arrived: what the validator returned (for the shipped ones: the readback's value).
+    :ivar attempts: how often it was sent.
+    :ivar seconds: from the first attempt to the last word on it, validation included.
+    :ivar error: why it failed; None when it did not.
+    """
+
+    pv: str
+    asked: Any
+    outcome: Outcome
+    message: str = ""
+    attempts: int = 0
+    seconds: float = 0.0
+    before: Reading | None = None
+    readback: Reading | None = None
+    arrived: Any = None
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the setpoint ended as asked (or was only to be logged, in read-only mode)."""
+        return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED)
+
+    def __str__(self) -> str:
+        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}"
+        if self.attempts > 1:
+            text += f" after {self.attempts} attempts"
+        return f"{text}, {self.message}" if self.message else text
+
+
+@dataclass(frozen=True, slots=True)
+class SetReport(Mapping[str, PutResult]):
+    """What became of every setpoint of one call, in the caller's order."""
+
+    results: tuple[PutResult, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether every setpoint ended as asked."""
+        return all(result.ok for result in self.results)
+
+    @property
+    def failed(self) -> tuple[PutResult, ...]:
+        """Those that did not end as asked."""
+        return tuple(result for result in self.results if not result.ok)
+
+    def __getitem__(self, pv: str) -> PutResult:
+        for result in self.results:
+            if result.pv == pv:
+                return result
+        raise KeyError(pv)
+
+    def __iter__(self) -> Iterator[str]:
+        return (result.pv for result in self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.results))

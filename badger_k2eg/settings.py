@@ -1,0 +1,270 @@
+"""Where an option's value comes from, and one frozen ``Settings`` made of it.
+
+Strength: keyword or field > ``BADGER_K2EG_<OPTION>`` > ``[badger_k2eg]`` of the ini file > default. Restrictions
+(read_only, allow, limits, max_step, put_interval, put_rate, max_failures) only tighten: the strictest source wins, and
+a system-wide policy file joins in for these alone. Imports errors and model; reads no file before ``load``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import difflib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from .errors import SettingsError
+from .model import Limits
+
+PREFIX = "BADGER_K2EG_"
+SECTION = "badger_k2eg"
+#: Names a further policy file; it can add restrictions, not lift those of the system's own.
+POLICY_VARIABLE = PREFIX + "POLICY"
+#: Names the ini file in place of the user's own.
+CONFIG_VARIABLE = PREFIX + "CONFIG"
+SYSTEM_POLICY = Path("/etc/badger-k2eg/policy.ini")
+
+
+def _words(value: Any) -> Any:
+    """``"QUAD:*, SOL:1"`` -> a tuple of patterns."""
+    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+
+def _pairs(value: Any, parse: Callable[[str], Any]) -> Any:
+    """``"QUAD:*=0.5, SOL:1=2"`` -> a dict; a value without a pattern goes for every PV."""
+    if not isinstance(value, str):
+        return {"*": value} if isinstance(value, int | float) else value
+    pairs = {}
+    for word in _words(value):
+        pattern, equals, text = word.rpartition("=")
+        pairs[pattern.strip() if equals else "*"] = parse(text.strip())
+    return pairs
+
+
+def _range(text: str) -> tuple[str, str]:
+    low, dots, high = text.partition("..")
+    if not dots:
+        raise ValueError(f"{text!r} is not a range; write PATTERN=LOW..HIGH")
+    return low, high
+
+
+def _limits(value: Any) -> Any:
+    if isinstance(value := _pairs(value, _range), Mapping):
+        return {
+            pattern: limits if isinstance(limits, Limits) else _ordered(pattern, limits)
+            for pattern, limits in value.items()
+        }
+    return value
+
+
+def _ordered(pattern: str, pair: Any) -> Limits:
+    try:
+        low, high = (None if end in (None, "") else float(end) for end in pair)
+    except (TypeError, ValueError):
+        raise ValueError(f"the limits of {pattern} are two numbers, not {pair!r}") from None
+    if low is not None and high is not None and not low <= high:
+        raise ValueError(f"the limits of {pattern} are reversed: {low:g} is above {high:g}")
+    return Limits(low, high)
+
+
+Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Steps = Annotated[
+    dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]], BeforeValidator(lambda v: _pairs(v, str))
+]
+Ranges = Annotated[dict[str, Limits], BeforeValidator(_limits)]
+
+
+class Options(BaseModel):
+    """The options as one source gives them; None where it says nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    read_only: bool | None = Field(default=None, description="log what would be set, and set nothing")
+    parallel: bool | None = Field(default=None, description="send all setpoints of a call at once")
+    timeout: float | None = Field(default=None, description="seconds for one attempt; -1 waits for ever")
+    put_attempts: int | None = Field(default=None, ge=1, le=10, description="how often a put is sent at most")
+    retry_delay: Seconds | None = Field(default=None, description="seconds before a put is sent again")
+    on_read_error: Literal["raise", "nan"] | None = Field(default=None, description="what a read does about a dead PV")
+    reject_severity: Literal["none", "minor", "major", "invalid"] | None = Field(
+        default=None, description="alarm severity from which on a value is no reading"
+    )
+    wait: Patterns | None = Field(default=None, description="PVs whose put waits for the record to finish processing")
+    relative: Patterns | None = Field(default=None, description="command and tweak PVs: never sent twice")
+    ramp: bool | None = Field(
+        default=None, description="go further than max_step in several steps, instead of refusing"
+    )
+    allow: Patterns | None = Field(default=None, description="the only PVs that may be set")
+    limits: Ranges | None = Field(default=None, description="own limits, within those of the record")
+    max_step: Steps | None = Field(default=None, description="the largest change of one put, in the PV's unit")
+    put_interval: Seconds | None = Field(default=None, description="least seconds between two puts to one PV")
+    put_rate: Annotated[float, Field(gt=0.0)] | None = Field(default=None, description="most puts per second in all")
+    max_failures: int | None = Field(
+        default=None, ge=1, description="failed evaluations in a row before setting pauses"
+    )
+
+    @field_validator("timeout")
+    @classmethod
+    def _positive_or_forever(cls, value: float | None) -> float | None:
+        if value is not None and value != -1 and not value > 0:
+            raise ValueError("a timeout is a positive number of seconds, or -1 to wait for ever")
+        return value
+
+
+_RESTRICTIONS = ("read_only", "allow", "limits", "max_step", "put_interval", "put_rate", "max_failures")
+
+
+class Settings(BaseModel):
+    """What is in force. Restrictions are the strictest of every source."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    read_only: bool = False
+    parallel: bool = False
+    timeout: float = 3.0
+    put_attempts: int = 2
+    retry_delay: float = 1.0
+    on_read_error: Literal["raise", "nan"] = "raise"
+    reject_severity: Literal["none", "minor", "major", "invalid"] = "invalid"
+    wait: tuple[str, ...] = ()
+    relative: tuple[str, ...] = ()
+    ramp: bool = False
+    #: Every one of these lists must allow a PV.
+    allow: tuple[tuple[str, ...], ...] = ()
+    limits: tuple[tuple[str, Limits], ...] = ()
+    max_step: tuple[tuple[str, float], ...] = ()
+    put_interval: float = 0.0
+    put_rate: float | None = None
+    max_failures: int | None = None
+
+    def limits_of(self, name: str) -> Limits:
+        """Return our own limits of a PV: the part that every matching line allows."""
+        found = Limits()
+        for pattern, limits in self.limits:
+            if fnmatchcase(name, pattern):
+                found = found.tightened(limits)
+        return found
+
+    def step_of(self, name: str) -> float | None:
+        """Return the largest change of one put to a PV."""
+        return min((step for pattern, step in self.max_step if fnmatchcase(name, pattern)), default=None)
+
+    def allows(self, name: str) -> bool:
+        """Whether every allow-list has the PV."""
+        return all(matches(name, patterns) for patterns in self.allow)
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether the PV's name fits one of the patterns (``*``, ``?``, ``[...]``; case counts)."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = None) -> Settings:
+    """Combine sources, the strongest first.
+
+    :param defaults: an interface's own defaults, weaker than every source.
+    """
+    chosen: dict[str, Any] = dict(defaults or {})
+    given = list(sources)
+    for options in reversed(given):
+        chosen.update({k: v for k, v in options.model_dump(exclude_none=True).items() if k not in _RESTRICTIONS})
+    intervals = [o.put_interval for o in given if o.put_interval is not None]
+    rates = [o.put_rate for o in given if o.put_rate is not None]
+    failures = [o.max_failures for o in given if o.max_failures is not None]
+    return Settings(
+        **chosen,
+        read_only=any(o.read_only for o in given),
+        allow=tuple(o.allow for o in given if o.allow is not None),
+        limits=tuple(item for o in given for item in (o.limits or {}).items()),
+        max_step=tuple(item for o in given for item in (o.max_step or {}).items()),
+        put_interval=max(intervals, default=0.0),
+        put_rate=min(rates, default=None),
+        max_failures=min(failures, default=None),
+    )
+
+
+def parse(values: Mapping[str, Any], source: Callable[[str], str]) -> Options:
+    """Read one source.
+
+    :param source: from an option's name, how to name it to the user (``environment variable BADGER_K2EG_TIMEOUT``).
+    :raises SettingsError: one line for the first wrong name or value.
+    """
+    for name in values:
+        if name not in Options.model_fields:
+            near = difflib.get_close_matches(name, Options.model_fields, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(Options.model_fields)}"
+            raise SettingsError(f"{source(name)}: there is no option {name!r}; {hint}")
+    try:
+        return Options.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"{source(name)} = {values[name]!r}: {reason}") from None
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Options:
+    """Read the ``BADGER_K2EG_*`` variables; an empty one counts as not set.
+
+    :raises SettingsError: for an unknown name too: a misspelt restriction must not be without effect.
+    """
+    environ = os.environ if environ is None else environ
+    values = {
+        key.removeprefix(PREFIX).lower(): text
+        for key, text in environ.items()
+        if key.startswith(PREFIX) and key not in (POLICY_VARIABLE, CONFIG_VARIABLE) and text
+    }
+    return parse(values, lambda name: f"environment variable {PREFIX}{name.upper()}")
+
+
+def from_file(path: Path, *, required: bool) -> Options:
+    """Read the section ``[badger_k2eg]`` of an ini file.
+
+    :param required: whether a missing file is an error (somebody named it) or says nothing.
+    """
+    if not path.is_file():
+        if required:
+            raise SettingsError(f"{path}: no such file")
+        return Options()
+    # No interpolation: a % in a pattern is a %.
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: {str(error).splitlines()[0]}") from None
+    values = parser[SECTION] if parser.has_section(SECTION) else {}
+    own = {name: text for name, text in values.items() if name not in parser.defaults()}
+    return parse(own, lambda name: f"{path} [{SECTION}] {name}")
+
+
+def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None) -> Settings:
+    """Read every source and combine them.
+
+    :param keywords: what was given to the interface by name.
+    :raises SettingsError: naming the option, its source and what is wrong.
+    """
+    environ = os.environ
+    named = environ.get(CONFIG_VARIABLE)
+    ini = Path(named) if named else platformdirs.user_config_path("badger-k2eg") / "badger-k2eg.ini"
+    sources = [
+        parse(keywords or {}, lambda name: f"option {name}"),
+        from_environment(environ),
+        from_file(ini, required=bool(named)),
+        _policy(SYSTEM_POLICY, required=False),
+    ]
+    if extra := environ.get(POLICY_VARIABLE):
+        sources.append(_policy(Path(extra), required=True))
+    return resolve(sources, defaults)
+
+
+def _policy(path: Path, *, required: bool) -> Options:
+    options = from_file(path, required=required)
+    for name in options.model_dump(exclude_none=True):
+        if name not in _RESTRICTIONS:
+            raise SettingsError(f"{path} [{SECTION}] {name}: a policy file holds restrictions only")
+    return options

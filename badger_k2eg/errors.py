@@ -6,6 +6,7 @@
     |-- SettingsError                (ValueError)       a wrong option, file or environment variable
     |-- MissingExtra                 (ImportError)      an optional part is not installed; says what to install
     |-- CallCancelled                (CancelledError)   the call was cancelled; what was on the wire is in .report
+    |-- ConditionNotMet              (TimeoutError)     a condition on the machine did not come true in its time
     |-- PvError                      one PV; a *value* in the answers of a backend, raised only by Control
     |   |-- PvNameError              (ValueError)       the name cannot be a PV's name
     |   |-- PvTimeout                (TimeoutError)     no answer in time
@@ -71,6 +72,10 @@ class CallCancelled(ControlError, CancelledError):
         """Keep the report of an interrupted set."""
         super().__init__(message)
         self.report = report
+
+
+class ConditionNotMet(ControlError, TimeoutError):
+    """A condition on the machine (a permit, a beam rate) did not come true in its time."""
 
 
 class PvError(ControlError):

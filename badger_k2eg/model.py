@@ -191,6 +191,10 @@ class Reading:
             return self.choices[self.value]
         return None
 
+    def equals(self, wanted: Any) -> bool:
+        """Whether it holds a value; of an enum its label or its index."""
+        return bool((self.label if isinstance(wanted, str) and self.choices else self.plain) == wanted)
+
     @property
     def plain(self) -> Any:
         """The value of builtin Python types alone: arrays become lists."""

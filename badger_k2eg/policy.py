@@ -56,7 +56,7 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
         _check_limits(converted, settings.limits_of(address.name), "own limits (option limits)", before.units)
     step = settings.step_of(address.name)
     if step is not None and not settings.ramp and (distance := _distance(before, converted)) > step * (1 + 1e-9):
-        raise Refusal(f"a step of {distance:g} from {before.value:g} is larger than {step:g} (option max_step)")
+        raise Refusal(f"a step of {distance:g} from {plain(before.value)!r} is larger than {step:g} (option max_step)")
     return converted
 
 
@@ -67,30 +67,39 @@ def path_to(value: Any, before: Reading, step: float | None) -> list[Any]:
     count = math.ceil(distance / step - 1e-9)
     start = before.value
     between = [start + (value - start) * i / count for i in range(1, count)]
-    # An integer PV moves in integers; rounding can only make a step smaller than a whole step larger by less than one,
-    # so it is cut towards the start.
     if before.type.kind is Kind.INT:
-        between = [start + math.trunc(x - start) for x in between]
+        # Whole numbers, cut towards the start; where the step is smaller than one there is no way to go.
+        if step < 1.0:
+            raise Refusal(f"it is {_a(before.type)}, and the largest step is {step:g} (option max_step)")
+        count = math.ceil(distance / math.floor(step))
+        between = [start + (value - start) * i // count for i in range(1, count)]
     return [*between, value]
 
 
 def _distance(before: Reading, value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise Refusal("its step is restricted (option max_step), and it is not a single number")
-    here = before.value
-    if not isinstance(here, int | float) or isinstance(here, bool) or not math.isfinite(here):
-        raise Refusal("its step is restricted (option max_step), and its present value is not a number")
+    """Measure a step in the PV's unit; texts, choices and switches have none."""
+    if before.type.kind not in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN) or isinstance(value, str | Fields):
+        return 0.0
     if before.severity is Severity.INVALID:
         raise Refusal("its step is restricted (option max_step), and its present value is not a reading")
-    return abs(value - here)
+    try:
+        here, there = np.asarray(before.value, dtype=float), np.asarray(value, dtype=float)
+        distance = float(np.max(np.abs(there - here), initial=0.0))
+    except (TypeError, ValueError):
+        distance = math.nan
+    if not math.isfinite(distance) or here.shape != there.shape:
+        raise Refusal("its step is restricted (option max_step), and cannot be told from its present value")
+    return distance
 
 
 def _check_limits(value: Any, limits: Limits, whose: str, units: str) -> None:
-    if not limits:
+    if not limits or isinstance(value, str | Mapping):
         return
-    numbers = value if isinstance(value, np.ndarray | list | tuple) else [value]
-    for number in numbers:
-        if isinstance(number, int | float | np.generic) and float(number) not in limits:
+    numbers = np.asarray(value)
+    if numbers.dtype.kind not in "biuf" or not numbers.size:
+        return
+    for number in (numbers.min(), numbers.max()):
+        if float(number) not in limits:
             raise Refusal(f"{number:g} is outside its {whose}, {limits}{' ' + units if units else ''}")
 
 

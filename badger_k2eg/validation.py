@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -58,25 +58,101 @@ class Within:
         if self.timeout is not None and not self.timeout > 0.0:
             raise ValueError(f"the timeout of {self.readback_pv} is a number > 0, not {self.timeout!r}")
 
+    @property
+    def pv(self) -> str:
+        """The PV to watch."""
+        return self.readback_pv
+
+    def aim(self, set_value: Any) -> Aim:
+        """Say what counts as arrived.
+
+        :raises ValueError: when the setpoint is not a number.
+        """
+        target = _real(set_value) + self.offset
+        # 1.05 - 1.0 is a little more than 0.05; the edge belongs to the band all the same.
+        reach = self.tolerance + 1e-12 * max(1.0, abs(target))
+        return Aim(f"{target:g} +-{self.tolerance:g}", lambda reading: abs(_real(reading.value) - target) <= reach)
+
     def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
         """Wait by reading the context again and again: it may be anybody's.
 
         :returns: the readback's value.
         :raises ValueError: when it has not arrived in time.
         """
-        watch = Watch(self, set_pv, set_value, timeout)
+        return _poll((self,), set_pv, set_value, context, timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Reaches:
+    """Wait until a PV holds a value: a status that clears, a flag. Made by ``reaches``.
+
+    :ivar equals: the value; for an enum its label or its index.
+    :ivar settle: seconds that it must hold it since the put: a supply takes a moment to show that it is busy.
+    :ivar timeout: seconds to wait in all; None takes the interface's.
+    """
+
+    pv: str
+    equals: Any
+    settle: float = 0.0
+    timeout: float | None = None
+
+    def aim(self, set_value: Any) -> Aim:
+        """Say what counts as arrived; the setpoint does not matter."""
+        return Aim(repr(self.equals), lambda reading: reading.equals(self.equals))
+
+    def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
+        """Wait by reading the context again and again.
+
+        :returns: the PV's value.
+        :raises ValueError: when it does not hold the value in time.
+        """
+        return _poll((self,), set_pv, set_value, context, timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Wait for several at the same time. Made by ``all_of``."""
+
+    parts: tuple[Within | Reaches, ...]
+
+    def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
+        """Wait by reading the context again and again.
+
+        :returns: the value of the first one's PV.
+        :raises ValueError: when one of them has not arrived in time.
+        """
+        return _poll(self.parts, set_pv, set_value, context, timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """What a watched PV is to come to.
+
+    :ivar wanted: for the message.
+    :ivar hit: whether a reading is it; may raise ValueError for what cannot be compared.
+    """
+
+    wanted: str
+    hit: Callable[[Reading], bool]
+
+
+def _poll(parts: Iterable[Within | Reaches], set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
+    watches = [Watch(part, set_pv, set_value, timeout) for part in parts]
+    for watch in watches:
         watch.arm()
-        while True:
+    while True:
+        for watch in watches:
             try:
-                value = context.get(self.readback_pv, timeout=timeout)
-                watch.update(Reading(_real(value), received=time.monotonic()))
+                value = context.get(watch.validator.pv, timeout=timeout)
+                reading = getattr(value, "reading", None)
+                watch.update(reading if isinstance(reading, Reading) else Reading(getattr(value, "real", value)))
             except TimeoutError as error:
-                watch.update(PvError(self.readback_pv, str(error) or "no answer"))
-            if watch.settled():
-                return watch.value
-            if watch.expired():
-                raise watch.failure()
-            synchronized.sleep(min(_POLL, watch.time_left()))
+                watch.update(PvError(watch.validator.pv, str(error) or "no answer"))
+        if all(watch.settled() for watch in watches):
+            return watches[0].value
+        if (late := next((w for w in watches if w.expired() and not w.settled()), None)) is not None:
+            raise late.failure()
+        synchronized.sleep(min(_POLL, *(watch.time_left() for watch in watches)))
 
 
 def within(
@@ -90,6 +166,34 @@ def within(
     :param timeout: seconds to wait in all; None takes the interface's timeout.
     """
     return Within(readback_pv, tolerance, offset, settle, timeout)
+
+
+def reaches(pv: str, equals: Any, *, settle: float = 0.2, timeout: float | None = None) -> Reaches:
+    """Make a validator that waits until a PV holds a value, like a status that is ``Ready`` again.
+
+    :param equals: the value; for an enum its label or its index.
+    :param settle: seconds that it must hold it since the put: a supply takes a moment to show that it is busy.
+    :param timeout: seconds to wait in all; None takes the interface's timeout.
+    """
+    return Reaches(pv, equals, settle, timeout)
+
+
+def all_of(*validators: Within | Reaches | AllOf) -> AllOf:
+    """Make a validator of several shipped ones: every one must have arrived.
+
+    :raises ValueError: for anybody else's validator among them.
+    """
+    parts: list[Within | Reaches] = []
+    for validator in validators:
+        if isinstance(validator, AllOf):
+            parts += validator.parts
+        elif isinstance(validator, Within | Reaches):
+            parts.append(validator)
+        else:
+            raise ValueError(f"all_of takes within(...) and reaches(...), not {validator!r}")
+    if not parts:
+        raise ValueError("all_of() waits for nothing: give it within(...) or reaches(...)")
+    return AllOf(tuple(parts))
 
 
 def wait_for_readback(
@@ -117,14 +221,16 @@ def wait_for_readback(
     return validator(set_pv=set_pv, set_value=set_value, context=context, timeout=timeout)
 
 
-def adapt(validator: object) -> Within | Validator:
-    """Recognise a validator of ours, or check that a foreign one can be called by the convention.
+def adapt(validator: object) -> AllOf | Validator:
+    """Recognise a validator of ours (as AllOf), or check that a foreign one can be called by the convention.
 
     :raises ValueError: when it cannot; found before anything is sent.
     """
-    if isinstance(validator, Within):
+    if isinstance(validator, AllOf):
         return validator
-    if isinstance(validator, partial) and validator.func is within:
+    if isinstance(validator, Within | Reaches):
+        return AllOf((validator,))
+    if isinstance(validator, partial) and validator.func in (within, reaches, all_of):
         return adapt(_made(validator))
     if isinstance(validator, partial) and validator.func is wait_for_readback and not validator.args:
         words = dict(validator.keywords)
@@ -168,7 +274,7 @@ class Watch:
 
     def __init__(
         self,
-        validator: Within,
+        validator: Within | Reaches,
         set_pv: str,
         set_value: Any,
         timeout: float,
@@ -183,7 +289,7 @@ class Watch:
         """
         self.validator = validator
         self.set_pv = set_pv
-        self.target = _real(set_value) + validator.offset
+        self._aim = validator.aim(set_value)
         self.timeout = timeout if validator.timeout is None else validator.timeout
         self._deadline: Deadline | None = None
         self._changed = changed
@@ -207,21 +313,19 @@ class Watch:
                 self._reason = update.message
             else:
                 self._value, self._reason = update.value, self._judge(update)
-            if self._reason is None and self._in_band():
+            if isinstance(update, Reading) and self._reason is None and self._hits(update):
                 if self._inside_since is None:
                     self._inside_since = time.monotonic()
             else:
                 self._inside_since = None
         self._changed()
 
-    def _in_band(self) -> bool:
+    def _hits(self, reading: Reading) -> bool:
         try:
-            distance = abs(_real(self._value) - self.target)
+            return self._aim.hit(reading)
         except ValueError as error:
             self._reason = str(error)
             return False
-        # 1.05 - 1.0 is a little more than 0.05; the edge belongs to the band all the same.
-        return distance <= self.validator.tolerance + 1e-12 * max(1.0, abs(self.target))
 
     @property
     def known(self) -> bool:
@@ -252,17 +356,17 @@ class Watch:
         left = self._deadline.remaining() if self._deadline else 0.0
         with self._lock:
             held = self._held()
-        return min(left, self.validator.settle - held) if held >= 0.0 else left
+        rest = self.validator.settle - held
+        return min(left, rest) if held >= 0.0 and rest > 0.0 else left
 
     def failure(self) -> ValueError:
         """Say what was wanted and what was seen."""
-        within_text = f"{self.target:g} +-{self.validator.tolerance:g}"
-        last = f"last seen {self._value:g}" if isinstance(self._value, int | float) else f"last seen {self._value!r}"
+        last = f"last seen {self._value:g}" if isinstance(self._value, float) else f"last seen {self._value!r}"
         if self._reason is not None:
             last = self._reason if self._value is None else f"{last}, {self._reason}"
         elif self._inside_since is not None:
             last += f", not {self.validator.settle:g} s long"
-        return ValueError(f"{self.validator.readback_pv} wanted {within_text}, {last}, waited {self.timeout:g} s")
+        return ValueError(f"{self.validator.pv} wanted {self._aim.wanted}, {last}, waited {self.timeout:g} s")
 
 
 def _real(value: Any) -> float:

@@ -17,7 +17,7 @@ from ..deadline import Deadline
 from ..errors import PvNameError, ValidationFailed, ValidatorCrashed
 from ..model import PvAddress
 from ..policy import not_a_reading
-from ..validation import Watch, Within, name_of
+from ..validation import AllOf, Watch, name_of
 
 if TYPE_CHECKING:
     from .call import Setpoint
@@ -40,54 +40,54 @@ class Arrival:
         """Begin to watch the readback of each setpoint that has a validator of ours."""
         settings = self._control.settings
         for setpoint in setpoints:
-            if not isinstance(setpoint.validator, Within):
+            if not isinstance(setpoint.validator, AllOf):
                 continue
-            try:
-                readback = PvAddress.parse(setpoint.validator.readback_pv)
-                setpoint.watch = Watch(
-                    setpoint.validator,
-                    setpoint.key,
-                    setpoint.value,
-                    settings.timeout,
-                    changed=partial(self._news.put, setpoint),
-                    judge=lambda reading: not_a_reading(reading, settings),
-                )
-                self._subscriptions.append(self._control.backend.monitor(readback, setpoint.watch.update))
-            except PvNameError as error:
-                self._unusable[setpoint] = f"its readback {error}"
-            except ValueError as error:
-                self._unusable[setpoint] = str(error)
+            for part in setpoint.validator.parts:
+                try:
+                    address = PvAddress.parse(part.pv)
+                    watch = Watch(
+                        part,
+                        setpoint.key,
+                        setpoint.value,
+                        settings.timeout,
+                        changed=partial(self._news.put, setpoint),
+                        judge=lambda reading: not_a_reading(reading, settings),
+                    )
+                except PvNameError as error:
+                    self._unusable[setpoint] = f"its readback {error}"
+                except ValueError as error:
+                    self._unusable[setpoint] = str(error)
+                else:
+                    setpoint.watches.append(watch)
+                    self._subscriptions.append(self._control.backend.monitor(address, watch.update))
 
     def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
         """Wait for a first value of every readback; name those that there is none of."""
-        waiting = {s for s in setpoints if s.watch is not None and not s.watch.known}
+        waiting = [(s, watch) for s in setpoints for watch in s.watches if not watch.known]
         with _wakes(deadline, self._news):
             while waiting and not deadline.expired:
                 try:
                     self._news.get(timeout=_bounded(deadline.remaining()))
                 except queue.Empty:
                     continue
-                waiting = {s for s in waiting if s.watch is not None and not s.watch.known}
-        lost = {
-            s: f"its readback {s.validator.readback_pv} does not answer (waited {self._control.settings.timeout:g} s)"
-            for s in waiting
-            if isinstance(s.validator, Within)
-        }
+                waiting = [(s, watch) for s, watch in waiting if not watch.known]
+        patience = self._control.settings.timeout
+        lost = {s: f"its readback {w.validator.pv} does not answer (waited {patience:g} s)" for s, w in waiting}
         return self._unusable | lost
 
     def arm(self, setpoints: Iterable[Setpoint]) -> None:
         """The puts are done: from now on, what the readbacks show counts."""
         for setpoint in setpoints:
-            if setpoint.watch is not None:
-                setpoint.watch.arm(self._deadline)
+            for watch in setpoint.watches:
+                watch.arm(self._deadline)
 
     def wait(self, setpoints: Sequence[Setpoint]) -> None:
         """Wait for all of them together, each for as long as its validator says.
 
         :raises CallCancelled: when the call is cancelled meanwhile.
         """
-        watched = [s for s in setpoints if s.watch is not None]
-        foreign = [s for s in setpoints if s.watch is None]
+        watched = [s for s in setpoints if s.watches]
+        foreign = [s for s in setpoints if not s.watches]
         if len(setpoints) == 1 and foreign:
             self._call(foreign[0])
             return
@@ -105,7 +105,7 @@ class Arrival:
                     if self._decided(setpoint):
                         del due[setpoint]
                     else:
-                        due[setpoint] = time.monotonic() + setpoint.watch.time_left()  # type: ignore[union-attr]
+                        due[setpoint] = time.monotonic() + min(watch.time_left() for watch in setpoint.watches)
                 if not due and not running:
                     return
                 pause = min(due.values(), default=now + 3600.0) - time.monotonic()
@@ -119,15 +119,12 @@ class Arrival:
                     running.discard(news)
 
     def _decided(self, setpoint: Setpoint) -> bool:
-        watch = setpoint.watch
-        assert watch is not None  # noqa: S101 - only those that have one come here
-        setpoint.arrived = watch.value
-        if watch.settled():
-            return True
-        if watch.expired():
-            self._failed(setpoint, watch.failure())
-            return True
-        return False
+        setpoint.arrived = setpoint.watches[0].value
+        unsettled = [watch for watch in setpoint.watches if not watch.settled()]
+        late = next((watch for watch in unsettled if watch.expired()), None)
+        if late is not None:
+            self._failed(setpoint, late.failure())
+        return late is not None or not unsettled
 
     def _call(self, setpoint: Setpoint) -> None:
         """Call a foreign validator, by the convention."""

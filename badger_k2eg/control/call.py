@@ -24,7 +24,7 @@ from ..errors import (
 from ..model import Outcome, PutAnswer, PutResult, PvAddress, Reading, SetReport, plain
 from ..policy import Refusal, after_silence, check_setpoint, needs_readback, path_to, same
 from ..settings import matches
-from ..validation import Validator, Watch, Within, adapt
+from ..validation import AllOf, Validator, Watch, adapt
 from .arrival import Arrival
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ class Setpoint:
     key: str
     asked: Any
     address: PvAddress
-    validator: Within | Validator | None = None
+    validator: AllOf | Validator | None = None
     value: Any = None
     before: Reading | None = None
     path: list[Any] = field(default_factory=list)
-    watch: Watch | None = None
+    watches: list[Watch] = field(default_factory=list)
     outcome: Outcome | None = None
     message: str = ""
     attempts: int = 0
@@ -116,6 +116,14 @@ class SetCall:
     def report(self) -> SetReport:
         """Tell what has become of every setpoint, in the caller's order."""
         return SetReport(tuple(setpoint.result() for setpoint in self._setpoints))
+
+    def check(self) -> None:
+        """Look at every setpoint as before a set, and send nothing.
+
+        :raises SetpointBlocked: when one of them would be refused.
+        """
+        self._refuse_if(self._normalise())
+        self._refuse_if(self._guard(Arrival(self._control, self._deadline), {}))
 
     def run(self, paused: str | None) -> SetReport:
         """Do it.
@@ -265,13 +273,15 @@ class SetCall:
         for group in [[s] for s in values] if singly else [list(values)]:
             self._control.pacer.wait([s.address.name for s in group], self._deadline)
             waiting = [s.address for s in group if matches(s.address.name, self._settings.wait)]
+            for setpoint in group:
+                # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
+                setpoint.attempts += 1
+                setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "interrupted while it was being sent"
             answers.update(
                 self._backend.put_many(
                     {s.address: values[s] for s in group}, self._deadline.child(self._settings.timeout), waiting
                 )
             )
-        for setpoint in values:
-            setpoint.attempts += 1
         return answers
 
     def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:

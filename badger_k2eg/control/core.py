@@ -13,7 +13,7 @@ from typing import Any
 from .. import synchronized
 from ..backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
 from ..deadline import Deadline
-from ..errors import InvalidReading, PvError, PvInvalid, PvTimeout, ReadError, ReadTimeout
+from ..errors import CallCancelled, InvalidReading, PvError, PvInvalid, PvTimeout, ReadError, ReadTimeout
 from ..model import PvAddress, Reading, SetReport, plain
 from ..policy import not_a_reading
 from ..settings import Settings
@@ -75,12 +75,21 @@ class Control:
         paused = self.failures.begin()
         try:
             return call.run(paused)
-        except BaseException:
+        except BaseException as error:
             self.failures.failed()
+            if isinstance(error, CallCancelled):
+                error.report = call.report()
             raise
         finally:
             self.last_report = call.report()
             self.sink.set_finished(self.last_report)
+
+    def check(self, values: Mapping[str, Any], *, deadline: Deadline | None = None) -> None:
+        """Let the guard look at setpoints, and send nothing.
+
+        :raises SetpointBlocked: when one of them would be refused.
+        """
+        SetCall(self, values, {}, deadline or Deadline(), None).check()
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""

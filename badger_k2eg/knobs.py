@@ -1,0 +1,285 @@
+"""Knobs and conditions: declarations of what is turned and what must hold, and the ``Mover`` that turns.
+
+What facilities write by hand today: a setpoint with another PV as readback, done when a status clears, time to settle,
+approached from one side against hysteresis, bounds from the record. Knows no Badger; sets through Control alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from . import synchronized
+from .control import Control
+from .deadline import Deadline
+from .errors import ConditionNotMet, PvError, SetpointBlocked
+from .model import Limits, Reading, SetReport
+from .validation import AllOf, Reaches, Within, all_of, reaches, within
+
+D = TypeVar("D")
+
+#: Seconds between two looks at a condition.
+_LOOK = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One PV that is turned.
+
+    :ivar setpoint: the PV to set. ``{name}`` in any PV stands for a parameter of the environment.
+    :ivar readback: the PV that shows where the machine is; None where nothing does.
+    :ivar tolerance: of the readback around setpoint + offset, in its unit; needed with a readback.
+    :ivar hold: seconds that the readback must stay within the tolerance.
+    :ivar done: a status PV that must hold ``done_value`` again (a label or a number) before the move has ended.
+    :ivar timeout: seconds for the move; None takes the interface's.
+    :ivar settle: seconds to wait after the move, before anything is measured.
+    :ivar settle_per_unit: more seconds to wait, for each unit of the step.
+    :ivar approach: against hysteresis the setpoint is always reached from ``below`` or from ``above``: a move from the
+        other side first goes past it by ``overshoot`` (a fraction of the bounds' range).
+    :ivar bounds: low and high; None takes the record's drive limits.
+    """
+
+    setpoint: str
+    readback: str | None = None
+    tolerance: float | None = None
+    offset: float = 0.0
+    hold: float = 0.0
+    done: str | None = None
+    done_value: Any = None
+    timeout: float | None = None
+    settle: float = 0.0
+    settle_per_unit: float = 0.0
+    approach: Literal["below", "above"] | None = None
+    overshoot: float = 0.05
+    bounds: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.readback is not None and self.tolerance is None:
+            raise ValueError(f"knob {self.setpoint}: readback {self.readback} needs a tolerance")
+        if self.readback is None and self.tolerance is not None:
+            raise ValueError(f"knob {self.setpoint}: a tolerance of what? say which readback")
+        if self.done is not None and self.done_value is None:
+            raise ValueError(f"knob {self.setpoint}: say which value of {self.done} means done (done_value)")
+        if self.approach not in (None, "below", "above"):
+            raise ValueError(f"knob {self.setpoint}: approach is from below or above, not {self.approach!r}")
+        for name in ("hold", "settle", "settle_per_unit", "overshoot"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"knob {self.setpoint}: {name} is a number >= 0, not {getattr(self, name)!r}")
+        if self.bounds is not None:
+            low, high = self.bounds
+            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+                raise ValueError(f"knob {self.setpoint}: bounds are a low and a higher number, not {self.bounds!r}")
+        self.validator()
+
+    def validator(self) -> AllOf | None:
+        """Make what a move waits for; None where there is nothing to wait for."""
+        parts: list[Within | Reaches] = []
+        if self.readback is not None and self.tolerance is not None:
+            parts.append(
+                within(
+                    self.readback, tolerance=self.tolerance, offset=self.offset, settle=self.hold, timeout=self.timeout
+                )
+            )
+        if self.done is not None:
+            parts.append(reaches(self.done, self.done_value, timeout=self.timeout))
+        return all_of(*parts) if parts else None
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What must hold on the machine, like a permit or a beam rate.
+
+    :ivar equals: the value wanted; for an enum its label or its index.
+    :ivar at_least: or the lowest number that will do.
+    :ivar at_most: or the highest.
+    :ivar timeout: seconds to wait for it; -1 for ever.
+    :ivar reason: in the operator's words, for the message.
+    """
+
+    pv: str
+    equals: Any = None
+    at_least: float | None = None
+    at_most: float | None = None
+    timeout: float = 60.0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        if self.equals is None and self.at_least is None and self.at_most is None:
+            raise ValueError(f"condition on {self.pv}: say equals=, at_least= or at_most=")
+        if self.timeout != -1 and not self.timeout > 0:
+            raise ValueError(f"condition on {self.pv}: the timeout is a number of seconds, or -1, not {self.timeout!r}")
+
+    def holds(self, reading: Reading) -> bool:
+        """Whether it holds."""
+        if self.equals is not None:
+            return reading.equals(self.equals)
+        return isinstance(reading.value, int | float) and reading.value in Limits(self.at_least, self.at_most)
+
+    def __str__(self) -> str:
+        wanted = [f"= {self.equals!r}"] if self.equals is not None else []
+        wanted += [f">= {self.at_least:g}"] if self.at_least is not None else []
+        wanted += [f"<= {self.at_most:g}"] if self.at_most is not None else []
+        text = f"{self.pv} {' and '.join(wanted)}"
+        return f"{self.reason} ({text})" if self.reason else text
+
+
+def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadline | None = None) -> None:
+    """Wait until all conditions hold at the same time.
+
+    :raises ConditionNotMet: (a TimeoutError) naming the first that does not in its time, its reason and the PV's value.
+    :raises CallCancelled: when the deadline is cancelled.
+    """
+    deadline = deadline or Deadline()
+    due = {condition: deadline.child(condition.timeout) for condition in conditions}
+    while due:
+        updates = control.updates([c.pv for c in conditions], deadline.child(control.settings.timeout))
+        unmet = [c for c in conditions if not _holds(c, updates[c.pv])]
+        if not unmet:
+            return
+        for condition in unmet:
+            if due[condition].expired:
+                deadline.check("waiting")
+                update = updates[condition.pv]
+                seen = update.message if isinstance(update, PvError) else f"it reads {_shown(update)}"
+                raise ConditionNotMet(f"waited {condition.timeout:g} s for {condition}: {seen}")
+        synchronized.sleep(_LOOK, deadline)
+
+
+def _holds(condition: Condition, update: Reading | PvError) -> bool:
+    return isinstance(update, Reading) and condition.holds(update)
+
+
+def _shown(reading: Reading) -> str:
+    return repr(reading.label if reading.label is not None else reading.plain)
+
+
+class Bounds:
+    """The bounds of knobs: their own, or the record's drive limits, read once and kept."""
+
+    def __init__(self, control: Control) -> None:
+        """Read nothing yet."""
+        self._control = control
+        self._limits: dict[str, Limits] = {}
+
+    def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
+        """Give the bounds by setpoint PV; those of a record that does not answer are missing.
+
+        The interface's own limits (option ``limits``) are within them.
+        """
+        knobs = list(knobs)
+        ask = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
+        if ask:
+            for pv, update in self._control.updates(ask, deadline).items():
+                if isinstance(update, Reading):
+                    self._limits[pv] = update.limits
+        found = {}
+        for knob in knobs:
+            limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
+            if limits is not None:
+                found[knob.setpoint] = limits.tightened(
+                    self._control.settings.limits_of(knob.setpoint.split("://")[-1])
+                )
+        return found
+
+
+class Mover:
+    """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
+
+    def __init__(self, control: Control) -> None:
+        """Stand on the control: its guard, its retries, its record."""
+        self._control = control
+        self.bounds = Bounds(control)
+
+    def move(
+        self, values: Mapping[str, float], knobs: Mapping[str, Knob], deadline: Deadline | None = None
+    ) -> SetReport:
+        """Turn knobs to values, all of them by one guard.
+
+        :param values: by the names of ``knobs``.
+        :returns: what became of each setpoint PV; when it returns, the machine has settled.
+        :raises SetError: as ``Control.set``.
+        """
+        deadline = deadline or Deadline()
+        turned = {name: knobs[name] for name in values}
+        targets = {turned[name].setpoint: value for name, value in values.items()}
+        validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
+        before = self._before(turned.values(), deadline)
+        first = self._approach(targets, turned.values(), before)
+        if first and not self._control.settings.read_only:
+            # The guard looks at the whole move before its first half is made.
+            self._control.check(targets)
+            self._control.set(first, {pv: v for pv, v in validators.items() if pv in first}, deadline=deadline)
+        report = self._control.set(targets, validators, deadline=deadline)
+        if not self._control.settings.read_only:
+            synchronized.sleep(self._settling(targets, turned.values(), before), deadline)
+        return report
+
+    def _before(self, knobs: Iterable[Knob], deadline: Deadline) -> dict[str, float]:
+        """Read where those are whose way matters."""
+        ask = [k.setpoint for k in knobs if k.approach is not None or k.settle_per_unit > 0.0]
+        updates = self._control.updates(ask, deadline.child(self._control.settings.timeout)) if ask else {}
+        return {
+            pv: float(u.value)
+            for pv, u in updates.items()
+            if isinstance(u, Reading) and isinstance(u.value, int | float)
+        }
+
+    def _approach(
+        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Find the points beyond, for those that would come from the wrong side."""
+        limits = self.bounds.find([k for k in knobs if k.approach is not None])
+        beyond: dict[str, float] = {}
+        for knob in knobs:
+            pv = knob.setpoint
+            if knob.approach is None or pv not in before:
+                continue
+            sign = -1.0 if knob.approach == "below" else 1.0
+            # Coming up to a setpoint from below needs no detour, and coming down from above neither.
+            if (before[pv] - targets[pv]) * sign >= 0.0:
+                continue
+            low, high = limits[pv].low, limits[pv].high
+            if low is None or high is None:
+                raise SetpointBlocked(f"{pv}: no bounds to take the overshoot from; its record has no drive limits")
+            beyond[pv] = min(max(targets[pv] + sign * knob.overshoot * (high - low), low), high)
+        return beyond
+
+    def _settling(self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]) -> float:
+        return max(
+            (
+                knob.settle
+                + knob.settle_per_unit * abs(targets[knob.setpoint] - before.get(knob.setpoint, targets[knob.setpoint]))
+                for knob in knobs
+            ),
+            default=0.0,
+        )
+
+
+def filled(declaration: D, parameters: Mapping[str, Any]) -> D:
+    """Put parameters into every text of a declaration: ``{prefix}:QUAD`` becomes ``LINAC:QUAD``.
+
+    :param declaration: a Knob, a Condition, an observable, a text, or a dict or sequence of them.
+    :raises ValueError: for a name that is no parameter.
+    """
+    return _filled(declaration, parameters)  # type: ignore[no-any-return]
+
+
+def _filled(item: Any, parameters: Mapping[str, Any]) -> Any:
+    if isinstance(item, str):
+        try:
+            return item.format_map(parameters)
+        except (KeyError, IndexError, ValueError):
+            known = ", ".join(sorted(map(str, parameters)))
+            raise ValueError(f"{item!r} cannot be filled in; the parameters are {known}") from None
+    if isinstance(item, Mapping):
+        return {key: _filled(value, parameters) for key, value in item.items()}
+    if isinstance(item, list | tuple):
+        return type(item)(_filled(value, parameters) for value in item)
+    if hasattr(item, "filled"):
+        return item.filled(lambda part: _filled(part, parameters))
+    if is_dataclass(item) and not isinstance(item, type):
+        changed = {f.name: _filled(getattr(item, f.name), parameters) for f in fields(item) if f.init}
+        return replace(item, **changed)
+    return item

@@ -1,0 +1,162 @@
+"""Knobs, conditions and bounds as declarations, on a machine in memory."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.control import Control
+from badger_k2eg.errors import ConditionNotMet, SetpointBlocked, ValidationFailed
+from badger_k2eg.knobs import Bounds, Condition, Knob, Mover, filled, wait_for
+from badger_k2eg.model import Limits
+from badger_k2eg.sampling import Buffer, Expression, Observable
+from badger_k2eg.settings import Settings, load
+
+
+@pytest.fixture
+def machine(memory_context: MemoryBackend) -> MemoryBackend:
+    memory_context.add("Q:SET", 1.0, limits=(-10.0, 10.0))
+    memory_context.add("Q:READ", 1.0)
+    memory_context.add("Q:STATUS", 0, choices=("Ready", "Ramping"))
+    memory_context.add("FREE", 1.0)
+    memory_context.add("PERMIT", 0, choices=("TRIP", "OK"))
+    memory_context.add("CURRENT", 0.0)
+    memory_context.follow("Q:SET", "Q:READ", after=0.1)
+    return memory_context
+
+
+def control(machine: MemoryBackend, **options: Any) -> Control:
+    return Control(machine, load({"timeout": 0.4, **options}))
+
+
+def sent(machine: MemoryBackend, pv: str) -> list[Any]:
+    return [value for name, value in machine.puts if name == pv]
+
+
+def test_a_move_waits_for_the_readback(machine: MemoryBackend) -> None:
+    knobs = {"q": Knob("Q:SET", readback="Q:READ", tolerance=0.1)}
+    report = Mover(control(machine)).move({"q": 3.0}, knobs)
+    assert report["Q:SET"].arrived == 3.0
+
+
+def test_a_move_that_does_not_arrive_says_so(machine: MemoryBackend) -> None:
+    knobs = {"q": Knob("Q:SET", readback="FREE", tolerance=0.1)}
+    with pytest.raises(ValidationFailed, match="FREE wanted 3"):
+        Mover(control(machine)).move({"q": 3.0}, knobs)
+
+
+def test_a_move_is_done_when_the_status_clears(machine: MemoryBackend) -> None:
+    def ramp(value: float) -> None:
+        machine.post("Q:STATUS", 1)
+        machine.later(0.3, lambda: machine.post("Q:STATUS", 0))
+
+    machine.on_put("Q:SET", ramp)
+    knobs = {"q": Knob("Q:SET", readback="Q:READ", tolerance=0.1, done="Q:STATUS", done_value="Ready", timeout=2.0)}
+    began = time.monotonic()
+    Mover(control(machine)).move({"q": 3.0}, knobs)
+    assert time.monotonic() - began >= 0.3
+    assert machine.value("Q:STATUS") == 0
+
+
+def test_settling_is_fixed_and_by_the_size_of_the_step(machine: MemoryBackend) -> None:
+    mover = Mover(control(machine))
+    began = time.monotonic()
+    mover.move({"q": 3.0}, {"q": Knob("Q:SET", settle=0.1, settle_per_unit=0.1)})
+    assert 0.3 <= time.monotonic() - began < 2.0
+    began = time.monotonic()
+    mover.move({"q": 3.0}, {"q": Knob("Q:SET", settle_per_unit=10.0)})
+    assert time.monotonic() - began < 2.0
+
+
+@pytest.mark.parametrize(
+    ("approach", "target", "expected"),
+    [
+        ("below", 4.0, [4.0]),
+        ("below", -4.0, [-5.0, -4.0]),
+        ("above", 4.0, [5.0, 4.0]),
+        ("above", -4.0, [-4.0]),
+        ("below", -9.5, [-10.0, -9.5]),
+    ],
+)
+def test_a_setpoint_is_reached_from_one_side(
+    machine: MemoryBackend, approach: Any, target: float, expected: list[float]
+) -> None:
+    Mover(control(machine)).move({"q": target}, {"q": Knob("Q:SET", approach=approach, overshoot=0.05)})
+    assert sent(machine, "Q:SET") == expected
+
+
+def test_a_refused_move_does_not_even_begin(machine: MemoryBackend) -> None:
+    knobs = {"q": Knob("Q:SET", approach="below"), "free": Knob("FREE", bounds=(0.0, 2.0))}
+    with pytest.raises(SetpointBlocked, match="FREE"):
+        Mover(control(machine, limits={"FREE": (0.0, 2.0)})).move({"q": -4.0, "free": 3.0}, knobs)
+    assert machine.puts == []
+
+
+def test_read_only_moves_nothing_and_does_not_wait(machine: MemoryBackend) -> None:
+    knobs = {"q": Knob("Q:SET", approach="below", settle=30.0)}
+    began = time.monotonic()
+    Mover(control(machine, read_only=True)).move({"q": -4.0}, knobs)
+    assert machine.puts == []
+    assert time.monotonic() - began < 5.0
+
+
+def test_bounds_are_the_records_or_ones_own(machine: MemoryBackend) -> None:
+    own = Bounds(control(machine, limits={"Q:*": (-3.0, 20.0)}))
+    knobs = [Knob("Q:SET"), Knob("FREE", bounds=(0.0, 2.0)), Knob("GONE")]
+    assert own.find(knobs) == {"Q:SET": Limits(-3.0, 10.0), "FREE": Limits(0.0, 2.0)}
+    # Read once: a look at the bounds is part of every step.
+    machine.fault("Q:SET", "missing")
+    began = time.monotonic()
+    assert own.find(knobs[:2])["Q:SET"] == Limits(-3.0, 10.0)
+    assert time.monotonic() - began < 0.3
+
+
+def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:
+    machine.later(0.2, lambda: machine.post("PERMIT", 1))
+    machine.later(0.3, lambda: machine.post("CURRENT", 5.0))
+    wait_for(
+        Control(machine, Settings()),
+        [Condition("PERMIT", equals="OK", timeout=5.0), Condition("CURRENT", at_least=1.0, at_most=9.0, timeout=5.0)],
+    )
+    assert machine.value("CURRENT") == 5.0
+
+
+def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
+    condition = Condition("PERMIT", equals="OK", timeout=0.3, reason="beam permit")
+    with pytest.raises(ConditionNotMet, match=r"waited 0.3 s for beam permit \(PERMIT = 'OK'\): it reads 'TRIP'"):
+        wait_for(Control(machine, Settings()), [condition])
+    with pytest.raises(TimeoutError, match="nobody serves it"):
+        wait_for(control(machine), [Condition("GONE", equals=1, timeout=0.1)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda: Knob("Q", readback="R"), "needs a tolerance"),
+        (lambda: Knob("Q", tolerance=1.0), "which readback"),
+        (lambda: Knob("Q", readback="R", tolerance=-1.0), "tolerance"),
+        (lambda: Knob("Q", bounds=(2.0, 1.0)), "bounds are a low and a higher number"),
+        (lambda: Knob("Q", approach="left"), "from below or above"),
+        (lambda: Knob("Q", done="S"), "done_value"),
+        (lambda: Knob("Q", settle=-1.0), "settle"),
+        (lambda: Condition("P"), "say equals="),
+        (lambda: Condition("P", equals=1, timeout=0.0), "timeout"),
+    ],
+)
+def test_a_wrong_declaration_says_so(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        wrong()
+
+
+def test_parameters_are_filled_in_everywhere() -> None:
+    names = {"p": "LINAC"}
+    knob = filled(Knob("{p}:SET", readback="{p}:READ", tolerance=1.0), names)
+    assert (knob.setpoint, knob.readback) == ("LINAC:SET", "LINAC:READ")
+    expression = filled(Expression("a + b", a="{p}:A", b=Buffer("{p}:B", points=2, rate="{p}:RATE")), names)
+    assert expression.parts == {"a": Observable("LINAC:A"), "b": Buffer("LINAC:B", points=2, rate="LINAC:RATE")}
+    assert filled([Condition("{p}:OK", equals=1)], names) == [Condition("LINAC:OK", equals=1)]
+    with pytest.raises(ValueError, match="the parameters are p"):
+        filled(Knob("{q}:SET"), names)

@@ -299,6 +299,7 @@ class Watch:
         self._reason: str | None = "no value of it has arrived"
         self._inside_since: float | None = None
         self._armed_at = 0.0
+        self._heard_at = 0.0
 
     def arm(self, parent: Deadline | None = None) -> None:
         """Start the clock: the put is done."""
@@ -309,6 +310,7 @@ class Watch:
     def update(self, update: Update) -> None:
         """Take an update of the readback, or the news that it is gone."""
         with self._lock:
+            self._heard_at = time.monotonic()
             if isinstance(update, PvError):
                 self._reason = update.message
             else:
@@ -331,6 +333,11 @@ class Watch:
     def known(self) -> bool:
         """Whether anything has been heard of the readback."""
         return self._value is not None
+
+    @property
+    def heard(self) -> bool:
+        """Whether it has said anything since the put."""
+        return self._heard_at > self._armed_at
 
     @property
     def value(self) -> Any:

@@ -59,7 +59,7 @@ class Arrival:
                     self._unusable[setpoint] = str(error)
                 else:
                     setpoint.watches.append(watch)
-                    self._subscriptions.append(self._control.backend.monitor(address, watch.update))
+                    self._subscriptions.append(self._control.feeds.attach(address, watch.update))
 
     def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
         """Wait for a first value of every readback; name those that there is none of."""
@@ -101,6 +101,7 @@ class Arrival:
             while due or running:
                 self._deadline.check("validation")
                 now = time.monotonic()
+                self._confirm([s for s, at in due.items() if at <= now])
                 for setpoint in [s for s, at in due.items() if at <= now]:
                     if self._decided(setpoint):
                         del due[setpoint]
@@ -117,6 +118,16 @@ class Arrival:
                     due[news] = 0.0
                 elif news in running and news.ended:
                     running.discard(news)
+
+    def _confirm(self, setpoints: Iterable[Setpoint]) -> None:
+        """Read what seems to have arrived, but has said nothing since the put: its server may be gone or frozen."""
+        silent = [w for s in setpoints for w in s.watches if w.settled() and not w.heard]
+        if silent:
+            addresses = {watch: PvAddress.parse(watch.validator.pv) for watch in silent}
+            patience = self._deadline.child(self._control.settings.timeout)
+            updates = self._control.backend.get_many(list(dict.fromkeys(addresses.values())), patience)
+            for watch, address in addresses.items():
+                watch.update(updates[address])
 
     def _decided(self, setpoint: Setpoint) -> bool:
         setpoint.arrived = setpoint.watches[0].value
@@ -165,6 +176,7 @@ class Arrival:
         for subscription in self._subscriptions:
             subscription.close()
         self._subscriptions.clear()
+        self._control.feeds.prune()
 
 
 class _wakes:  # noqa: N801 - reads as a verb where it is used

@@ -110,8 +110,14 @@ class SetCall:
         self._validators = validators
         self._setpoints: list[Setpoint] = []
         # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
-        asked_before = last is not None and not last.ok and {r.pv: r.asked for r in last.results}
-        self._repeats = last if asked_before == {key: plain(value) for key, value in self._values.items()} else None
+        self._repeats = last if last is not None and not last.ok and self._asked(last) else None
+
+    def _asked(self, last: SetReport) -> bool:
+        """Whether the call before asked for the same."""
+        try:
+            return {r.pv: r.asked for r in last.results} == {key: plain(value) for key, value in self._values.items()}
+        except ValueError:  # arrays in a list do not compare
+            return False
 
     def report(self) -> SetReport:
         """Tell what has become of every setpoint, in the caller's order."""
@@ -162,9 +168,9 @@ class SetCall:
                 address, reason = PvAddress(str(key), ""), error.message
             setpoint = Setpoint(key, plain(value), address, value=value)
             self._setpoints.append(setpoint)
-            if reason is None and address.name in seen:
-                reason = f"the same PV as {seen[address.name].key}, with two values in one call"
-            seen.setdefault(address.name, setpoint)
+            if reason is None and address.own_name in seen:
+                reason = f"the same PV as {seen[address.own_name].key}, with two values in one call"
+            seen.setdefault(address.own_name, setpoint)
             try:
                 if (validator := self._validators.get(key)) is not None:
                     setpoint.validator = adapt(validator)
@@ -241,6 +247,8 @@ class SetCall:
         arrival.arm(applied)
         self._look([s for s in applied if s.validator is None])
         arrival.wait([s for s in applied if s.ok and s.validator is not None])
+        # A validator may look elsewhere, and does not vouch for what the setpoint itself holds.
+        self._look([s for s in applied if s.ok and s.validator is not None])
         for setpoint in group:
             setpoint.ended = time.monotonic()
 

@@ -51,7 +51,8 @@ def _doubt(value: Any, reading: Reading) -> bool:
 
 
 def _long(text: object) -> bool:
-    return isinstance(text, str) and len(text.encode()) > RECORD_STRING
+    # What cannot be encoded is refused later, by the guard.
+    return isinstance(text, str) and len(text.encode(errors="replace")) > RECORD_STRING
 
 
 def _record_of(address: PvAddress) -> str | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..deadline import Deadline
 from ..errors import PvError
-from ..model import PvAddress, Reading
+from ..model import Reading
 
 if TYPE_CHECKING:
     from ..backend import Subscription, Update
@@ -140,4 +140,4 @@ class ControlContext:
             elif notify_disconnect:
                 cb(update)
 
-        return self._control.backend.monitor(PvAddress.parse(name), deliver)
+        return self._control.monitor(name, deliver)

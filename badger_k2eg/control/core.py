@@ -20,6 +20,7 @@ from ..settings import Settings
 from .call import SetCall
 from .capacity import Capacities
 from .context import ControlContext
+from .feeds import Feeds
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -44,6 +45,7 @@ class Control:
         self.sink: Sink = sink or NullSink()
         self.gate: Gate = gate or NullGate()
         self.context = ControlContext(self)
+        self.feeds = Feeds(backend)
         self.capacities = Capacities()
         self.pacer = Pacer(self.settings)
         self.failures = Failures(self.settings.max_failures)
@@ -157,7 +159,11 @@ class Control:
 
         :raises PvNameError: for a malformed name.
         """
-        return self.backend.monitor(PvAddress.parse(name), callback)
+        return self.feeds.attach(PvAddress.parse(name), callback)
+
+    def close(self) -> None:
+        """End every subscription; the backend is its owner's to close."""
+        self.feeds.close()
 
 
 class Pacer:

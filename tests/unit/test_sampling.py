@@ -179,6 +179,8 @@ def test_close_ends_every_subscription(sampler: Sampler, memory_context: MemoryB
     sampler.measure({"x": Observable("X", fresh=False)})
     assert memory_context._pvs["X"].watchers
     sampler.close()
+    # Kept for the next call of the same Control, and no longer than that.
+    sampler._control.close()
     assert not memory_context._pvs["X"].watchers
 
 

@@ -1,0 +1,134 @@
+"""Live subscriptions of one Control, shared by all who watch the same PV and kept for the next call.
+
+To subscribe to a hundred readbacks costs as much as to read them; an optimizer moves the same knobs again and again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from .. import fork
+from ..backend import Backend, Subscription, Update
+from ..model import PvAddress
+
+#: Seconds that a subscription nobody uses is kept, at least.
+_KEEP = 60.0
+
+
+class Feeds:
+    """Subscriptions by PV."""
+
+    def __init__(self, backend: Backend) -> None:
+        """Subscribe to nothing yet."""
+        self._backend = backend
+        self._begin()
+        fork.register(self)
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._feeds: dict[PvAddress, _Feed] = {}
+
+    def attach(self, address: PvAddress, callback: Callable[[Update], None]) -> Subscription:
+        """Call back with the last known state, at once, and with every update from now on, until closed."""
+        with self._lock:
+            feed = self._feeds.get(address)
+            if feed is None:
+                feed = self._feeds[address] = _Feed()
+                feed.subscription = self._backend.monitor(address, _forward(feed))
+        return _Listener(feed, callback)
+
+    def prune(self) -> None:
+        """Close what nobody has used for a while."""
+        before = time.monotonic() - _KEEP
+        with self._lock:
+            idle = [address for address, feed in self._feeds.items() if feed.idle_since < before]
+            closing = [self._feeds.pop(address) for address in idle]
+        for feed in closing:
+            feed.close()
+
+    def close(self) -> None:
+        """Close everything."""
+        with self._lock:
+            feeds, self._feeds = self._feeds, {}
+        for feed in feeds.values():
+            feed.close()
+
+    def before_fork(self) -> None:
+        """Let nothing be half changed in the copy."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew: the subscriptions are the parent's."""
+        self._begin()
+
+
+class _Feed:
+    """One subscription, its last update and its listeners."""
+
+    def __init__(self) -> None:
+        self.subscription: Subscription | None = None
+        self.listeners: list[_Listener] = []
+        self.idle_since = float("inf")
+        # Held while listeners are told, so that each hears the last state first, and everything in order.
+        self.lock = threading.RLock()
+        self._last: Update | None = None
+
+    def tell(self, update: Update) -> None:
+        with self.lock:
+            self._last = update
+            for listener in list(self.listeners):
+                listener.callback(update)
+
+    def add(self, listener: _Listener) -> None:
+        with self.lock:
+            self.listeners.append(listener)
+            self.idle_since = float("inf")
+            if self._last is not None:
+                listener.callback(self._last)
+
+    def remove(self, listener: _Listener) -> None:
+        with self.lock:
+            if listener in self.listeners:
+                self.listeners.remove(listener)
+            if not self.listeners:
+                self.idle_since = time.monotonic()
+
+    def close(self) -> None:
+        if self.subscription is not None:
+            self.subscription.close()
+
+
+class _Listener:
+    """One use of a feed."""
+
+    def __init__(self, feed: _Feed, callback: Callable[[Update], None]) -> None:
+        self.callback = callback
+        self._feed = feed
+        feed.add(self)
+
+    def close(self) -> None:
+        """End it. Idempotent; no callback begins after it returns."""
+        self._feed.remove(self)
+
+
+def _forward(feed: _Feed) -> Callable[[Update], None]:
+    """Tell the feed, for as long as its Control lives; then end the subscription."""
+    alive = weakref.ref(feed)
+    subscription: list[Subscription] = []
+
+    def tell(update: Update) -> None:
+        if (living := alive()) is not None:
+            if not subscription and living.subscription is not None:
+                subscription.append(living.subscription)
+            living.tell(update)
+        elif subscription:
+            subscription.pop().close()
+
+    return tell

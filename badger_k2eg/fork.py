@@ -83,3 +83,30 @@ def _after_in_child() -> None:
 
 
 os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+
+
+class Lock:
+    """A lock that is free in a forked child: no thread of the parent can be inside while the memory is copied."""
+
+    def __init__(self) -> None:
+        """Make it free."""
+        self._lock = threading.Lock()
+        register(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """Wait until nobody is inside."""
+        self._lock.acquire()
+
+    def after_fork_in_parent(self) -> None:
+        """Let them in again."""
+        self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """Begin with a free one."""
+        self._lock = threading.Lock()

@@ -57,6 +57,11 @@ class PvAddress:
             raise PvNameError(text, f"malformed name: {reason}")
         return cls(text, name, scheme)
 
+    @property
+    def own_name(self) -> str:
+        """The name without ``.VAL``: the value of a record is the same PV with and without it."""
+        return self.name.removesuffix(".VAL")
+
     def __str__(self) -> str:
         return self.text
 

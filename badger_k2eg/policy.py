@@ -46,15 +46,17 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
     :returns: the value in the PV's own type, as it will be sent.
     :raises Refusal: with the reason, without the PV's name.
     """
-    if not settings.allows(address.name):
+    if not settings.allows(address.own_name):
         raise Refusal("not in the list of PVs that may be set (option allow)")
     if before.writable is False:
         raise Refusal("write access to it is denied")
     converted = convert(value, before.type, before.choices)
+    if before.type.kind is Kind.TABLE and isinstance(before.value, Mapping):
+        converted = Fields({"value": _columns(converted["value"], before.value)})
     if before.type.kind in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN):
         _check_limits(converted, before.limits, "drive limits", before.units)
-        _check_limits(converted, settings.limits_of(address.name), "own limits (option limits)", before.units)
-    step = settings.step_of(address.name)
+        _check_limits(converted, settings.limits_of(address.own_name), "own limits (option limits)", before.units)
+    step = settings.step_of(address.own_name)
     if step is not None and not settings.ramp and (distance := _distance(before, converted)) > step * (1 + 1e-9):
         raise Refusal(f"a step of {distance:g} from {plain(before.value)!r} is larger than {step:g} (option max_step)")
     return converted
@@ -119,10 +121,15 @@ def convert(value: Any, to: PvType, choices: tuple[str, ...] = ()) -> Any:
         value = value.item()
     elif isinstance(value, np.generic):
         value = plain(value)
+    if isinstance(value, Fields):
+        if to.kind in (Kind.OTHER, Kind.UNKNOWN):
+            return value
+        # Nothing about a value changes by naming its field; of other fields of a PV (limits, time) nothing is known.
+        if set(value) != {"value"}:
+            raise Refusal(f"it is {_a(to)}: of its fields, value alone can be set")
+        return convert(value["value"], to, choices)
     if value is None:
         raise Refusal("there is no value to set (None)")
-    if isinstance(value, Fields):
-        return value
     if to.kind is Kind.UNKNOWN:
         return _unknown(value)
     if to.kind is Kind.TABLE:
@@ -150,7 +157,11 @@ def _scalar(value: Any, to: PvType) -> Any:
             raise Refusal(f"it is a string, and {value!r} is not a text")
         if "\0" in value:
             raise Refusal("a text with a NUL character would be cut there")
-        if to.max_length is not None and (length := len(value.encode())) > to.max_length:
+        try:
+            length = len(value.encode())
+        except UnicodeEncodeError as error:
+            raise Refusal(f"the text cannot be sent: {error}") from None
+        if to.max_length is not None and length > to.max_length:
             raise Refusal(f"the text is too long: {length} bytes, and it holds {to.max_length}")
         return value
     if not isinstance(value, int | float):
@@ -163,7 +174,10 @@ def _scalar(value: Any, to: PvType) -> Any:
         return bool(value)
     if to.kind is Kind.INT:
         return _integer(value, to)
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        raise Refusal(f"an integer of that size cannot be held exactly by {_a(to)}") from None
     if isinstance(value, int) and int(number) != value:
         raise Refusal(f"{value} cannot be held exactly by {_a(to)}")
     if to.bits == 32 and abs(number) > float(np.finfo(np.float32).max):
@@ -237,6 +251,28 @@ def _table(value: Any) -> Fields:
     return Fields({"value": dict(value)})
 
 
+def _columns(columns: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
+    """Bring columns into the types of those that the table has: numbers are arrays there, and texts lists."""
+    converted = {}
+    for name, column in columns.items():
+        if name not in present:
+            raise Refusal(f"it has no column {name!r}; its columns are {', '.join(map(repr, present))}")
+        has, to = present[name], None
+        if isinstance(has, np.ndarray) and has.dtype.kind in "biuf":
+            kind = {"b": Kind.BOOL, "f": Kind.FLOAT}.get(has.dtype.kind, Kind.INT)
+            to = PvType(kind, has.dtype.itemsize * 8, has.dtype.kind != "u", array=True)
+        elif len(has) and all(isinstance(text, str) for text in has):
+            to = PvType(Kind.STRING, array=True)
+        try:
+            converted[name] = column if to is None else _array(column, to)
+        except Refusal as refusal:
+            raise Refusal(f"column {name!r}: {refusal}") from None
+    lengths = {name: len(column) for name, column in {**present, **converted}.items()}
+    if len(set(lengths.values())) > 1:
+        raise Refusal(f"columns of different lengths: {lengths}")
+    return converted
+
+
 def _unknown(value: Any) -> Any:
     """Convert without a type to go by: only what no PV can take is refused."""
     numbers = np.asarray(value) if isinstance(value, int | float | list | tuple | np.ndarray) else None
@@ -292,9 +328,9 @@ def after_silence(
 
 def needs_readback(address: PvAddress, value: Any, before: Reading, settings: Settings) -> bool:
     """Whether an answer of "done" is worth a second look: nothing else would show a clipped or cut value."""
-    if matches(address.name, settings.relative) or before.type.kind in (Kind.OTHER, Kind.UNKNOWN):
+    if matches(address.own_name, settings.relative) or before.type.kind in (Kind.OTHER, Kind.UNKNOWN):
         return False
-    if matches(address.name, settings.wait):
+    if matches(address.own_name, settings.wait):
         return True  # with put completion, an IOC reports success for a put that the record's support refused
     guarded = bool(before.limits) and before.type.kind in (Kind.FLOAT, Kind.INT) and not before.type.array
     return not guarded and not (isinstance(value, Fields) and before.type.kind is not Kind.TABLE)

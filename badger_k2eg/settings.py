@@ -146,13 +146,13 @@ class Settings(BaseModel):
         """Return our own limits of a PV: the part that every matching line allows."""
         found = Limits()
         for pattern, limits in self.limits:
-            if fnmatchcase(name, pattern):
+            if _fits(name, pattern):
                 found = found.tightened(limits)
         return found
 
     def step_of(self, name: str) -> float | None:
         """Return the largest change of one put to a PV."""
-        return min((step for pattern, step in self.max_step if fnmatchcase(name, pattern)), default=None)
+        return min((step for pattern, step in self.max_step if _fits(name, pattern)), default=None)
 
     def allows(self, name: str) -> bool:
         """Whether every allow-list has the PV."""
@@ -161,7 +161,12 @@ class Settings(BaseModel):
 
 def matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether the PV's name fits one of the patterns (``*``, ``?``, ``[...]``; case counts)."""
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+    return any(_fits(name, pattern) for pattern in patterns)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    # X.VAL is the same PV as X: what is said of the one must not be got round by the other.
+    return fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(".VAL"), pattern.removesuffix(".VAL"))
 
 
 def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = None) -> Settings:

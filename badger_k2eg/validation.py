@@ -146,7 +146,7 @@ def _poll(parts: Iterable[Within | Reaches], set_pv: str, set_value: Any, contex
                 value = context.get(watch.validator.pv, timeout=timeout)
                 reading = getattr(value, "reading", None)
                 watch.update(reading if isinstance(reading, Reading) else Reading(getattr(value, "real", value)))
-            except TimeoutError as error:
+            except (TimeoutError, PvError) as error:  # no answer, or not with a reading: it may come yet
                 watch.update(PvError(watch.validator.pv, str(error) or "no answer"))
         if all(watch.settled() for watch in watches):
             return watches[0].value
@@ -240,6 +240,8 @@ def adapt(validator: object) -> AllOf | Validator:
         return adapt(_made(partial(Within, **words)))
     if not callable(validator):
         raise ValueError(f"a validator is a functools.partial or another callable, not {validator!r}")
+    if inspect.iscoroutinefunction(validator):
+        raise ValueError(f"the validator {name_of(validator)} is a coroutine: calling it would check nothing")
     call: Mapping[str, Any] = {"set_pv": "", "set_value": 0.0, "context": None, "timeout": 0.0}
     try:
         inspect.signature(validator).bind(**call)

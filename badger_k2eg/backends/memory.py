@@ -165,10 +165,10 @@ class MemoryBackend:
             if not deadline.wait(self._changed, lambda: all(map(self._serves, addresses)), what="reading"):
                 waited = f"no answer within {deadline.seconds:g} s: nobody serves it"
                 return {
-                    a: self._pvs[a.name].reading if self._serves(a) else PvNotConnected(a.text, waited)
+                    a: _own_copy(self._pvs[a.name].reading) if self._serves(a) else PvNotConnected(a.text, waited)
                     for a in addresses
                 }
-            return {a: self._pvs[a.name].reading for a in addresses}
+            return {a: _own_copy(self._pvs[a.name].reading) for a in addresses}
 
     def _serves(self, address: PvAddress) -> bool:
         pv = self._pvs.get(address.name)
@@ -191,9 +191,9 @@ class MemoryBackend:
 
     def _put(self, address: PvAddress, value: Any, deadline: Deadline) -> PutAnswer:
         waited = f"no answer within {deadline.seconds:g} s"
-        if deadline.cancelled or not self._serves(address):
+        if deadline.expired or not self._serves(address):
             return PutAnswer(Outcome.NOT_SENT, f"{waited}: nobody serves it")
-        name, pv = address.name, self._pvs[address.name]
+        name, pv, value = address.name, self._pvs[address.name], _own(value)
         self.puts.append((name, value))
         if pv.reading.writable is False or pv.fault is Fault.REFUSED:
             return PutAnswer(Outcome.REFUSED, "write access denied")
@@ -271,12 +271,25 @@ class _Subscription:
 
     def tell(self, update: Update) -> None:
         if not self._closed:
-            self._callback(update)
+            self._callback(_own_copy(update) if isinstance(update, Reading) else update)
 
     def close(self) -> None:
         """End it. Idempotent."""
         self._closed = True
         self._backend.drop(self)
+
+
+def _own_copy(reading: Reading) -> Reading:
+    return replace(reading, value=_own(reading.value)) if isinstance(reading.value, np.ndarray | dict) else reading
+
+
+def _own(value: Any) -> Any:
+    """Copy what its owner might change later."""
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, dict):
+        return type(value)({name: _own(item) for name, item in value.items()})
+    return list(value) if isinstance(value, list) else value
 
 
 def _type_of(value: Any) -> PvType:

@@ -9,6 +9,7 @@ Which thread does what::
     the caller's      starts operations, waits on its own queue, closes what has not answered
     p4p's (C++)       runs builders and handlers: they append to a queue, and take no lock that is held while waiting
     "pva monitors"    one for all subscriptions of a backend: reads their updates and calls the callbacks
+    "pva closer"      closes what has answered or is unsubscribed
     the forking one   ``before_fork``: closes operations, then subscriptions, then the context (design.md 4, Fork)
 """
 
@@ -30,6 +31,7 @@ from ..backend import Subscription, Update
 from ..deadline import Deadline
 from ..errors import CallCancelled, PvInvalid, PvNotConnected, PvRefused
 from ..model import Fields, Kind, Outcome, PutAnswer, PvAddress, PvType, Reading
+from .closing import Closer
 from .structures import pv_type, reading_from_tree
 
 logger = logging.getLogger(__name__)
@@ -136,6 +138,7 @@ class PvaBackend:
         self._subscriptions: set[PvaSubscription] = set()
         self._events: queue.SimpleQueue[PvaSubscription | None] = queue.SimpleQueue()
         self._dispatcher: threading.Thread | None = None
+        self._closer = Closer()
 
     # -- reading and writing ------------------------------------------------------------------------------------
 
@@ -165,7 +168,9 @@ class PvaBackend:
             context = self._open()
             for address, value in values.items():
                 operation = batch.pending[address] = _Operation(batch, address, value)
-                batch.start(context, operation)
+                # Of a call that is over nothing more is sent, not even for the instant until it is given up.
+                if not batch.deadline.expired:
+                    batch.start(context, operation)
         unsubscribe = batch.deadline.on_cancel(lambda: batch.answers.put(None))
         try:
             self._collect(batch, answers)
@@ -203,8 +208,9 @@ class PvaBackend:
             # One that was closed for a fork is started again; its Cancelled is not an answer.
             if isinstance(answer, Cancelled) or batch.pending.get(operation.address) is not operation:
                 continue
+            # In this order: a fork finds it among those that wait to be closed, or here.
+            self._closer.later(operation.let_go)
             del batch.pending[operation.address]
-            operation.close()
             answers[operation.address] = got
 
     def _try_new_channels(self, batch: _Batch) -> None:
@@ -272,7 +278,8 @@ class PvaBackend:
         return subscription
 
     def drop(self, subscription: PvaSubscription) -> None:
-        """Forget a subscription that was closed."""
+        """Unsubscribe soon, and forget a subscription that was closed."""
+        self._closer.later(subscription.pause)
         with self._lock:
             self._subscriptions.discard(subscription)
 
@@ -293,6 +300,7 @@ class PvaBackend:
             self._events.put(None)
             if dispatcher is not threading.current_thread():
                 dispatcher.join()
+        self._closer.close()
         if context is not None:
             context.close()
 
@@ -312,6 +320,7 @@ class PvaBackend:
                 operation.let_go()
         for subscription in list(self._subscriptions):
             subscription.pause()
+        self._closer.drain()
         if self._context is not None:
             self._context.close()
             self._context = None
@@ -325,7 +334,7 @@ class PvaBackend:
                 for batch in gets:
                     for operation in list(batch.pending.values()):
                         batch.start(context, operation)
-                for subscription in list(self._subscriptions):
+                for subscription in [s for s in self._subscriptions if not s.closed]:
                     subscription.open(context, self._events)
         finally:
             self._lock.release()
@@ -334,6 +343,7 @@ class PvaBackend:
         """Begin anew: the threads that waited here exist in the parent alone."""
         for subscription in self._subscriptions:
             subscription.forget()
+        self._closer.forget()
         self._forget()
 
 
@@ -366,7 +376,6 @@ class PvaSubscription:
         """End it; no callback begins afterwards, and one that runs (in another thread) has ended."""
         self.closed = True
         self._backend.drop(self)
-        self.pause()
         with self._calling:
             pass
 

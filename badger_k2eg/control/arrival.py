@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..backend import Subscription
 from ..deadline import Deadline
-from ..errors import PvNameError, ValidationFailed, ValidatorCrashed
+from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..model import PvAddress
 from ..policy import not_a_reading
 from ..validation import AllOf, Watch, name_of
@@ -144,29 +144,38 @@ class Arrival:
             setpoint.arrived = validate(
                 set_pv=setpoint.key,
                 set_value=setpoint.asked,
-                context=self._control.context,
+                context=self._control.context.under(self._deadline),
                 timeout=self._control.settings.timeout,
             )
         except (ValueError, TimeoutError) as error:
             self._failed(setpoint, error)
-        except Exception as error:  # a validator is not ours: whatever it raises is named with its PV
-            message = f"the validator {name_of(validate)} raised {type(error).__name__}: {error}"
-            self._failed(setpoint, error, message, ValidatorCrashed)
+        except (Exception, SystemExit) as error:  # a validator is not ours: whatever it raises is named with its PV
+            if isinstance(error, CallCancelled):
+                self._deadline.check("validation")
+            self._crashed(setpoint, error)
         finally:
             setpoint.ended = time.monotonic()
 
     def _call_aside(self, setpoint: Setpoint) -> None:
-        self._call(setpoint)
-        self._news.put(setpoint)
+        try:
+            self._call(setpoint)
+        except BaseException as error:  # noqa: BLE001 - nobody else would hear of it in this thread
+            self._crashed(setpoint, error)
+        finally:
+            self._news.put(setpoint)
+
+    def _crashed(self, setpoint: Setpoint, error: BaseException) -> None:
+        message = f"the validator {name_of(setpoint.validator)} raised {type(error).__name__}: {error}"
+        self._failed(setpoint, error, message, ValidatorCrashed)
 
     def _failed(
         self,
         setpoint: Setpoint,
-        error: Exception,
+        error: BaseException,
         message: str | None = None,
         kind: type[ValidationFailed] = ValidationFailed,
     ) -> None:
-        setpoint.message = f"applied, but not arrived: {message or error}"
+        setpoint.message = f"not arrived: {message or error}"
         failure = kind(f"{setpoint.key} = {setpoint.asked!r}: {setpoint.message}")
         failure.__cause__ = error
         setpoint.fail(failure)

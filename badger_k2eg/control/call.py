@@ -201,7 +201,7 @@ class SetCall:
                 if setpoint.address in limits:
                     before = replace(before, type=replace(before.type, max_length=limits[setpoint.address]))
                 setpoint.value = check_setpoint(setpoint.address, setpoint.value, before, self._settings)
-                step = self._settings.step_of(setpoint.address.name)
+                step = self._settings.step_of(setpoint.address.own_name)
                 setpoint.path = path_to(setpoint.value, before, step)
             except Refusal as refusal:
                 blocked[setpoint] = str(refusal)
@@ -279,8 +279,8 @@ class SetCall:
         singly = self._control.pacer.one_by_one and len(values) > 1
         answers: dict[PvAddress, PutAnswer] = {}
         for group in [[s] for s in values] if singly else [list(values)]:
-            self._control.pacer.wait([s.address.name for s in group], self._deadline)
-            waiting = [s.address for s in group if matches(s.address.name, self._settings.wait)]
+            self._control.pacer.wait([s.address.own_name for s in group], self._deadline)
+            waiting = [s.address for s in group if matches(s.address.own_name, self._settings.wait)]
             for setpoint in group:
                 # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
                 setpoint.attempts += 1
@@ -304,7 +304,7 @@ class SetCall:
 
     def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> None:
         """Read back what was sent and not answered, before anything is decided about it."""
-        ask = [s for s in silent if not matches(s.address.name, self._settings.relative)]
+        ask = [s for s in silent if not matches(s.address.own_name, self._settings.relative)]
         updates = self._backend.get_many([s.address for s in ask], self._patience()) if ask else {}
         for setpoint in ask:
             update = updates[setpoint.address]

@@ -43,6 +43,8 @@ class Capacities:
 
 def _doubt(value: Any, reading: Reading) -> bool:
     """Whether the value may be too long: a text beyond 39 bytes, an array longer than the present one."""
+    if reading.type.max_length is not None:
+        return False  # the way that the reading came by has told
     if reading.type.kind is Kind.STRING and not reading.type.array:
         return _long(value)
     if reading.type.array and hasattr(value, "__len__") and not isinstance(value, str):

@@ -25,11 +25,8 @@ class _Pool:
     """Backends by key, each with the number of its users."""
 
     def __init__(self) -> None:
-        self._forget()
-        fork.register(self)
-
-    def _forget(self) -> None:
-        self._lock = threading.Lock()
+        # The backends themselves begin anew in a forked child.
+        self._lock = fork.Lock()
         self._live: dict[Hashable, tuple[Backend, int]] = {}
 
     def lease(self, key: Hashable, make: Callable[[], Backend]) -> Backend:
@@ -52,16 +49,6 @@ class _Pool:
             closing = [self._live.pop(k)[0] for k, (_, users) in list(self._live.items()) if users <= 0]
         for backend in closing:
             backend.close()
-
-    def before_fork(self) -> None:
-        self._lock.acquire()
-
-    def after_fork_in_parent(self) -> None:
-        self._lock.release()
-
-    def after_fork_in_child(self) -> None:
-        # The backends themselves have begun anew; only the lock may be held by a thread that is gone.
-        self._lock = threading.Lock()
 
 
 _pool = _Pool()

@@ -71,9 +71,17 @@ def annotated(reading: Reading) -> Any:
 class ControlContext:
     """Reads, puts and monitors through a Control, for validators."""
 
-    def __init__(self, control: Control) -> None:
-        """Stand on the control: its guard, its retries, its record."""
+    def __init__(self, control: Control, deadline: Deadline | None = None) -> None:
+        """Stand on the control: its guard, its retries, its record.
+
+        :param deadline: of the call that this context serves: once it is over, nothing more is read or sent.
+        """
         self._control = control
+        self._deadline = deadline or Deadline()
+
+    def under(self, deadline: Deadline) -> ControlContext:
+        """Give the same context for the time of one call."""
+        return ControlContext(self._control, deadline)
 
     def get(
         self, name: str | Sequence[str], request: object = None, timeout: float | None = None, throw: bool = True
@@ -88,8 +96,11 @@ class ControlContext:
         """
         single = isinstance(name, str)
         names = [name] if isinstance(name, str) else list(name)
-        updates = self._control.updates(names, Deadline(self._control.settings.timeout if timeout is None else timeout))
-        values = [annotated(update) if isinstance(update, Reading) else update for update in updates.values()]
+        seconds = self._control.settings.timeout if timeout is None else timeout
+        updates = self._control.updates(names, self._deadline.child(seconds))
+        # By name: one that is asked for twice is answered twice.
+        answers = [updates[each] for each in names]
+        values = [annotated(answer) if isinstance(answer, Reading) else answer for answer in answers]
         if throw:
             for value in values:
                 if isinstance(value, PvError):
@@ -116,7 +127,7 @@ class ControlContext:
         answers: list[Exception | None] = []
         for one, value in zip(names, given, strict=True):
             try:
-                self._control.set({one: value})
+                self._control.set({one: value}, deadline=self._deadline)
                 answers.append(None)
             except Exception as error:
                 if throw:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .. import synchronized
+from .. import fork, synchronized
 from ..backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
 from ..deadline import Deadline
 from ..errors import CallCancelled, InvalidReading, PvError, PvInvalid, PvTimeout, ReadError, ReadTimeout
@@ -175,7 +174,7 @@ class Pacer:
         self._rate = settings.put_rate
         self._last: dict[str, float] = {}
         self._recent: deque[float] = deque()
-        self._lock = threading.Lock()
+        self._lock = fork.Lock()
 
     @property
     def one_by_one(self) -> bool:

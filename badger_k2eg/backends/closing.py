@@ -1,0 +1,104 @@
+"""Closing a client library's handles, in a thread of its own: nobody who has his answer waits for that.
+
+p4p closes a handle by two round trips to its worker thread, one handle after another: 0.08 ms each, which was more than
+half of what a get took [M]. Closing in the worker's own callbacks would cost nothing, but there pvxs warns of each.
+Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import queue
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+# So many may wait to be closed; beyond, whoever adds one closes one: a tight loop of reads must not run away.
+_MOST = 1000
+# A fork waits for the closing of one handle, but not for ever.
+_PATIENCE = 5.0
+
+_closers: weakref.WeakSet[Closer] = weakref.WeakSet()
+
+
+class Closer:
+    """Runs what closes a handle, soon. That must not take a lock that is held while waiting."""
+
+    def __init__(self) -> None:
+        """Start nothing yet."""
+        self._waiting: deque[Callable[[], None]] = deque()
+        # True: there may be one waiting; False: end the thread.
+        self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        # Guards the number of those that were taken and are not closed yet; held for an instant only.
+        self._idle = threading.Condition(threading.RLock())
+        self._running = 0
+        _closers.add(self)
+
+    def later(self, close: Callable[[], None]) -> None:
+        """Run it soon."""
+        self._waiting.append(close)
+        if len(self._waiting) > _MOST:
+            self._run_one()
+            return
+        self._wake.put(True)
+        if self._thread is None:
+            self._start()
+
+    def drain(self) -> None:
+        """Run all that wait; returns when none waits and none is running in another thread."""
+        while self._run_one():
+            pass
+        with self._idle:
+            self._idle.wait_for(lambda: not self._running, _PATIENCE)
+
+    def close(self) -> None:
+        """Run all that wait, and end the thread; it starts again when it is needed."""
+        self.drain()
+        with self._idle:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._wake.put(False)
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def forget(self) -> None:
+        """In a forked child: what waits belongs to the parent, and so does the thread that may hold a lock here."""
+        _closers.discard(self)
+
+    def _start(self) -> None:
+        with self._idle:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="pva closer", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while self._wake.get():
+            self._run_one()
+
+    def _run_one(self) -> bool:
+        with self._idle:
+            if not self._waiting:
+                return False
+            close = self._waiting.popleft()
+            self._running += 1
+        try:
+            close()
+        except Exception:  # one that cannot be closed must not keep the others open
+            logger.exception("closing a handle failed")
+        finally:
+            with self._idle:
+                self._running -= 1
+                self._idle.notify_all()
+        return True
+
+
+@atexit.register
+def _drain_all() -> None:
+    # A daemon thread that comes back from C++ while the interpreter ends would bring the process down.
+    for closer in list(_closers):
+        closer.drain()

@@ -1,0 +1,12 @@
+"""Badger's rooms: the only importers of badger and xopt. Owns what an import says without the extra ``badger``.
+
+Everything below these rooms runs without Badger, its window toolkit and torch.
+"""
+
+from ..errors import MissingExtra
+
+try:
+    # Cheap: this is Badger's top level alone, without Qt.
+    import badger  # noqa: F401
+except ImportError:
+    raise MissingExtra("Badger's side of badger-k2eg", "badger") from None

@@ -1,0 +1,314 @@
+"""``ControlInterface``: the base of our Badger interfaces. A plugin in ``interfaces/`` names its scheme, and no more.
+
+Owns what Badger asks of an interface: options as fields, reads and sets of plain values, recording, variable info,
+reset. Every read and set goes through ``Control``. Imports badger.interface, but no client library: `badger intf` stays
+fast and offline.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from badger.errors import BadgerInterfaceChannelError
+from badger.interface import Interface as BadgerInterface
+from badger.interface import InterfaceInfo
+from pydantic import Field, PrivateAttr
+
+from ..backend import Backend
+from ..control import Control, connect
+from ..deadline import Deadline
+from ..errors import ReadError, ReadTimeout, SettingsError
+from ..model import Reading, SetReport
+from ..settings import Options, Settings, from_environment, load, parse
+from . import recording
+from .info import describe, describe_all
+
+logger = logging.getLogger("badger_k2eg")
+
+#: Seconds that the window may be held up for the info on a variable.
+_INFO_TIMEOUT = 3.0
+
+_warned: set[str] = set()
+
+
+class ChannelNotFound(ReadTimeout, BadgerInterfaceChannelError):
+    """A PV does not answer. Also Badger's own error for that, by which its window tells the user in plain words."""
+
+
+class _Live:
+    """What an interface uses and no copy of it may share: left out of every copy and pickle, but for the context.
+
+    A copy that forgot a context somebody gave (a mock, a simulated machine) would speak to the real one.
+    """
+
+    def __init__(self, context: Any = None) -> None:
+        self.context = context
+        self.report: SetReport | None = None
+
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Make a part at its first use; without a lock, which a fork might find held."""
+        parts = vars(self)
+        return parts[name] if name in parts else parts.setdefault(name, make())
+
+    def __copy__(self) -> _Live:
+        return _Live(self.context)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Live:
+        return _Live(self.context)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Live, (self.context,)
+
+
+def _option(name: str) -> Any:
+    """Show an option as a field: its effective default, and its one description."""
+    default = Settings.model_fields[name].default
+    # In force, a restriction is a list of what every source says; as an option it is there or it is not.
+    absent = name in ("allow", "limits", "max_step")
+    return Field(None if absent else default, description=Options.model_fields[name].description)
+
+
+class ControlInterface(BadgerInterface):
+    """PVs for Badger, through one ``Control``.
+
+    Options are fields, each of which may be given by keyword. One that is not given comes from the environment variable
+    ``BADGER_K2EG_<OPTION>``, the ini file, or its default, in this order; restrictions only tighten. Nothing happens
+    before the first get or set: a wrong environment variable is warned about here, and an error there.
+
+    :param context: in place of our own client: a backend of ours (a simulated one, say), or any object with ``get`` and
+        ``put`` as p4p's thread ``Context`` has them. It stays its owner's, who closes it.
+    :raises SettingsError: for an unknown option or a wrong value, in one line.
+    """
+
+    #: What a bare PV name means.
+    scheme: ClassVar[str]
+
+    read_only: bool = _option("read_only")
+    parallel: bool = _option("parallel")
+    timeout: float = _option("timeout")
+    put_attempts: int = _option("put_attempts")
+    retry_delay: float = _option("retry_delay")
+    on_read_error: str = _option("on_read_error")
+    reject_severity: str = _option("reject_severity")
+    wait: tuple[str, ...] = _option("wait")
+    relative: tuple[str, ...] = _option("relative")
+    ramp: bool = _option("ramp")
+    allow: tuple[str, ...] | None = _option("allow")
+    limits: dict[str, tuple[float | None, float | None]] | None = _option("limits")
+    max_step: dict[str, float] | None = _option("max_step")
+    put_interval: float = _option("put_interval")
+    put_rate: float | None = _option("put_rate")
+    max_failures: int | None = _option("max_failures")
+
+    _logs: list[dict[str, Any]] = PrivateAttr(default_factory=list)
+    _configured: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _live: _Live = PrivateAttr(default_factory=_Live)
+
+    def __init__(self, context: Any = None, **options: Any) -> None:
+        # Before pydantic sees them: its message is four lines long, and it would ignore an unknown name.
+        super().__init__(**_normalised(options))
+        self._live = _Live(context)
+        _warn_of_environment()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Take a changed option at once; None gives it back to the other sources."""
+        if name not in Options.model_fields:
+            super().__setattr__(name, value)
+            return
+        given = _normalised({name: value})
+        super().__setattr__(name, given.get(name, type(self).model_fields[name].get_default()))
+        if not given:
+            self.model_fields_set.discard(name)
+        self._rebuild()
+
+    def __copy__(self) -> ControlInterface:
+        """Copy the options; the copy has its own client, counters and record."""
+        copied: ControlInterface = super().__copy__()
+        copied._live = _Live(self._live.context)
+        copied._logs = list(self._logs)
+        copied._configured = dict(self._configured)
+        return copied
+
+    # -- what is in force -----------------------------------------------------------------------------------------
+
+    @property
+    def settings(self) -> Settings:
+        """The options in force, whatever they come from.
+
+        :raises SettingsError: for a wrong option in the environment or the ini file.
+        """
+        return self.control.settings
+
+    @property
+    def control(self) -> Control:
+        """The write path of this interface, made at its first use."""
+        control: Control = self._live.once("control", self._make_control)
+        return control
+
+    @property
+    def last_report(self) -> SetReport | None:
+        """What became of the last set, also when it raised; None before the first."""
+        control: Control | None = vars(self._live).get("control")
+        return self._live.report if control is None else control.last_report
+
+    def configure(
+        self, *, read_only: bool | None = None, parallel: bool | None = None, timeout: float | None = None
+    ) -> None:
+        """Take the options of the environment that uses this interface; None leaves one as it is configured.
+
+        They are stronger than the interface's own, but ``read_only=False`` lifts nothing.
+
+        :raises SettingsError: for a wrong value.
+        """
+        configured = _normalised({"read_only": read_only, "parallel": parallel, "timeout": timeout})
+        if configured != self._configured:
+            self._configured = configured
+            self._rebuild()
+
+    def _make_control(self) -> Control:
+        own = {name: getattr(self, name) for name in self.model_fields_set}
+        together = own | self._configured
+        if own.get("read_only"):
+            together["read_only"] = True
+        settings = load(together, defaults={"timeout": type(self).model_fields["timeout"].get_default()})
+        backend: Backend = self._live.once("backend", lambda: connect(self.scheme, self._live.context))
+        control = Control(backend, settings)
+        control.last_report = self._live.report
+        return control
+
+    def _rebuild(self) -> None:
+        """Let the next call find other options; client and last report stay."""
+        control: Control | None = vars(self._live).pop("control", None)
+        if control is not None:
+            self._live.report = control.last_report
+            control.close()
+
+    # -- reading and setting --------------------------------------------------------------------------------------
+
+    def get_values(self, channel_names: Sequence[str], timeout: float | None = None) -> dict[str, Any]:
+        """Read PVs.
+
+        :param timeout: seconds for this call; None takes the option's.
+        :returns: ``{name: value}`` of builtin Python types; arrays are lists, an enum is its index.
+        :raises ReadError: by the first PV that cannot be read (a TimeoutError where it does not answer); ``.partial``
+            has the values of the others. With ``on_read_error="nan"`` NaN stands in the place of a value instead.
+        """
+        names, deadline = _names(channel_names), _deadline(timeout)
+        try:
+            values = recording.get_values(self, names, deadline)
+        except ReadError as error:
+            raise _in_badgers_words(error) from None
+        # Badger's record holds that dict, and its environments write into what they get.
+        return {name: recording.recordable(value) for name, value in values.items()}
+
+    def get_value(self, channel_name: str, timeout: float | None = None) -> Any:
+        """Read one PV, as ``get_values`` does."""
+        return self.get_values([channel_name], timeout)[channel_name]
+
+    def get_readings(self, channel_names: Sequence[str], timeout: float | None = None) -> dict[str, Reading]:
+        """Read PVs with all that comes with their values: unit, timestamp, severity, limits.
+
+        :raises ReadError: as ``get_values``, whatever ``on_read_error`` is.
+        """
+        try:
+            return self.control.read(_names(channel_names), _deadline(timeout))
+        except ReadError as error:
+            raise _in_badgers_words(error) from None
+
+    def set_values(self, channel_inputs: Mapping[str, Any], configs: Mapping[str, Any] | None = None) -> SetReport:
+        """Set PVs, and wait until each has arrived where ``configs`` has a validator for it.
+
+        :param channel_inputs: ``{pv: value}``, set in this order unless ``parallel``.
+        :param configs: ``{set pv: functools.partial}``, called with ``set_pv=, set_value=, context=, timeout=``.
+        :returns: what became of each; Badger itself does not look at it.
+        :raises SetError: SetpointBlocked or ValidationFailed (ValueErrors), PutTimeout or PutUnknown (TimeoutErrors),
+            PutRefused (a PermissionError) and so on, by the first PV that did not end as asked; ``.report`` tells all.
+        """
+        for what, given in (("set_values", channel_inputs), ("configs=", configs or {})):
+            if not isinstance(given, Mapping):
+                raise TypeError(f"{what} takes a dict by PV, not {given!r}")
+        recorded = {str(name): recording.recordable(value) for name, value in channel_inputs.items()}
+        report: SetReport = recording.set_values(self, recorded, channel_inputs, configs or {})
+        return report
+
+    def set_value(self, channel_name: str, channel_value: Any, validation_function: Any = None) -> Any:
+        """Set one PV, as ``set_values`` does.
+
+        :param validation_function: its validator.
+        :returns: what the validator returned (the readback, for the shipped ones), or else the value set.
+        """
+        configs = {} if validation_function is None else {channel_name: validation_function}
+        result = self.set_values({channel_name: channel_value}, configs)[channel_name]
+        return result.asked if result.arrived is None else recording.recordable(result.arrived)
+
+    # -- Badger's other questions ---------------------------------------------------------------------------------
+
+    def get_info(self, channels: Sequence[str]) -> InterfaceInfo:
+        """Describe PVs for Badger's window: units, limits, alarm, connected, value; all of them texts.
+
+        Ends within three seconds, and raises nothing about a PV or an option: the window could not bear it.
+
+        :returns: ``vars`` by name of the PV, as Badger's window looks them up.
+        """
+        about = {"name": self.name}
+        try:
+            settings = self.settings
+            about["read_only"] = "yes" if settings.read_only else "no"
+            seconds = min(settings.timeout, _INFO_TIMEOUT) if settings.timeout > 0.0 else _INFO_TIMEOUT
+            variables = describe_all(self.control.updates(list(channels), Deadline(seconds)))
+        except SettingsError as error:
+            variables = {name: describe(error) for name in channels}
+        return {"interface": about, "vars": variables}
+
+    def reset_interface(self) -> None:
+        """Begin anew: options are read again, failures forgotten, the client is given back and leased at the next call.
+
+        Badger calls it in the process that is about to run a routine.
+        """
+        parts = vars(self._live)
+        control: Control | None = parts.pop("control", None)
+        backend: Backend | None = parts.pop("backend", None)
+        self._live.report = None
+        if control is not None:
+            control.close()
+        if backend is not None and self._live.context is None:
+            backend.close()
+
+
+def _normalised(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options, and bring them into the simple types that the fields have; None says nothing."""
+    given = {name: value for name, value in options.items() if value is not None or name not in Options.model_fields}
+    parsed = parse(given, lambda name: f"option {name}")
+    values = {name: getattr(parsed, name) for name in given}
+    if "limits" in values:
+        values["limits"] = {pattern: (limits.low, limits.high) for pattern, limits in values["limits"].items()}
+    return values
+
+
+def _warn_of_environment() -> None:
+    """Say once what is wrong with the environment variables: while listing it must not be an error."""
+    try:
+        from_environment()
+    except SettingsError as error:
+        if (text := str(error)) not in _warned:
+            _warned.add(text)
+            logger.warning("%s", text)
+
+
+def _names(channel_names: Sequence[str]) -> list[str]:
+    if isinstance(channel_names, str):
+        raise TypeError(f"a list of PVs is expected, not the text {channel_names!r}; for one PV there is get_value")
+    return list(channel_names)
+
+
+def _deadline(timeout: float | None) -> Deadline | None:
+    return None if timeout is None else Deadline(timeout)
+
+
+def _in_badgers_words(error: ReadError) -> ReadError:
+    """Make an error that Badger's window knows, where there is one for it."""
+    if not isinstance(error, ReadTimeout):
+        return error
+    return ChannelNotFound(str(error), error.partial, error.errors).with_traceback(error.__traceback__)

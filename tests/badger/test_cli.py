@@ -1,0 +1,123 @@
+"""The command: the demo as a user sees it, and how mistakes end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from badger_k2eg import __version__
+from badger_k2eg.plugin_root import plugin_root
+
+
+def command(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    # Variables of the test session would lead the demo's client astray; it must not need them either.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EPICS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "badger_k2eg.cli", *words],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**kept, **environment},
+        stdin=subprocess.DEVNULL,
+        timeout=58,
+    )
+
+
+@pytest.mark.slow
+def test_the_demo_tunes_a_real_ioc_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    # A site's own addresses must not be asked.
+    began = time.monotonic()
+    done = command("demo", folder=tmp_path, EPICS_PVA_NAME_SERVERS="127.0.0.1:1", EPICS_PVA_ADDR_LIST="127.0.0.1:1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert time.monotonic() - began < 60
+    evaluations = re.findall(r"^ ?(\d+)/20  COR:1:SP \S+  COR:2:SP \S+  BEAM:SIZE (\S+)", done.stdout, re.MULTILINE)
+    assert [int(number) for number, _ in evaluations] == list(range(1, 21))
+    (times,) = re.findall(r"is ([\d.]+) times smaller than before", done.stdout)
+    assert float(times) > 3
+    before, after = re.findall(r"BEAM:SIZE │ *\+([\d.]+) │ *\+([\d.]+)", done.stdout)[0]
+    assert float(before) == pytest.approx(float(evaluations[0][1]), rel=0.05)
+    assert float(after) == pytest.approx(min(float(size) for _, size in evaluations), rel=0.05)
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["demo-output/demo.png"]
+    assert (tmp_path / "demo-output" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    prefix = re.findall(r"an IOC serves (\w+):", done.stdout)[0]
+    assert not [process for process in psutil.process_iter(["cmdline"]) if prefix in (process.info["cmdline"] or [])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_demo_that_is_ended_takes_its_ioc_along(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    psutil = pytest.importorskip("psutil")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "badger_k2eg.cli", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert "an IOC serves" in process.stdout.readline()
+            (ioc,) = psutil.Process(process.pid).children()
+            process.send_signal(number)
+            _, error = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == code
+    assert "Traceback" not in error
+    assert psutil.wait_procs([ioc], timeout=5)[1] == []
+    if number == signal.SIGINT:
+        assert error.strip() == "badger-k2eg: interrupted"
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("demo", "--interface", "pigeon"), "badger-k2eg demo: there is no interface 'pigeon'; choices: epics_pva"),
+        (("demo", "--elephants"), "badger-k2eg demo: No such option"),
+        (("dmeo",), "badger-k2eg: No such command 'dmeo'."),
+        (("plugin-root", "x"), "badger-k2eg plugin-root: Got unexpected extra argument"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = command(*words, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_variable_ends_the_demo_before_it_moves_anything(tmp_path: Path) -> None:
+    done = command("demo", folder=tmp_path, BADGER_K2EG_REDONLY="yes")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("badger-k2eg: environment variable BADGER_K2EG_REDONLY")
+    assert "Traceback" not in done.stderr
+    assert "20/20" not in done.stdout
+
+
+def test_an_ioc_that_does_not_start_is_an_error_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "softioc").mkdir()
+    (tmp_path / "softioc" / "__init__.py").write_text("raise RuntimeError('no IOC today')\n")
+    done = command("demo", folder=tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "badger-k2eg: the demo's IOC ended at once; the last it said: RuntimeError: no IOC today"
+    )
+
+
+def test_help_version_and_plugin_root_are_quick(tmp_path: Path) -> None:
+    began = time.monotonic()
+    assert command("--version", folder=tmp_path).stdout.strip() == f"badger-k2eg, version {__version__}"
+    assert "demo" in command("--help", folder=tmp_path).stdout
+    assert command("plugin-root", folder=tmp_path).stdout.strip() == str(plugin_root())
+    assert time.monotonic() - began < 6

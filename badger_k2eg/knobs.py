@@ -7,7 +7,8 @@ approached from one side against hysteresis, bounds from the record. Knows no Ba
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -15,13 +16,16 @@ from . import synchronized
 from .control import Control
 from .deadline import Deadline
 from .errors import ConditionNotMet, PvError, SetpointBlocked
-from .model import Limits, Reading, SetReport
+from .model import Limits, PvAddress, Reading, SetReport
 from .validation import AllOf, Reaches, Within, all_of, reaches, within
 
 D = TypeVar("D")
+Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
 #: Seconds between two looks at a condition.
 _LOOK = 0.2
+#: Seconds before a PV that did not answer is asked for its limits again.
+_ASK_AGAIN = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +166,8 @@ class Bounds:
         """Read nothing yet."""
         self._control = control
         self._limits: dict[str, Limits] = {}
+        #: When those were asked that did not answer; a look at the bounds is part of every step and every click.
+        self._silent: dict[str, float] = {}
 
     def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
         """Give the bounds by setpoint PV; those of a record that does not answer are missing.
@@ -169,17 +175,24 @@ class Bounds:
         The interface's own limits (option ``limits``) are within them.
         """
         knobs = list(knobs)
-        ask = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
+        again = time.monotonic() - _ASK_AGAIN
+        pvs = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
+        ask = [pv for pv in pvs if self._silent.get(pv, again) <= again]
         if ask:
-            for pv, update in self._control.updates(ask, deadline).items():
+            addresses = [PvAddress.parse(pv) for pv in ask]
+            # Not by way of the policy on alarms: a record that was never processed has limits all the same.
+            updates = self._control.backend.get_many(addresses, deadline or Deadline(self._control.settings.timeout))
+            for address, update in updates.items():
                 if isinstance(update, Reading):
-                    self._limits[pv] = update.limits
+                    self._limits[address.text] = update.limits
+                else:
+                    self._silent[address.text] = time.monotonic()
         found = {}
         for knob in knobs:
             limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
             if limits is not None:
                 found[knob.setpoint] = limits.tightened(
-                    self._control.settings.limits_of(knob.setpoint.split("://")[-1])
+                    self._control.settings.limits_of(PvAddress.parse(knob.setpoint).own_name)
                 )
         return found
 
@@ -187,9 +200,15 @@ class Bounds:
 class Mover:
     """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
 
-    def __init__(self, control: Control) -> None:
-        """Stand on the control: its guard, its retries, its record."""
+    def __init__(self, control: Control, write: Write | None = None) -> None:
+        """Stand on the control: its guard, its retries, its record.
+
+        :param write: in place of ``Control.set``, for somebody who wants to know of every set; must end there.
+        """
         self._control = control
+        self._write: Write = write or (
+            lambda values, validators, deadline: control.set(values, validators, deadline=deadline)
+        )
         self.bounds = Bounds(control)
 
     def move(
@@ -210,8 +229,8 @@ class Mover:
         if first and not self._control.settings.read_only:
             # The guard looks at the whole move before its first half is made.
             self._control.check(targets)
-            self._control.set(first, {pv: v for pv, v in validators.items() if pv in first}, deadline=deadline)
-        report = self._control.set(targets, validators, deadline=deadline)
+            self._write(first, {pv: v for pv, v in validators.items() if pv in first}, deadline)
+        report = self._write(targets, validators, deadline)
         if not self._control.settings.read_only:
             synchronized.sleep(self._settling(targets, turned.values(), before), deadline)
         return report

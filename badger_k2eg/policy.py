@@ -55,7 +55,7 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
         converted = Fields({"value": _columns(converted["value"], before.value)})
     if before.type.kind in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN):
         _check_limits(converted, before.limits, "drive limits", before.units)
-        _check_limits(converted, settings.limits_of(address.own_name), "own limits (option limits)", before.units)
+    _check_limits(converted, settings.limits_of(address.own_name), "own limits (option limits)", before.units)
     step = settings.step_of(address.own_name)
     if step is not None and not settings.ramp and (distance := _distance(before, converted)) > step * (1 + 1e-9):
         raise Refusal(f"a step of {distance:g} from {plain(before.value)!r} is larger than {step:g} (option max_step)")

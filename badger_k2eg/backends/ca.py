@@ -955,8 +955,10 @@ class CaBackend:
         with self._lock:
             self._batches.add(batch)
             batch.pending = {a: Operation(batch, a, value, a in wait) for a, value in values.items()}
-            client = self._open()
-            client.call(functools.partial(client.want, list(batch.pending.values())))
+            # Of a call that is over nothing more is sent, not even for the instant until it is given up.
+            if not batch.deadline.expired:
+                client = self._open()
+                client.call(functools.partial(client.want, list(batch.pending.values())))
         unsubscribe = batch.deadline.on_cancel(lambda: batch.answers.put(None))
         try:
             while batch.pending and (left := batch.deadline.remaining()) > 0.0:

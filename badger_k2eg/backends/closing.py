@@ -7,11 +7,9 @@ Imports nothing of ours.
 
 from __future__ import annotations
 
-import atexit
 import logging
 import queue
 import threading
-import weakref
 from collections import deque
 from collections.abc import Callable
 
@@ -21,8 +19,6 @@ logger = logging.getLogger(__name__)
 _MOST = 1000
 # A fork waits for the closing of one handle, but not for ever.
 _PATIENCE = 5.0
-
-_closers: weakref.WeakSet[Closer] = weakref.WeakSet()
 
 
 class Closer:
@@ -37,7 +33,6 @@ class Closer:
         # Guards the number of those that were taken and are not closed yet; held for an instant only.
         self._idle = threading.Condition(threading.RLock())
         self._running = 0
-        _closers.add(self)
 
     def later(self, close: Callable[[], None]) -> None:
         """Run it soon."""
@@ -66,10 +61,6 @@ class Closer:
             if thread is not threading.current_thread():
                 thread.join()
 
-    def forget(self) -> None:
-        """In a forked child: what waits belongs to the parent, and so does the thread that may hold a lock here."""
-        _closers.discard(self)
-
     def _start(self) -> None:
         with self._idle:
             if self._thread is None:
@@ -95,10 +86,3 @@ class Closer:
                 self._running -= 1
                 self._idle.notify_all()
         return True
-
-
-@atexit.register
-def _drain_all() -> None:
-    # A daemon thread that comes back from C++ while the interpreter ends would bring the process down.
-    for closer in list(_closers):
-        closer.drain()

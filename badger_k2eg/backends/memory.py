@@ -102,7 +102,7 @@ class MemoryBackend:
             pv.reading = replace(
                 pv.reading, value=value, timestamp_ns=time.time_ns(), received=time.monotonic(), **about
             )
-            for watcher in list(pv.watchers):
+            for watcher in list(pv.watchers) if pv.fault is not Fault.MISSING else ():
                 watcher.tell(pv.reading)
 
     def value(self, name: str) -> Any:
@@ -133,6 +133,11 @@ class MemoryBackend:
     def follow(self, setpoint: str, readback: str, *, after: float = 0.0, offset: float = 0.0) -> None:
         """Let a readback go to setpoint + offset, ``after`` seconds after each put."""
         self.on_put(setpoint, lambda value: self.later(after, lambda: self.post(readback, value + offset)))
+
+    def beat(self, name: str, every: float = 0.05) -> None:
+        """Post a PV's value again and again, as a diagnostic does at the beam's rate; until closed."""
+        self.post(name, self._pvs[name].reading.value)
+        self.later(every, lambda: self.beat(name, every))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
         """Do something to the machine after a while; at once for 0."""

@@ -15,10 +15,12 @@ Which thread does what::
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -44,8 +46,8 @@ _P4P_CONTEXT = Context
 _FIRST_PATIENCE = 0.3
 # Stands for "no answer"; None is p4p's answer to a put that was done.
 _NO_ANSWER = object()
-# A fork waits for puts in flight, but not for ever.
-_FORK_PATIENCE = 10.0
+# A fork waits for puts in flight, and a close for a callback that runs, but not for ever.
+_PATIENCE = 10.0
 _BLOCK = "field()record[block=true]"
 
 
@@ -129,6 +131,7 @@ class PvaBackend:
         """Open nothing yet."""
         self._forget()
         fork.register(self)
+        _backends.add(self)
 
     def _forget(self) -> None:
         # Held while operations are started and through a fork; never while waiting for an answer.
@@ -299,7 +302,7 @@ class PvaBackend:
         if dispatcher is not None:
             self._events.put(None)
             if dispatcher is not threading.current_thread():
-                dispatcher.join()
+                dispatcher.join(_PATIENCE)
         self._closer.close()
         if context is not None:
             context.close()
@@ -314,7 +317,7 @@ class PvaBackend:
         """Close operations first, then subscriptions, then the context: the reverse order hangs or loses answers."""
         self._lock.acquire()
         for batch in [batch for batch in self._batches if batch.puts]:
-            batch.finished.wait(min(batch.deadline.remaining(), _FORK_PATIENCE))
+            batch.finished.wait(min(batch.deadline.remaining(), _PATIENCE))
         for batch in list(self._batches):
             for operation in list(batch.pending.values()):
                 operation.let_go()
@@ -343,8 +346,18 @@ class PvaBackend:
         """Begin anew: the threads that waited here exist in the parent alone."""
         for subscription in self._subscriptions:
             subscription.forget()
-        self._closer.forget()
         self._forget()
+
+
+_backends: weakref.WeakSet[PvaBackend] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    # Also in a forked child. A daemon thread that comes back from p4p's C++ while the interpreter ends takes the whole
+    # process down with SIGABRT: 4 of 60 exits with an open subscription [M].
+    for backend in list(_backends):
+        backend.close()
 
 
 class PvaSubscription:

@@ -1,108 +1,108 @@
-"""``ControlEnvironment``: its Parameters hold the options of its interface and the names of its PVs.
+"""``ControlEnvironment``: an environment that is a declaration. Knobs, measures, conditions, and at most a formula.
 
-Badger has no place for the parameters of an interface: its window shows none, and a saved routine loses them. Those of
-an environment survive both. Imports badger.environment; touches no PV by itself, and stays offline while it is listed.
+Reaches PVs through the ``Control`` of its interface; stays offline while Badger lists it.
 """
 
 from __future__ import annotations
 
-import difflib
+import logging
+import math
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from badger.environment import Environment
 from badger.errors import BadgerNoInterfaceError
-from badger.interface import Interface, InterfaceInfo
-from pydantic import Field, ValidationError, field_validator, model_validator
+from badger.interface import InterfaceInfo
+from pydantic import PrivateAttr
 
-from ..errors import SettingsError
+from ..control import Control
+from ..deadline import Deadline
+from ..errors import ReadError, SettingsError
+from ..knobs import Condition, Knob, Mover, filled, wait_for
+from ..model import SetReport
+from ..sampling import Measurable, Observable, Sample, Sampler
+from . import recording
+from .options import AS_CONFIGURED, ConfiguredEnvironment
 from .plugin import ControlInterface
 
-#: The first choice of each option: keyword, environment variable and ini file of the interface decide.
-AS_CONFIGURED = "as configured"
-_SAYS = {"yes": True, "no": False, AS_CONFIGURED: None}
+__all__ = ["AS_CONFIGURED", "ControlEnvironment"]
+
+logger = logging.getLogger("badger_k2eg")
+
+#: Stands for bounds that nobody can tell while the machine does not answer; the guard looks at every setpoint anyway.
+_UNTOLD = 1e9
 
 
-class ControlEnvironment(Environment):
-    """An environment for our interfaces.
+class _Machine:
+    """What is alive in an environment. Never copied and never stored: a copy begins with its own."""
 
-    A variable or observable stands for the PV that the parameter of the same name holds; without such a parameter its
-    own name is the PV. Options have three values, because Badger stores every parameter of a routine, the untouched
-    ones too: a stored "no" must not switch off what an operator switched on.
+    def __init__(self) -> None:
+        self.control: Control | None = None
+        self.mover: Mover | None = None
+        self.sampler: Sampler | None = None
+        #: Monotonic seconds at which the last move had settled; None before the first.
+        self.moved_at: float | None = None
+        #: What was measured last, with its readings.
+        self.samples: dict[str, Sample] = {}
+
+    def __copy__(self) -> _Machine:
+        return _Machine()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Machine:
+        return _Machine()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Machine, ()
+
+
+class ControlEnvironment(ConfiguredEnvironment):
+    """An environment for our interfaces, declared in class attributes.
+
+    ``knobs`` are its variables and ``measures`` its observables, by name; a text is a PV. ``{name}`` in a PV stands for
+    the parameter (field) of that name. ``conditions`` are waited for before anything is measured. In place of ``knobs``
+    and ``measures`` there may be Badger's own ``variables`` and ``observables``: each stands for the PV that the
+    parameter of the same name holds, or else is itself a PV; so is what a user adds by hand in Badger's window.
+
+    What ``measures`` declares counts only when it was taken after the move (``sampling.Observable``); what is just a
+    name is read as it is.
 
     :raises SettingsError: for an unknown parameter or a wrong value, in one line.
     """
 
-    # Badger's window makes its entry from the default value, and empties it to None.
-    read_only: str | None = Field(
-        AS_CONFIGURED, description="set nothing, only log it: yes, no or as configured; no lifts nothing"
-    )
-    parallel: str | None = Field(
-        AS_CONFIGURED, description="send all setpoints of a step at once: yes, no or as configured"
-    )
-    timeout: str | None = Field(AS_CONFIGURED, description="seconds for one attempt, or as configured")
+    knobs: ClassVar[Mapping[str, Knob | str]] = {}
+    measures: ClassVar[Mapping[str, Measurable | str]] = {}
+    conditions: ClassVar[Sequence[Condition]] = ()
+
+    _machine: _Machine = PrivateAttr(default_factory=_Machine)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Tell Badger the names, and the bounds that are known without the machine."""
+        super().__pydantic_init_subclass__(**options)
+        if "knobs" in vars(cls) and "variables" not in vars(cls):
+            own = {name: knob.bounds if isinstance(knob, Knob) else None for name, knob in cls.knobs.items()}
+            cls.variables = {name: list(bounds or ()) for name, bounds in own.items()}
+        if "measures" in vars(cls) and "observables" not in vars(cls):
+            cls.observables = list(cls.measures)
 
     def __init__(self, **parameters: Any) -> None:
-        known = type(self).model_fields
-        # Badger itself adds "params" while it lists plugins.
-        for name in parameters.keys() - known.keys() - {"params"}:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"parameters are {', '.join(known)}"
-            raise SettingsError(f"environment {self.name}: there is no parameter {name!r}; {hint}")
-        try:
-            super().__init__(**parameters)
-        except ValidationError as error:
-            raise SettingsError(f"environment {self.name}: {_first_line(error)}") from None
+        super().__init__(**parameters)
+        # Badger gives this one, and no other, while it lists plugins: then the machine must not be asked.
+        self._listed = "params" in parameters
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Take a changed parameter at once.
+    _listed: bool = PrivateAttr(default=False)
 
-        :raises SettingsError: as in the constructor.
-        """
-        try:
-            super().__setattr__(name, value)
-        except ValidationError as error:
-            raise SettingsError(f"environment {self.name}: {_first_line(error)}") from None
-
-    @field_validator("read_only", "parallel", mode="before")
-    @classmethod
-    def _three_valued(cls, value: Any) -> str:
-        if isinstance(value, bool):
-            return "yes" if value else "no"
-        text = _words(value)
-        if text not in _SAYS:
-            raise ValueError(f"say yes, no or {AS_CONFIGURED}, not {value!r}")
-        return text
-
-    @field_validator("timeout", mode="before")
-    @classmethod
-    def _seconds_or_as_configured(cls, value: Any) -> str:
-        text = _words(value)
-        if text != AS_CONFIGURED:
-            try:
-                float(text)
-            except ValueError:
-                raise ValueError(f"say a number of seconds or {AS_CONFIGURED}, not {value!r}") from None
-        return text
-
-    @model_validator(mode="after")
-    def _configure_interface(self) -> Self:
-        # Also after every assignment.
-        if isinstance(self.interface, ControlInterface):
-            self.interface.configure(
-                read_only=_SAYS[self.read_only or AS_CONFIGURED],
-                parallel=_SAYS[self.parallel or AS_CONFIGURED],
-                timeout=None if self.timeout in (None, AS_CONFIGURED) else float(self.timeout),
-            )
-        return self
-
-    # -- names ----------------------------------------------------------------------------------------------------
+    # -- declarations, with the parameters in their places -----------------------------------------------------------
 
     def pv(self, name: str) -> str:
-        """Give the PV that a variable or observable stands for.
+        """Give the PV of a variable, or of an observable that is one PV.
 
         :raises SettingsError: when its parameter is empty.
         """
+        if name in self.knobs:
+            return self._knob(name).setpoint
+        if isinstance(what := self.measures.get(name), str):
+            return self._filled(name, what)  # type: ignore[no-any-return]
         if name not in type(self).model_fields or not (name in self.variables or name in self.observables):
             return name
         text = getattr(self, name)
@@ -110,49 +110,145 @@ class ControlEnvironment(Environment):
             raise SettingsError(f"environment {self.name}: parameter {name} names no PV")
         return text.strip()
 
-    def _interface(self) -> Interface:
+    def _filled(self, name: str, declaration: Any) -> Any:
+        try:
+            return filled(declaration, {field: getattr(self, field) for field in type(self).model_fields})
+        except ValueError as error:
+            raise SettingsError(f"environment {self.name}: {name}: {error}") from None
+
+    def _knob(self, name: str) -> Knob:
+        declared = self.knobs.get(name)
+        if declared is None:
+            return Knob(self.pv(name))
+        knob: Knob = self._filled(name, Knob(declared) if isinstance(declared, str) else declared)
+        return knob
+
+    def _measure(self, name: str) -> Measurable:
+        declared = self.measures.get(name)
+        if declared is None:
+            # Just a name may be anything, also what never changes: it is read as it is.
+            return Observable(self.pv(name), fresh=False, reduce="none")
+        what: Measurable = self._filled(name, Observable(declared) if isinstance(declared, str) else declared)
+        return what
+
+    def _knobs(self, names: Sequence[str]) -> dict[str, Knob]:
+        knobs = {name: self._knob(name) for name in names}
+        seen: dict[str, str] = {}
+        for name, knob in knobs.items():
+            if knob.setpoint in seen:
+                raise SettingsError(
+                    f"environment {self.name}: two variables of this step stand for {knob.setpoint}: "
+                    f"{seen[knob.setpoint]} and {name}"
+                )
+            seen[knob.setpoint] = name
+        return knobs
+
+    # -- the machine --------------------------------------------------------------------------------------------------
+
+    def _interface(self) -> ControlInterface:
         if self.interface is None:
             raise BadgerNoInterfaceError
+        if not isinstance(self.interface, ControlInterface):
+            raise SettingsError(f"environment {self.name} needs an interface of badger-k2eg, not {self.interface.name}")
         return self.interface
 
-    def _read(self, names: Sequence[str]) -> dict[str, Any]:
-        values = self._interface().get_values(list(dict.fromkeys(map(self.pv, names))))
-        return {name: values[self.pv(name)] for name in names}
+    def _attached(self) -> _Machine:
+        """Give the living parts, for the options that are in force now."""
+        interface, machine = self._interface(), self._machine
+        if machine.control is not interface.control:
+            if machine.sampler is not None:
+                machine.sampler.close()
+            machine.control = interface.control
+            machine.mover = Mover(interface.control, self._write)
+            machine.sampler = Sampler(interface.control)
+        return machine
 
-    # -- what Badger asks -----------------------------------------------------------------------------------------
+    def _write(self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline) -> SetReport:
+        # Through the interface, so that Badger's own recording has it too.
+        return self._interface().set_values(values, validators)
+
+    @property
+    def last_samples(self) -> dict[str, Sample]:
+        """What was measured last: each value with its readings, and whether it is partial."""
+        return dict(self._machine.samples)
+
+    # -- what Badger asks ---------------------------------------------------------------------------------------------
 
     def get_variables(self, variable_names: Sequence[str]) -> dict[str, Any]:
-        """Read variables."""
-        return self._read(variable_names)
+        """Read variables: their setpoints."""
+        pvs = {name: self.pv(name) for name in variable_names}
+        values = self._interface().get_values(list(dict.fromkeys(pvs.values())))
+        return {name: values[pv] for name, pv in pvs.items()}
 
     def set_variables(self, variable_inputs: Mapping[str, float]) -> None:
-        """Set variables.
+        """Turn knobs, and return when the machine has arrived and settled.
 
+        :raises SetError: when one of them does not end as asked.
         :raises SettingsError: when two of them stand for the same PV.
         """
-        inputs: dict[str, float] = {}
-        for name, value in variable_inputs.items():
-            if (pv := self.pv(name)) in inputs:
-                raise SettingsError(f"environment {self.name}: two variables of this step stand for {pv}")
-            inputs[pv] = value
-        self._interface().set_values(inputs)
+        knobs = self._knobs(list(variable_inputs))
+        machine = self._attached()
+        assert machine.mover is not None  # noqa: S101 - made together with the control
+        try:
+            machine.mover.move(variable_inputs, knobs)
+        finally:
+            # After a failed move too: what was measured before it says nothing about now.
+            machine.moved_at = time.monotonic()
 
     def get_observables(self, observable_names: Sequence[str]) -> dict[str, Any]:
-        """Read observables."""
-        return self._read(observable_names)
+        """Wait for the conditions, and measure.
+
+        :raises ConditionNotMet: when one does not come true in its time.
+        :raises ReadError: when an observable cannot be measured, unless ``on_read_error`` is ``nan``.
+        """
+        wanted = {name: self._measure(name) for name in observable_names}
+        machine = self._attached()
+        control, sampler = machine.control, machine.sampler
+        assert control is not None and sampler is not None  # noqa: S101 - made together
+        wait_for(control, [self._filled("a condition", condition) for condition in self.conditions])
+        # Where nothing was moved, what is measured must be from after this call.
+        since = None if control.settings.read_only else machine.moved_at
+        try:
+            machine.samples = sampler.measure(wanted, since=since)
+            values = {name: sample.value for name, sample in machine.samples.items()}
+        except ReadError as error:
+            if control.settings.on_read_error != "nan":
+                raise
+            logger.warning("%s: NaN in its place", error)
+            values = {name: error.partial.get(name, math.nan) for name in wanted}
+        recording.observed(self._interface(), values)
+        return values
+
+    def get_bounds(self, variable_names: Sequence[str]) -> dict[str, list[float]]:
+        """Give bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
+
+        :raises SettingsError: for a record without drive limits: then the knob must have bounds of its own.
+        """
+        known = {name: self.variables[name] for name in variable_names if self.variables.get(name)}
+        asked = self._knobs([name for name in variable_names if name not in known])
+        limits = {}
+        if asked and not self._listed and isinstance(self.interface, ControlInterface):
+            mover = self._attached().mover
+            assert mover is not None  # noqa: S101 - made together with the control
+            limits = mover.bounds.find(asked.values())
+        bounds: dict[str, list[float]] = {}
+        for name in variable_names:
+            if name in known:
+                bounds[name] = [float(end) for end in known[name]]
+                continue
+            pv = asked[name].setpoint
+            if pv not in limits:
+                bounds[name] = [-_UNTOLD, _UNTOLD]
+            elif limits[pv].low is None or limits[pv].high is None:
+                raise SettingsError(
+                    f"environment {self.name}: {pv} has no drive limits; give the knob {name} bounds=(low, high)"
+                )
+            else:
+                bounds[name] = [float(limits[pv].low or 0.0), float(limits[pv].high or 0.0)]
+        return bounds
 
     def get_info(self, variable_names: Sequence[str]) -> InterfaceInfo:
         """Describe variables for Badger's window, each with its PV."""
         pvs = {name: self.pv(name) for name in variable_names}
         info = self._interface().get_info(list(dict.fromkeys(pvs.values())))
         return {**info, "vars": {name: {"pv": pv, **info["vars"][pv]} for name, pv in pvs.items()}}
-
-
-def _words(value: Any) -> str:
-    text = "" if value is None else str(value).strip().lower()
-    return text or AS_CONFIGURED
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return ": ".join([*map(str, first["loc"]), str(first["msg"]).removeprefix("Value error, ")])

@@ -50,6 +50,15 @@ def set_values(
     return interface.control.set(originals, configs)
 
 
+def observed(interface: ControlInterface, values: Mapping[str, Any]) -> None:
+    """Record what was measured other than by one read."""
+
+    def get_values(interface: ControlInterface) -> dict[str, Any]:
+        return {name: recordable(value) for name, value in values.items()}
+
+    log(get_values)(interface)
+
+
 @log
 def get_values(interface: ControlInterface, channel_names: Sequence[str], deadline: Deadline | None) -> dict[str, Any]:
     """Read plain values; Badger records the very dict that is returned: copy it before it is given away."""

@@ -2,14 +2,15 @@
 
 Owns the order in which Badger must be started: its factory, archive and routine read the configuration while they are
 imported, so ``open_badger`` comes first, and every such import here is inside a function. Knows no PV and no window.
+``routine_file`` makes the routine of a file, ``headless`` is all that belongs to a run.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,17 @@ class Evaluation:
     """One evaluation of a run.
 
     :ivar number: from 1 on.
-    :ivar best: whether it is the best so far.
+    :ivar best: whether it is the best so far; there is no best one of several objectives.
+    :ivar others: the constraints and the further observables.
+    :ivar feasible: whether every constraint holds.
     """
 
     number: int
     variables: dict[str, float]
     objectives: dict[str, float]
     best: bool
+    others: dict[str, float] = field(default_factory=dict)
+    feasible: bool = True
 
 
 def open_badger(folder: Path, *, plugin_root: Path | None = None) -> Path:
@@ -174,44 +179,62 @@ def first_simplex(environment: Environment, fraction: float) -> dict[str, Any]:
 
 
 def run(
-    routine: Routine, evaluations: int, on_evaluation: Callable[[Evaluation], object] | None = None
+    routine: Routine,
+    evaluations: int | None = None,
+    on_evaluation: Callable[[Evaluation], object] | None = None,
+    *,
+    ended: Callable[[Sequence[Evaluation]], object] | None = None,
 ) -> list[Evaluation]:
-    """Run a routine by Badger's own loop, in this process.
+    """Run a routine in this process.
 
-    :param evaluations: after which it ends, the initial points among them.
+    Badger's own loop for this evaluates every initial point, whatever happens meanwhile, and breaks off where no point
+    fulfils the constraints yet.
+
+    :param evaluations: after which it ends, the initial points among them; None leaves it to ``ended``.
     :param on_evaluation: called after each.
+    :param ended: asked before each with those made so far; it ends when the answer is true.
     :raises ControlError: what a set or a read raised, itself, and not packed into an error of Xopt's.
     """
-    from badger.core import run_routine
-    from badger.errors import BadgerRunTerminated
-
     done: list[Evaluation] = []
-
-    def evaluated(data: Any) -> None:
-        done.append(_evaluation(len(done) + 1, data, routine))
-        if on_evaluation is not None:
-            on_evaluation(done[-1])
-
     watched = _Watched(routine.evaluator.function)
     routine.evaluator.function = watched
     try:
-        run_routine(
-            routine,
-            active_callback=lambda: 2 if len(done) >= evaluations else 0,
-            generate_callback=lambda candidates: None,
-            evaluate_callback=evaluated,
-            states_callback=lambda states: None,
-            verbose=0,
-        )
-    except BadgerRunTerminated:
-        pass
+        for point in _points(routine, lambda: _is_over(done, evaluations, ended)):
+            data = routine.evaluate_data(point)
+            done.append(_evaluation(data, routine, done))
+            if on_evaluation is not None:
+                on_evaluation(done[-1])
     except Exception:
+        # Xopt packs what an evaluation raised into an error of its own, and turns Ctrl-C into a mistake of its own.
         if watched.error is None:
             raise
         raise watched.error from None
     finally:
         routine.evaluator.function = watched.function
     return done
+
+
+def _is_over(
+    done: Sequence[Evaluation], most: int | None, ended: Callable[[Sequence[Evaluation]], object] | None
+) -> bool:
+    return (most is not None and len(done) >= most) or bool(ended is not None and ended(done))
+
+
+def _points(routine: Routine, over: Callable[[], bool]) -> Iterator[Any]:
+    """Give the initial points and then the generator's, as long as it is not over."""
+    from pandas import DataFrame
+
+    if routine.initial_points is not None:
+        for _, row in routine.initial_points.iterrows():
+            if over():
+                return
+            yield row.to_dict()
+    while not over():
+        candidate = routine.generator.generate(1)[0]
+        # A generator may think for seconds.
+        if over():
+            return
+        yield DataFrame(candidate, index=[0])
 
 
 class _Watched:
@@ -229,25 +252,37 @@ class _Watched:
             raise
 
 
-def _evaluation(number: int, data: Any, routine: Routine) -> Evaluation:
-    # An observable that is an array makes several rows of one evaluation.
-    row = data.iloc[0]
+def _evaluation(data: Any, routine: Routine, before: Sequence[Evaluation]) -> Evaluation:
+    from xopt.vocs import get_feasibility_data
+
     vocs = routine.vocs
+    # An observable that is an array makes several rows of one evaluation.
+    first = data.iloc[:1]
+    row = first.iloc[0]
+    feasible = bool(get_feasibility_data(vocs, first)["feasible"].iloc[0])
+    objectives = {name: float(row[name]) for name in vocs.objective_names}
     return Evaluation(
-        number=number,
+        number=len(before) + 1,
         variables={name: float(row[name]) for name in vocs.variable_names},
-        objectives={name: float(row[name]) for name in vocs.objective_names},
-        best=_is_best(routine),
+        objectives=objectives,
+        best=feasible and _is_best(objectives, routine, before),
+        others={name: float(row[name]) for name in (*vocs.constraint_names, *vocs.observable_names)},
+        feasible=feasible,
     )
 
 
-def _is_best(routine: Routine) -> bool:
-    """Whether the last evaluation is the best so far; there is no best one of several objectives."""
-    from xopt.errors import FeasibilityError
-    from xopt.vocs import select_best
-
-    try:
-        index, _, _ = select_best(routine.vocs, routine.sorted_data, n=1)
-    except (NotImplementedError, FeasibilityError, IndexError):
+def _is_best(objectives: Mapping[str, float], routine: Routine, before: Sequence[Evaluation]) -> bool:
+    if (sign := direction(routine)) is None:
         return False
-    return bool(len(index)) and int(index[0]) == len(routine.data) - 1
+    (name,) = objectives
+    value = sign * objectives[name]
+    best = next((each for each in reversed(before) if each.best), None)
+    return not math.isnan(value) and (best is None or value > sign * best.objectives[name])
+
+
+def direction(routine: Routine) -> int | None:
+    """Give 1 where the one objective is to be large, -1 where it is to be small, None where there is no best one."""
+    if len(routine.vocs.objectives) != 1:
+        return None
+    (objective,) = routine.vocs.objectives.values()
+    return {"MaximizeObjective": 1, "MinimizeObjective": -1}.get(type(objective).__name__)

@@ -21,6 +21,8 @@ def machine(memory_context: MemoryBackend) -> MemoryBackend:
     memory_context.add("B", 0.5)
     memory_context.add("SIZE", 1.25)
     memory_context.add("EXTRA", 7.0)
+    # A diagnostic that never updates would be measured in vain: nothing of it is from after a move.
+    memory_context.beat("SIZE")
     return memory_context
 
 
@@ -134,6 +136,7 @@ def test_what_badger_makes_its_widgets_from(badger_config: Any, plugin_root: Pat
     _, configs = load_plugin(str(plugin_root), "pv_template", "environment")
     assert configs["params"] == {
         "read_only": AS_CONFIGURED,
+        "interface_name": AS_CONFIGURED,
         "parallel": AS_CONFIGURED,
         "timeout": AS_CONFIGURED,
         "x0": "FIRST:COR:1:SP",

@@ -1,0 +1,292 @@
+"""``HeadlessRun``: one run of a routine from where the machine is to what is left of it, without Badger's window.
+
+Owns the ends of a run, where it leaves the machine, and the archive, which is written whatever happened. From Python::
+
+    open_badger(Path("output"))
+    routine = load_routine("routine.yaml")
+    run = HeadlessRun(routine, evaluations=20)
+    run.run(print)
+    print(run.best, run.archive)
+
+Installs no signal handlers: who has some calls ``stop`` in them. Badger is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ControlError, SettingsError
+from .routine_loading import load_routine
+from .runner import Evaluation, direction, open_badger, run
+
+if TYPE_CHECKING:
+    from badger.routine import Routine
+
+__all__ = ["AtEnd", "Evaluation", "HeadlessRun", "State", "load_routine", "open_badger"]
+
+logger = logging.getLogger("badger_k2eg")
+
+#: Where neither the caller nor the file says when to end.
+DEFAULT_EVALUATIONS = 20
+
+_STAMP = "%Y-%m-%d-%H%M%S"
+
+
+class AtEnd(StrEnum):
+    """Where a run leaves the machine."""
+
+    STAY = "stay"
+    BEST = "best"
+    RESTORE = "restore"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What variables and observables were at one moment."""
+
+    variables: dict[str, float] = field(default_factory=dict)
+    outputs: dict[str, float] = field(default_factory=dict)
+
+
+class HeadlessRun:
+    """One run of a routine.
+
+    :param routine: of ``load_routine`` or ``make_routine``; is used up.
+    :param evaluations: after which it ends, the initial points among them; in place of the routine's own number.
+    :param seconds: after which no further evaluation begins.
+    :param target: value of the one objective that is good enough.
+    :param at_end: where to leave the machine: where the last evaluation put it, at the best one, or where it was.
+    :raises SettingsError: for ends that make no sense.
+
+    Of all ends, those of the routine (its stopping condition) too, the first to come true ends the run; where there is
+    none at all, 20 evaluations do.
+
+    :ivar start: what was found before anything was set; None before.
+    :ivar end: what was found at the end; None where the machine did not answer, ``end_error`` says why.
+    :ivar reason: why it ended, in words.
+    :ivar archive: the file for Badger's window; None where there was no evaluation.
+    :ivar moved: what became of ``at_end``, in words.
+    """
+
+    def __init__(
+        self,
+        routine: Routine,
+        *,
+        evaluations: int | None = None,
+        seconds: float | None = None,
+        target: float | None = None,
+        at_end: AtEnd | str = AtEnd.STAY,
+    ) -> None:
+        self.routine = routine
+        self.at_end = AtEnd(at_end)
+        self.direction = direction(routine)
+        self._condition = routine.stopping_condition
+        self.is_default = all(each is None for each in (evaluations, seconds, target, self._condition))
+        self.most = DEFAULT_EVALUATIONS if self.is_default else evaluations
+        self.seconds = seconds
+        self.target = target
+        self._take_over_number()
+        self._check_ends()
+        self.start: State | None = None
+        self.end: State | None = None
+        self.end_error: str | None = None
+        self.evaluations: list[Evaluation] = []
+        self.reason = "not begun"
+        self.archive: Path | None = None
+        self.moved: str | None = None
+        self._began = 0.0
+        self._stopped: str | None = None
+
+    def _take_over_number(self) -> None:
+        """Count evaluations here, where the routine's condition does no more than that."""
+        if type(self._condition).__name__ == "MaxEvaluationsCondition":
+            self.most = self.most or self._condition.max_evaluations
+            self._condition = None
+
+    def _check_ends(self) -> None:
+        if self.most is not None and self.most < 1:
+            raise SettingsError(f"a run has 1 evaluation or more, not {self.most}")
+        if self.seconds is not None and not self.seconds > 0:
+            raise SettingsError(f"a run takes more than {self.seconds:g} seconds")
+        if self.direction is None and (self.target is not None or self.at_end == AtEnd.BEST):
+            what = "a target" if self.target is not None else "a best point"
+            raise SettingsError(
+                f"{what} needs one objective to minimize or maximize, and this routine has another kind"
+            )
+
+    @property
+    def ends(self) -> str:
+        """When the run will end, in words."""
+        ends = [] if self.most is None else [f"after {self.most} evaluation{'s' if self.most > 1 else ''}"]
+        if self.seconds is not None:
+            ends.append(f"after {self.seconds:g} s")
+        if self.target is not None:
+            ends.append(f"when {self.objective} is {self.target:g} or {'more' if self.direction == 1 else 'less'}")
+        if self._condition is not None:
+            ends.append(f"by the routine's {type(self._condition).__name__}")
+        return " or ".join(ends)
+
+    @property
+    def objective(self) -> str:
+        """The first objective."""
+        return str(self.routine.vocs.objective_names[0])
+
+    @property
+    def best(self) -> Evaluation | None:
+        """The best evaluation so far, where there is one."""
+        return next((each for each in reversed(self.evaluations) if each.best), None)
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the interface sets nothing."""
+        settings = getattr(self.routine.environment.interface, "settings", None)
+        return bool(getattr(settings, "read_only", False))
+
+    @property
+    def stopping(self) -> str | None:
+        """Why it is about to stop, in words; None while nobody asked for it."""
+        return self._stopped
+
+    def stop(self, reason: str) -> None:
+        """End the run after the present evaluation. Only sets a mark: may be called in a signal handler."""
+        self._stopped = self._stopped or reason
+
+    def run(self, on_evaluation: Callable[[Evaluation], object] | None = None) -> list[Evaluation]:
+        """Run, leave the machine as asked, and write the archive; this whatever happens.
+
+        :param on_evaluation: called after each.
+        :raises ControlError: what a set or a read raised; ``evaluations``, ``archive`` and so on tell of the part that
+            was done.
+        """
+        environment = self.routine.environment
+
+        def evaluated(evaluation: Evaluation) -> None:
+            self.evaluations.append(evaluation)
+            if on_evaluation is not None:
+                on_evaluation(evaluation)
+
+        self.start = self._look()
+        if self.at_end == AtEnd.RESTORE:
+            self._check_way_back(self.start)
+        if (interface := environment.interface) is not None:
+            interface.start_recording()
+        self._began = time.monotonic()
+        try:
+            run(self.routine, None, evaluated, ended=self._is_over)
+        except BaseException as error:
+            self.reason = f"evaluation {len(self.evaluations) + 1} failed"
+            if isinstance(error, KeyboardInterrupt):
+                self.reason = "interrupted"
+            raise
+        finally:
+            # Everything in here goes on where something fails: the first error is what the caller must see.
+            self._leave()
+            self._archive()
+        return self.evaluations
+
+    def _is_over(self, done: Sequence[Evaluation]) -> bool:
+        reason = self._stopped
+        if reason is None and self.target is not None and (best := self.best) is not None and self.direction:
+            value = best.objectives[self.objective]
+            if self.direction * value >= self.direction * self.target:
+                reason = f"target reached: {self.objective} is {value:g}"
+        if reason is None and self.most is not None and len(done) >= self.most:
+            reason = f"{len(done)} evaluation{'s' if len(done) > 1 else ''} done"
+        if reason is None and self.seconds is not None and time.monotonic() - self._began >= self.seconds:
+            reason = f"{self.seconds:g} s are over"
+        if reason is None and self._condition is not None and done:
+            if self._condition.should_stop(self.routine.data, self.routine.vocs):
+                reason = f"the routine's {type(self._condition).__name__} holds"
+        self.reason = reason or "running"
+        return reason is not None
+
+    # -- the machine --------------------------------------------------------------------------------------------------
+
+    def _look(self) -> State:
+        environment, vocs = self.routine.environment, self.routine.vocs
+        variables = environment.get_variables(list(vocs.variable_names))
+        outputs = environment.get_observables(list(vocs.output_names))
+        return State(
+            {name: float(variables[name]) for name in vocs.variable_names},
+            {name: _number(outputs[name]) for name in vocs.output_names},
+        )
+
+    def _check_way_back(self, start: State) -> None:
+        bounds = self.routine.environment.get_bounds(list(start.variables))
+        for name, (low, high) in bounds.items():
+            if not low <= start.variables[name] <= high:
+                raise ControlError(
+                    f"{name} is at {start.variables[name]:g}, out of its bounds {low:g} to {high:g}: "
+                    "it could not be put back there, so nothing was begun"
+                )
+
+    def _leave(self) -> None:
+        """Bring the machine where it is to be left, and look at it."""
+        if self.evaluations or self.at_end == AtEnd.RESTORE:
+            target = None
+            if self.at_end == AtEnd.RESTORE and self.start is not None:
+                target = self.start.variables
+            elif self.at_end == AtEnd.BEST and self.best is not None:
+                target = self.best.variables
+            if target is not None:
+                self._move(target)
+        try:
+            self.end = self._look()
+        except Exception as error:
+            # Whatever the environment raises: the run's own outcome is what counts, this is for the table alone.
+            self.end_error = first_line(error)
+
+    def _move(self, target: dict[str, float]) -> None:
+        where = {AtEnd.BEST: "at the best point", AtEnd.RESTORE: "where it was before"}[self.at_end]
+        try:
+            self.routine.environment.set_variables(target)
+        except Exception as error:
+            # Whatever the environment raises: the archive must still be written, and the user told.
+            self.moved = f"the machine is NOT {where}: {first_line(error)}"
+            self.move_failed = True
+            return
+        self.moved = f"read-only: not set {where}" if self.read_only else f"the machine is {where}"
+
+    #: Whether ``at_end`` could not be done.
+    move_failed = False
+
+    # -- the archive --------------------------------------------------------------------------------------------------
+
+    def _archive(self) -> None:
+        """Write what Badger's window opens: the routine with its data, and its record of the interface."""
+        if not self.evaluations:
+            return
+        from badger.archive import BADGER_ARCHIVE_ROOT, archive_run
+
+        stamp = datetime.datetime.strptime(self.routine.creation_ts, _STAMP)
+        # The file's name has seconds only, and must not be another run's.
+        while (_archive_file(Path(BADGER_ARCHIVE_ROOT), self.routine.environment.name, stamp)).exists():
+            stamp += datetime.timedelta(seconds=1)
+        self.routine.creation_ts = stamp.strftime(_STAMP)
+        archived = archive_run(self.routine)
+        self.archive = Path(archived["path"]) / archived["filename"]
+        if (interface := self.routine.environment.interface) is not None:
+            interface.stop_recording(str(self.archive.with_suffix(".pickle")))
+
+
+def _archive_file(root: Path, environment: str, stamp: datetime.datetime) -> Path:
+    day = root / f"{stamp:%Y}" / f"{stamp:%Y-%m}" / f"{stamp:%Y-%m-%d}"
+    return day / f"{environment}-{stamp.strftime(_STAMP)}.yaml"
+
+
+def _number(value: Any) -> float:
+    """Take the first of an array, as the table of evaluations does."""
+    return float(value[0] if isinstance(value, list | tuple) and value else value)
+
+
+def first_line(error: BaseException) -> str:
+    """Tell an error in one line; what is foreseen speaks for itself, and others are named."""
+    text = "; ".join(line for line in str(error).splitlines() if line.strip())
+    return text if isinstance(error, ControlError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -166,6 +166,7 @@ class MemoryBackend:
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
         """Read all; a missing one costs the whole time, as it does on a network."""
+        deadline.check("reading")
         with self._changed:
             if not deadline.wait(self._changed, lambda: all(map(self._serves, addresses)), what="reading"):
                 waited = f"no answer within {deadline.seconds:g} s: nobody serves it"

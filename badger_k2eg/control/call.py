@@ -52,6 +52,8 @@ class Setpoint:
     outcome: Outcome | None = None
     message: str = ""
     attempts: int = 0
+    #: Whether one of the attempts was sent and not answered.
+    unanswered: bool = False
     began: float = 0.0
     ended: float = 0.0
     readback: Reading | None = None
@@ -210,8 +212,9 @@ class SetCall:
         return blocked
 
     def _refuse_if(self, blocked: Mapping[Setpoint, str]) -> None:
+        # A call that was cancelled while it looked has not found out that anything is bad.
+        self._deadline.check("setting")
         if not blocked:
-            self._deadline.check("setting")
             return
         for setpoint in self._setpoints:
             if setpoint in blocked:
@@ -240,7 +243,7 @@ class SetCall:
         moving = [s for s in group if s.path]
         while moving:
             for setpoint in moving:
-                setpoint.attempts = 0
+                setpoint.attempts, setpoint.unanswered = 0, False
             self._put({s: s.path.pop(0) for s in moving})
             moving = [s for s in moving if s.path and s.ok]
         applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
@@ -261,16 +264,18 @@ class SetCall:
         for attempt in range(1, self._settings.put_attempts + 1):
             left = attempt < self._settings.put_attempts
             answers = self._send(values)
-            silent = [s for s in values if answers[s.address].outcome is Outcome.UNKNOWN]
             for setpoint in values:
                 self._note(setpoint, answers[setpoint.address])
+            silent = [
+                s for s in values if s.outcome is Outcome.UNKNOWN and answers[s.address].outcome is not Outcome.REFUSED
+            ]
             unsettled = [s for s in values if s.outcome in (Outcome.UNKNOWN, Outcome.NOT_SENT)]
             if not unsettled or self._deadline.cancelled:
                 break
             if left:
                 synchronized.sleep(self._settings.retry_delay, self._deadline)
-            self._after_silence(silent, values, left)
-            values = {s: values[s] for s in unsettled if s.outcome is Outcome.NOT_SENT}
+            untouched = self._after_silence(silent, values, left)
+            values = {s: values[s] for s in unsettled if s.outcome is Outcome.NOT_SENT or s in untouched}
             if not values or not left or self._deadline.expired:
                 break
             logger.warning("%s: put again, attempt %d", ", ".join(s.key for s in values), attempt + 1)
@@ -294,18 +299,27 @@ class SetCall:
 
     def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:
         setpoint.outcome, setpoint.message, setpoint.error = answer.outcome, answer.message, None
-        if answer.outcome is Outcome.REFUSED:
+        if setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT):
+            # True of this attempt, but not of the one before, which may still happen.
+            message = f"{answer.message} ({_times(setpoint.attempts)}); an attempt before was sent and not answered"
+            setpoint.end(Outcome.UNKNOWN, message, PutUnknown)
+        elif answer.outcome is Outcome.REFUSED:
             setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
         elif answer.outcome is Outcome.NOT_SENT:
             setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({_times(setpoint.attempts)})", PutTimeout)
         elif answer.outcome is Outcome.UNKNOWN:
+            setpoint.unanswered = True
             setpoint.end(Outcome.UNKNOWN, f"{answer.message} ({_times(setpoint.attempts)})", PutUnknown)
         self._control.sink.put_attempted(setpoint.address, setpoint.result())
 
-    def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> None:
-        """Read back what was sent and not answered, before anything is decided about it."""
+    def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> set[Setpoint]:
+        """Read back what was sent and not answered, before anything is decided about it.
+
+        :returns: those that may be sent once more. Until they are, they are UNKNOWN: they did leave this process.
+        """
         ask = [s for s in silent if not matches(s.address.own_name, self._settings.relative)]
         updates = self._backend.get_many([s.address for s in ask], self._patience()) if ask else {}
+        untouched = set()
         for setpoint in ask:
             update = updates[setpoint.address]
             setpoint.readback = update if isinstance(update, Reading) else None
@@ -316,9 +330,10 @@ class SetCall:
                 setpoint.error = None
                 setpoint.end(outcome, "no answer came, and a read-back shows that it was applied")
             elif outcome is Outcome.NOT_SENT:
-                setpoint.outcome = outcome
+                untouched.add(setpoint)
             elif setpoint.readback is not None:
                 setpoint.message += f"; it reads {plain(setpoint.readback.value)!r}"
+        return untouched
 
     def _patience(self) -> Deadline:
         return self._deadline.child(self._settings.timeout)

@@ -5,6 +5,8 @@ To subscribe to a hundred readbacks costs as much as to read them; an optimizer 
 
 from __future__ import annotations
 
+import logging
+import math
 import threading
 import time
 import weakref
@@ -13,6 +15,8 @@ from collections.abc import Callable
 from .. import fork
 from ..backend import Backend, Subscription, Update
 from ..model import PvAddress
+
+logger = logging.getLogger(__name__)
 
 #: Seconds that a subscription nobody uses is kept, at least.
 _KEEP = 60.0
@@ -35,10 +39,23 @@ class Feeds:
         """Call back with the last known state, at once, and with every update from now on, until closed."""
         with self._lock:
             feed = self._feeds.get(address)
+            is_new = feed is None
             if feed is None:
                 feed = self._feeds[address] = _Feed()
-                feed.subscription = self._backend.monitor(address, _forward(feed))
+            # Wanted from here on: not to be pruned before it has its listener.
+            feed.idle_since = math.inf
+        if is_new:
+            self._subscribe(address, feed)
         return _Listener(feed, callback)
+
+    def _subscribe(self, address: PvAddress, feed: _Feed) -> None:
+        # Not under the lock: a fork may hold the backend's, and wait for this one.
+        try:
+            feed.subscription = self._backend.monitor(address, _forward(feed))
+        except BaseException:
+            with self._lock:
+                self._feeds.pop(address, None)
+            raise
 
     def prune(self) -> None:
         """Close what nobody has used for a while."""
@@ -75,7 +92,7 @@ class _Feed:
     def __init__(self) -> None:
         self.subscription: Subscription | None = None
         self.listeners: list[_Listener] = []
-        self.idle_since = float("inf")
+        self.idle_since = math.inf
         # Held while listeners are told, so that each hears the last state first, and everything in order.
         self.lock = threading.RLock()
         self._last: Update | None = None
@@ -84,14 +101,16 @@ class _Feed:
         with self.lock:
             self._last = update
             for listener in list(self.listeners):
-                listener.callback(update)
+                # One may have closed another.
+                if listener in self.listeners:
+                    listener.tell(update)
 
     def add(self, listener: _Listener) -> None:
         with self.lock:
             self.listeners.append(listener)
-            self.idle_since = float("inf")
+            self.idle_since = math.inf
             if self._last is not None:
-                listener.callback(self._last)
+                listener.tell(self._last)
 
     def remove(self, listener: _Listener) -> None:
         with self.lock:
@@ -109,9 +128,15 @@ class _Listener:
     """One use of a feed."""
 
     def __init__(self, feed: _Feed, callback: Callable[[Update], None]) -> None:
-        self.callback = callback
+        self._callback = callback
         self._feed = feed
         feed.add(self)
+
+    def tell(self, update: Update) -> None:
+        try:
+            self._callback(update)
+        except Exception:  # a callback is not ours; its fault must not keep the news from the others
+            logger.exception("a callback for updates failed")
 
     def close(self) -> None:
         """End it. Idempotent; no callback begins after it returns."""

@@ -106,11 +106,17 @@ class ControlInterface(BadgerInterface):
     _configured: dict[str, Any] = PrivateAttr(default_factory=dict)
     _live: _Live = PrivateAttr(default_factory=_Live)
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Warn of a wrong option, in a file too, while Badger loads the plugin; the constructor reads no file."""
+        super().__pydantic_init_subclass__(**options)
+        _warn_of(load)
+
     def __init__(self, context: Any = None, **options: Any) -> None:
         # Before pydantic sees them: its message is four lines long, and it would ignore an unknown name.
         super().__init__(**_normalised(options))
         self._live = _Live(context)
-        _warn_of_environment()
+        _warn_of(from_environment)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Take a changed option at once; None gives it back to the other sources."""
@@ -287,10 +293,10 @@ def _normalised(options: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _warn_of_environment() -> None:
-    """Say once what is wrong with the environment variables: while listing it must not be an error."""
+def _warn_of(read: Callable[[], object]) -> None:
+    """Say once what is wrong with the options of a source: while listing it must not be an error."""
     try:
-        from_environment()
+        read()
     except SettingsError as error:
         if (text := str(error)) not in _warned:
             _warned.add(text)

@@ -120,3 +120,26 @@ def test_every_plugin_has_what_badger_shows(folder: str) -> None:
         assert isinstance(configs["interface"], list)
         # Badger's window loses what comes after a fence and an empty line, and spoils empty lines within one.
         assert all(lines[number + 1].strip() for number in fences if number + 1 < len(lines))
+
+
+def test_a_wrong_ini_file_is_a_warning_while_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is read when the plugin is loaded, and not when an interface is made."""
+    from badger_k2eg.badger_app import plugin
+
+    file = tmp_path / "site.ini"
+    file.write_text("[badger_k2eg]\nreadonly = yes\n")
+    monkeypatch.setenv("BADGER_K2EG_CONFIG", str(file))
+    monkeypatch.setattr(plugin, "_warned", set())
+    with caplog.at_level("WARNING", "badger_k2eg"):
+
+        class Loaded(plugin.ControlInterface):
+            name = "loaded"
+            scheme = "pva"
+
+    (record,) = caplog.records
+    Loaded()
+    assert len(caplog.records) == 1
+    assert str(file) in record.getMessage()
+    assert "did you mean 'read_only'?" in record.getMessage()

@@ -163,7 +163,7 @@ class HeadlessRun:
 
         :param on_evaluation: called after each.
         :raises ControlError: what a set or a read raised; ``evaluations``, ``archive`` and so on tell of the part that
-            was done.
+            was done. Also where the machine could not be left as asked, or the archive not be written.
         """
         environment = self.routine.environment
 
@@ -188,7 +188,11 @@ class HeadlessRun:
         finally:
             # Everything in here goes on where something fails: the first error is what the caller must see.
             self._leave()
-            self._archive()
+            wrong = self._archive()
+        if self.move_failed:
+            raise ControlError(self.moved)
+        if wrong:
+            raise ControlError(wrong)
         return self.evaluations
 
     def _is_over(self, done: Sequence[Evaluation]) -> bool:
@@ -248,7 +252,7 @@ class HeadlessRun:
         try:
             self.routine.environment.set_variables(target)
         except Exception as error:
-            # Whatever the environment raises: the archive must still be written, and the user told.
+            # Whatever the environment raises: the archive must still be written. Raised at the end.
             self.moved = f"the machine is NOT {where}: {first_line(error)}"
             self.move_failed = True
             return
@@ -259,21 +263,30 @@ class HeadlessRun:
 
     # -- the archive --------------------------------------------------------------------------------------------------
 
-    def _archive(self) -> None:
-        """Write what Badger's window opens: the routine with its data, and its record of the interface."""
+    def _archive(self) -> str | None:
+        """Write what Badger's window opens: the routine with its data, and its record of the interface.
+
+        :returns: what went wrong.
+        """
         if not self.evaluations:
-            return
+            return None
         from badger.archive import BADGER_ARCHIVE_ROOT, archive_run
 
+        environment = self.routine.environment
         stamp = datetime.datetime.strptime(self.routine.creation_ts, _STAMP)
         # The file's name has seconds only, and must not be another run's.
-        while (_archive_file(Path(BADGER_ARCHIVE_ROOT), self.routine.environment.name, stamp)).exists():
+        while _archive_file(Path(BADGER_ARCHIVE_ROOT), environment.name, stamp).exists():
             stamp += datetime.timedelta(seconds=1)
         self.routine.creation_ts = stamp.strftime(_STAMP)
-        archived = archive_run(self.routine)
-        self.archive = Path(archived["path"]) / archived["filename"]
-        if (interface := self.routine.environment.interface) is not None:
-            interface.stop_recording(str(self.archive.with_suffix(".pickle")))
+        try:
+            archived = archive_run(self.routine)
+            self.archive = Path(archived["path"]) / archived["filename"]
+            if environment.interface is not None:
+                environment.interface.stop_recording(str(self.archive.with_suffix(".pickle")))
+        except Exception as error:
+            # A full disk, or a value that cannot be written: what the evaluations raised is more important.
+            return f"the archive could not be written: {first_line(error)}"
+        return None
 
 
 def _archive_file(root: Path, environment: str, stamp: datetime.datetime) -> Path:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .runner import Evaluation
 
@@ -21,20 +21,16 @@ def plot_run(
     file: Path,
     *,
     title: str,
-    direction: int | None,
     ranges: Mapping[str, Sequence[float]],
     target: float | None = None,
-    units: Mapping[str, str] | None = None,
 ) -> Path:
     """Draw a run and save it.
 
     :param evaluations: one or more.
     :param file: where to; its ending says the format. Its folder is made.
-    :param direction: 1 where large is good, -1 where small is, None where there is no best one.
     :param ranges: of each variable, ``(low, high)``; variables are drawn as fractions of it where there are several
         ranges.
     :param target: drawn as a line.
-    :param units: of objectives, for the labels.
     :returns: the file.
     """
     from matplotlib.figure import Figure
@@ -44,13 +40,12 @@ def plot_run(
     figure = Figure(figsize=(8, 2.6 * (len(objectives) + 1)), layout="constrained")
     *above, below = figure.subplots(len(objectives) + 1, 1, sharex=True)
     for axes, name in zip(above, objectives, strict=True):
-        _objective(axes, evaluations, name, direction)
-        axes.set_ylabel(f"{name} ({units[name]})" if units and units.get(name) else name)
+        _objective(axes, evaluations, name)
+        axes.set_ylabel(name)
     if target is not None:
         above[0].axhline(target, color="gray", linestyle="--", linewidth=1, label="target")
     above[0].set_title(title)
-    if direction is not None or not all(each.feasible for each in evaluations):
-        above[0].legend(fontsize="small")
+    above[0].legend(fontsize="small")
     _variables(below, evaluations, ranges)
     below.set_xlabel("evaluation")
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -59,16 +54,18 @@ def plot_run(
     return file
 
 
-def _objective(axes: Axes, evaluations: Sequence[Evaluation], name: str, direction: int | None) -> None:
+def _objective(axes: Axes, evaluations: Sequence[Evaluation], name: str) -> None:
     for feasible, marker, label in ((True, "o", "each evaluation"), (False, "x", "a constraint does not hold")):
         chosen = [each for each in evaluations if each.feasible == feasible]
         if chosen:
             numbers = [each.number for each in chosen]
             axes.plot(numbers, [each.objectives[name] for each in chosen], marker, markersize=5, label=label)
-    best = [each.objectives[name] if each.best else None for each in evaluations]
-    if direction is not None and any(value is not None for value in best):
-        so_far: list[Any] = list(accumulate(best, lambda before, now: before if now is None else now))
-        line = [float("nan") if value is None else value for value in so_far]
+    # An evaluation is marked as the best one only where there is such a thing.
+    best, line = math.nan, []
+    for each in evaluations:
+        best = each.objectives[name] if each.best else best
+        line.append(best)
+    if not math.isnan(best):
         axes.step([each.number for each in evaluations], line, where="post", label="best so far")
 
 

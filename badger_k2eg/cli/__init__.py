@@ -1,8 +1,8 @@
 """The command ``badger-k2eg``. Owns its commands' names and how a mistake ends; each command group has its own file.
 
 A command's file is imported when it is called: ``badger-k2eg --help`` needs none of the optional parts. Exit codes: 0
-done, 1 failed, 2 a mistake of the user's, 130 Ctrl-C. What was foreseen is one line on stderr (one per PV where PVs
-failed), never a traceback.
+done, 1 failed, 2 a mistake of the user's, 3 refused by a guard, 130 Ctrl-C, 143 SIGTERM. What was foreseen is one line
+on stderr (one per PV where PVs failed), never a traceback.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import click
 from .. import __version__
 from ..errors import ControlError, SettingsError
 
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+FAILED, USAGE, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
 #: Command -> (module, what it does). The module has a click command of the same name, with _ for -.
 _COMMANDS = {
     "demo": (".demo", "Tune a simulated machine by Badger, without its window."),
+    "ioc": (".ioc", "Start an example IOC, and say how a client reaches it."),
     "plugin-root": (".plugins", "Print the folder to give to Badger as BADGER_PLUGIN_ROOT."),
+    "run": (".run", "Run a routine file without Badger's window."),
 }
 
 

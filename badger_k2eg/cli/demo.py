@@ -1,7 +1,8 @@
-"""``badger-k2eg demo``: a real IOC, tuned by Badger without its window, in less than a minute.
+"""``badger-k2eg demo``: real IOCs, tuned by Badger without its window.
 
-Owns the showing; the machine is ``demo_ioc``, the run is ``badger_app.runner``. Everything is on loopback and in a
-temporary folder, but for the plot; what it starts, it stops.
+Owns the showing, in two parts: a first machine of three PVs (``demo_ioc``) by Nelder-Mead, in some seconds; then the
+virtual injector by a Bayesian optimizer, as ``badger-k2eg run`` does it. Everything is on loopback and in a temporary
+folder, but for the plots; what it starts, it stops.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import ControlError, MissingExtra
-from . import demo_ioc
+from . import demo_ioc, ioc
 
 if TYPE_CHECKING:
     from ..badger_app.runner import Evaluation
@@ -45,10 +46,17 @@ _FIRST_STEP = 0.15
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("demo-output"),
     show_default=True,
-    help="folder for the plot",
+    help="folder for the plots",
 )
-def demo(interface: str, output: Path) -> None:
-    """Tune a simulated machine by Badger, without its window: an IOC, 20 evaluations, before and after, a plot."""
+@click.option(
+    "--machine",
+    type=click.Choice(["first", "virtual_injector", "all"]),
+    default="all",
+    show_default=True,
+    help="three PVs in some seconds, the virtual injector in a minute or two, or both",
+)
+def demo(interface: str, output: Path, machine: str) -> None:
+    """Tune simulated machines by Badger, without its window: real IOCs, each step, before and after, a plot."""
     for package in ("softioc", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the demo", "demo")
@@ -57,7 +65,47 @@ def demo(interface: str, output: Path) -> None:
     if interface not in (names := runner.plugin_names("interfaces")):
         raise click.UsageError(f"there is no interface {interface!r}; choices: {', '.join(names)}")
     console = Console(highlight=False)
-    with tempfile.TemporaryDirectory(prefix="badger-k2eg-demo-") as folder, _machine() as prefix:
+    if machine in ("first", "all"):
+        _first(interface, output, console)
+    if machine in ("virtual_injector", "all"):
+        _injector(interface, output, console)
+
+
+def _injector(interface: str, output: Path, console: Console) -> None:
+    """Start the virtual injector, and let ``badger-k2eg run`` tune it; in a process of its own, as a user would."""
+    routine = Path(__file__).resolve().parents[2] / "examples" / "routines" / "virtual_injector.yaml"
+    if not routine.is_file():
+        console.print("the virtual injector is an example of the clone: a wheel has none")
+        return
+    plot = output / "virtual_injector.png"
+    with _machine(ioc.command("virtual_injector", prefix := f"DEMO{os.getpid()}")):
+        console.print(
+            f"\nthe virtual injector serves {prefix}:*; expected improvement has 4 magnets and 30 evaluations"
+        )
+        output.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "badger_k2eg.cli", "run", str(routine), "--go-to-best", "--plot", str(plot)]
+        parameters = [
+            "--set",
+            f"prefix={prefix}",
+            "--set",
+            f"interface_name={interface}",
+            "--output",
+            str(output / "badger"),
+        ]
+        ended = subprocess.run([*command, *parameters], check=False)
+        if ended.returncode:
+            raise ControlError(f"the run of the virtual injector ended with code {ended.returncode}; see above")
+
+
+def _first(interface: str, output: Path, console: Console) -> None:
+    """Tune three PVs in this process, to show what a script of one's own would do."""
+    from ..badger_app import runner
+
+    prefix = f"DEMO{os.getpid()}"
+    with (
+        tempfile.TemporaryDirectory(prefix="badger-k2eg-demo-") as folder,
+        _machine([sys.executable, "-m", demo_ioc.__name__, prefix, "--exit-with-parent"]),
+    ):
         console.print(f"an IOC serves {prefix}:*; Badger has {EVALUATIONS} evaluations to make {PVS['f']} small")
         runner.open_badger(Path(folder))
         with warnings.catch_warnings():
@@ -141,9 +189,8 @@ def _plot(evaluations: Sequence[Evaluation], output: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _machine() -> Iterator[str]:
-    """Run the IOC on loopback, and let this process find it and nothing else; gives the prefix of its PVs."""
-    prefix = f"DEMO{os.getpid()}"
+def _machine(command: Sequence[str]) -> Iterator[None]:
+    """Run an IOC on loopback, and let this process and its children find it and nothing else."""
     udp, tcp, ca = (str(port) for port in _free_ports(3))
     for name in [name for name in os.environ if name.startswith("EPICS_")]:
         del os.environ[name]
@@ -158,7 +205,6 @@ def _machine() -> Iterator[str]:
         "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
         "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
     }
-    command = [sys.executable, "-m", demo_ioc.__name__, prefix, "--exit-with-parent"]
     with (
         tempfile.TemporaryFile() as output,
         subprocess.Popen(
@@ -178,7 +224,7 @@ def _machine() -> Iterator[str]:
                 EPICS_PVA_AUTO_ADDR_LIST="NO",
                 EPICS_PVA_BROADCAST_PORT=udp,
             )
-            yield prefix
+            yield
         finally:
             process.kill()
 

@@ -56,7 +56,11 @@ def ioc(name: str, prefix: str | None) -> int:
     return 0
 
 
-def _command(name: str, prefix: str) -> list[str]:
+def command(name: str, prefix: str) -> list[str]:
+    """Give the command that runs an IOC: it says READY, and ends when its standard input closes.
+
+    :raises ControlError: when it is not part of this installation.
+    """
     if name == "demo":
         return [sys.executable, "-m", demo_ioc.__name__, prefix, "--exit-with-parent"]
     program = Path(__file__).resolve().parents[2] / _VIRTUAL_INJECTOR
@@ -85,7 +89,7 @@ def _ended_by_signals() -> Iterator[threading.Event]:
 def _started(name: str, prefix: str, ended: threading.Event) -> Iterator[subprocess.Popen[str]]:
     """Run the IOC; gives it when it is ready, or is no longer wanted."""
     with subprocess.Popen(
-        _command(name, prefix),
+        command(name, prefix),
         # Closes with this process, however that ends: the IOC then ends too.
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -35,7 +35,7 @@ def test_the_demo_tunes_a_real_ioc_and_leaves_nothing_behind(tmp_path: Path) -> 
     psutil = pytest.importorskip("psutil")
     # A site's own addresses must not be asked.
     began = time.monotonic()
-    done = command("demo", folder=tmp_path, EPICS_PVA_NAME_SERVERS="127.0.0.1:1", EPICS_PVA_ADDR_LIST="127.0.0.1:1")
+    done = command("demo", "--machine", "first", folder=tmp_path, EPICS_PVA_NAME_SERVERS="127.0.0.1:1", EPICS_PVA_ADDR_LIST="127.0.0.1:1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - began < 60
     evaluations = re.findall(r"^ ?(\d+)/20  COR:1:SP \S+  COR:2:SP \S+  BEAM:SIZE (\S+)", done.stdout, re.MULTILINE)
@@ -56,7 +56,7 @@ def test_the_demo_tunes_a_real_ioc_and_leaves_nothing_behind(tmp_path: Path) -> 
 def test_a_demo_that_is_ended_takes_its_ioc_along(number: signal.Signals, code: int, tmp_path: Path) -> None:
     psutil = pytest.importorskip("psutil")
     process = subprocess.Popen(
-        [sys.executable, "-m", "badger_k2eg.cli", "demo"],
+        [sys.executable, "-m", "badger_k2eg.cli", "demo", "--machine", "first"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -98,7 +98,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], said: str
 
 
 def test_a_wrong_variable_ends_the_demo_before_it_moves_anything(tmp_path: Path) -> None:
-    done = command("demo", folder=tmp_path, BADGER_K2EG_REDONLY="yes")
+    done = command("demo", "--machine", "first", folder=tmp_path, BADGER_K2EG_REDONLY="yes")
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("badger-k2eg: environment variable BADGER_K2EG_REDONLY")
     assert "Traceback" not in done.stderr
@@ -108,7 +108,7 @@ def test_a_wrong_variable_ends_the_demo_before_it_moves_anything(tmp_path: Path)
 def test_an_ioc_that_does_not_start_is_an_error_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "softioc").mkdir()
     (tmp_path / "softioc" / "__init__.py").write_text("raise RuntimeError('no IOC today')\n")
-    done = command("demo", folder=tmp_path, PYTHONPATH=str(tmp_path))
+    done = command("demo", "--machine", "first", folder=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
         "badger-k2eg: the demo's IOC ended at once; the last it said: RuntimeError: no IOC today"

@@ -6,6 +6,7 @@ through it. Imports only errors.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -41,7 +42,8 @@ class Deadline:
         self._parent = _parent
         self._cancelled: str | None = None
         self._callbacks: list[Callable[[], None]] = []
-        self._lock = threading.Lock()
+        # Reentrant: a signal handler may cancel while this very thread is inside.
+        self._lock = threading.RLock()
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled else f"{self.remaining():.3f} s left"
@@ -74,28 +76,40 @@ class Deadline:
                 return
             self._cancelled = reason
             callbacks, self._callbacks = self._callbacks, []
+        errors = []
         for callback in callbacks:
-            callback()
+            try:
+                callback()
+            except Exception as error:  # the others wait to be woken; raised below
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call back once on cancel, at once if it is already so.
 
         :returns: a function that takes the callback off again.
         """
-        undo = self._parent.on_cancel(callback) if self._parent is not None else None
+        waiting = [callback]
+
+        def call() -> None:
+            # Once, though this deadline and one above it may both be cancelled.
+            with contextlib.suppress(IndexError):
+                waiting.pop()()
+
+        undo = self._parent.on_cancel(call) if self._parent is not None else None
         with self._lock:
+            # In this order: a signal may cancel in between.
+            self._callbacks.append(call)
             run_now = self._cancelled is not None
-            if not run_now:
-                self._callbacks.append(callback)
         if run_now:
-            callback()
+            call()
 
         def remove() -> None:
             if undo is not None:
                 undo()
-            with self._lock:
-                if callback in self._callbacks:
-                    self._callbacks.remove(callback)
+            with self._lock, contextlib.suppress(ValueError):
+                self._callbacks.remove(call)
 
         return remove
 

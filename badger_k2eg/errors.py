@@ -58,7 +58,12 @@ class MissingExtra(ControlError, ImportError):
     def __init__(self, feature: str, extra: str) -> None:
         """Compose the one line that says what to install."""
         super().__init__(f"{feature} needs an optional part: pip install 'badger-k2eg[{extra}]'")
+        self.feature = feature
         self.extra = extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (self.feature, self.extra)
 
 
 class CallCancelled(ControlError, CancelledError):

@@ -35,6 +35,9 @@ class ForkSensitive(Protocol):
 
 _registry: list[weakref.ref[ForkSensitive]] = []
 _lock = threading.Lock()
+# One fork at a time; those that are prepared for it.
+_forking = threading.Lock()
+_prepared: list[ForkSensitive] = []
 
 
 def register(participant: ForkSensitive) -> None:
@@ -62,24 +65,40 @@ def _call(participant: ForkSensitive, step: str) -> None:
 
 
 def _before() -> None:
-    # Held until after the fork, so that no other thread can be inside when the memory is copied.
-    _lock.acquire()
-    for participant in reversed(_participants()):
-        _call(participant, "before_fork")
+    _forking.acquire()
+    while True:
+        _lock.acquire()
+        new = [participant for participant in reversed(_participants()) if not _is_prepared(participant)]
+        if not new:
+            # Held until after the fork, so that no other thread can be inside when the memory is copied.
+            return
+        # Not held meanwhile: a thread may register something while it holds the very lock that is waited for here.
+        _lock.release()
+        for participant in new:
+            _call(participant, "before_fork")
+            _prepared.append(participant)
+
+
+def _is_prepared(participant: ForkSensitive) -> bool:
+    return any(participant is other for other in _prepared)
+
+
+def _after(step: str) -> None:
+    # Those that were prepared, also if they were unregistered meanwhile.
+    prepared = _prepared[::-1]
+    _prepared.clear()
+    _lock.release()
+    for participant in prepared:
+        _call(participant, step)
+    _forking.release()
 
 
 def _after_in_parent() -> None:
-    participants = _participants()
-    _lock.release()
-    for participant in participants:
-        _call(participant, "after_fork_in_parent")
+    _after("after_fork_in_parent")
 
 
 def _after_in_child() -> None:
-    participants = _participants()
-    _lock.release()
-    for participant in participants:
-        _call(participant, "after_fork_in_child")
+    _after("after_fork_in_child")
 
 
 os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -19,6 +19,8 @@ _REJECT_FROM = {"none": 4, "minor": Severity.MINOR, "major": Severity.MAJOR, "in
 
 #: Bytes of a text in a record's string field (dbDefs.h: MAX_STRING_SIZE 40, with a NUL).
 RECORD_STRING = 39
+# Of one ramp: more is a slip of the decimal point.
+_MOST_STEPS = 100_000
 
 
 class Refusal(ValueError):
@@ -66,6 +68,8 @@ def path_to(value: Any, before: Reading, step: float | None) -> list[Any]:
     """Lay out the values on the way to a setpoint, the setpoint last, no two further apart than ``step``."""
     if step is None or (distance := _distance(before, value)) <= step:
         return [value]
+    if distance / step > _MOST_STEPS:
+        raise Refusal(f"{distance:g} in steps of {step:g} (option max_step) is more than {_MOST_STEPS} puts")
     count = math.ceil(distance / step - 1e-9)
     start = before.value
     between = [start + (value - start) * i / count for i in range(1, count)]
@@ -86,8 +90,9 @@ def _distance(before: Reading, value: Any) -> float:
         raise Refusal("its step is restricted (option max_step), and its present value is not a reading")
     try:
         here, there = np.asarray(before.value, dtype=float), np.asarray(value, dtype=float)
-        distance = float(np.max(np.abs(there - here), initial=0.0))
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):  # an infinite distance is refused below
+            distance = float(np.max(np.abs(there - here), initial=0.0))
+    except (TypeError, ValueError, OverflowError):
         distance = math.nan
     if not math.isfinite(distance) or here.shape != there.shape:
         raise Refusal("its step is restricted (option max_step), and cannot be told from its present value")
@@ -98,6 +103,8 @@ def _check_limits(value: Any, limits: Limits, whose: str, units: str) -> None:
     if not limits or isinstance(value, str | Mapping):
         return
     numbers = np.asarray(value)
+    if numbers.dtype.kind == "O":
+        raise Refusal(f"it has {whose}, and {value!r} cannot be compared with them")
     if numbers.dtype.kind not in "biuf" or not numbers.size:
         return
     for number in (numbers.min(), numbers.max()):
@@ -141,7 +148,8 @@ def convert(value: Any, to: PvType, choices: tuple[str, ...] = ()) -> Any:
     if to.array:
         return _array(value, to)
     if isinstance(value, list | tuple | np.ndarray):
-        raise Refusal(f"it is a single {to}, not an array (shape {np.shape(value)})")
+        shape = value.shape if isinstance(value, np.ndarray) else (len(value),)
+        raise Refusal(f"it is a single {to}, not an array (shape {shape})")
     if to.kind is Kind.ENUM:
         return _enum(value, choices)
     return _scalar(value, to)
@@ -245,7 +253,10 @@ def _table(value: Any) -> Fields:
     if len(set(lengths.values())) > 1:
         raise Refusal(f"columns of different lengths: {lengths}")
     for name, column in value.items():
-        numbers = np.asarray(column)
+        try:
+            numbers = np.asarray(column)
+        except ValueError as error:
+            raise Refusal(f"column {name!r} makes no array: {error}") from None
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             raise Refusal(f"column {name!r} holds NaN or infinity")
     return Fields({"value": dict(value)})
@@ -275,7 +286,10 @@ def _columns(columns: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str
 
 def _unknown(value: Any) -> Any:
     """Convert without a type to go by: only what no PV can take is refused."""
-    numbers = np.asarray(value) if isinstance(value, int | float | list | tuple | np.ndarray) else None
+    try:
+        numbers = np.asarray(value) if isinstance(value, int | float | list | tuple | np.ndarray) else None
+    except ValueError as error:
+        raise Refusal(f"it makes no array: {error}") from None
     if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         raise Refusal(f"{value} is not a value that can be set")
     return value
@@ -294,7 +308,10 @@ def same(reading: Reading | None, value: Any) -> bool:
     if reading.type.kind is Kind.FLOAT and not reading.type.array and isinstance(value, int | float):
         # A record may hold it through a conversion to raw counts and back: a few units in the last place.
         dtype = reading.type.dtype.type
-        return bool(abs(dtype(held) - dtype(value)) <= 4 * np.spacing(np.abs(dtype(value))))
+        with np.errstate(over="ignore"):
+            apart = abs(dtype(held) - dtype(value))
+            # Halved: next to the largest number of all the spacing is infinite.
+            return bool(apart <= 8 * np.spacing(np.abs(dtype(value)) / 2))
     if isinstance(held, np.ndarray) or isinstance(value, np.ndarray | list | tuple):
         return bool(np.array_equal(np.asarray(held), np.asarray(value)))
     return bool(held == value)

@@ -65,6 +65,8 @@ def _limits(value: Any) -> Any:
 def _ordered(pattern: str, pair: Any) -> Limits:
     try:
         low, high = (None if end in (None, "") else float(end) for end in pair)
+        if low != low or high != high:
+            raise ValueError("NaN is no limit")
     except (TypeError, ValueError):
         raise ValueError(f"the limits of {pattern} are two numbers, not {pair!r}") from None
     if low is not None and high is not None and not low <= high:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-# So many may wait to be closed; beyond, whoever adds one closes one: a tight loop of reads must not run away.
-_MOST = 1000
+# So many may wait to be closed (some 3 kB each); beyond, whoever adds one closes one: no tight loop of reads runs away.
+_MOST = 500
 # A fork waits for the closing of one handle, but not for ever.
 _PATIENCE = 5.0
 

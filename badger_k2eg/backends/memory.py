@@ -7,6 +7,7 @@ times, and can be told to lose, refuse or delay what is put. Imports no client l
 from __future__ import annotations
 
 import heapq
+import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,6 +23,8 @@ from ..backend import Subscription, Update
 from ..deadline import Deadline
 from ..errors import CallCancelled, PvNotConnected
 from ..model import Fields, Kind, Limits, Outcome, PutAnswer, PvAddress, PvType, Reading
+
+logger = logging.getLogger(__name__)
 
 
 class Fault(StrEnum):
@@ -276,8 +279,12 @@ class _Subscription:
         self._closed = False
 
     def tell(self, update: Update) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        try:
             self._callback(_own_copy(update) if isinstance(update, Reading) else update)
+        except Exception:  # a callback is not ours; its fault must not end the put that it hears of
+            logger.exception("the callback for updates of %s failed", self._address)
 
     def close(self) -> None:
         """End it. Idempotent."""

@@ -6,6 +6,7 @@ Specification, 16 Mar 2015) and of K2EG. Imports model alone; knows no client li
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Mapping
@@ -76,7 +77,8 @@ def reading_from_tree(tree: Mapping[str, Any], of_type: PvType) -> Reading:
         description=display.get("description", "") or tree.get("descriptor", ""),
         user_tag=stamp.get("userTag"),
         received=time.monotonic(),
-        _tree=lambda: tree,
+        # Not a lambda: a reading goes from process to process in the report of an error.
+        _tree=functools.partial(dict, tree),
     )
 
 

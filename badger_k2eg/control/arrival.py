@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from .call import Setpoint
     from .core import Control
 
+# Seconds for a subscription to tell of itself; then its PV is read.
+_FIRST_PATIENCE = 0.3
+
 
 class Arrival:
     """The watches and validators of one call."""
@@ -64,13 +67,17 @@ class Arrival:
     def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
         """Wait for a first value of every readback; name those that there is none of."""
         waiting = [(s, watch) for s in setpoints for watch in s.watches if not watch.known]
+        soon = deadline.child(_FIRST_PATIENCE)
         with _wakes(deadline, self._news):
-            while waiting and not deadline.expired:
+            while waiting and not soon.expired:
                 try:
-                    self._news.get(timeout=_bounded(deadline.remaining()))
+                    self._news.get(timeout=_bounded(soon.remaining()))
                 except queue.Empty:
                     continue
                 waiting = [(s, watch) for s, watch in waiting if not watch.known]
+        # A subscription may be long in finding a server that was started again; a read finds it at once.
+        self._read([watch for _, watch in waiting], deadline)
+        waiting = [(s, watch) for s, watch in waiting if not watch.known]
         patience = self._control.settings.timeout
         lost = {s: f"its readback {w.validator.pv} does not answer (waited {patience:g} s)" for s, w in waiting}
         return self._unusable | lost
@@ -122,10 +129,12 @@ class Arrival:
     def _confirm(self, setpoints: Iterable[Setpoint]) -> None:
         """Read what seems to have arrived, but has said nothing since the put: its server may be gone or frozen."""
         silent = [w for s in setpoints for w in s.watches if w.settled() and not w.heard]
-        if silent:
-            addresses = {watch: PvAddress.parse(watch.validator.pv) for watch in silent}
-            patience = self._deadline.child(self._control.settings.timeout)
-            updates = self._control.backend.get_many(list(dict.fromkeys(addresses.values())), patience)
+        self._read(silent, self._deadline.child(self._control.settings.timeout))
+
+    def _read(self, watches: Sequence[Watch], deadline: Deadline) -> None:
+        if watches:
+            addresses = {watch: PvAddress.parse(watch.validator.pv) for watch in watches}
+            updates = self._control.backend.get_many(list(dict.fromkeys(addresses.values())), deadline)
             for watch, address in addresses.items():
                 watch.update(updates[address])
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -28,9 +29,11 @@ class _Pool:
         # The backends themselves begin anew in a forked child.
         self._lock = fork.Lock()
         self._live: dict[Hashable, tuple[Backend, int]] = {}
+        self._released: deque[Hashable] = deque()
 
     def lease(self, key: Hashable, make: Callable[[], Backend]) -> Backend:
         with self._lock:
+            self._count()
             idle = [k for k, (_, users) in self._live.items() if users <= 0 and k != key]
             closing = [self._live.pop(k)[0] for k in idle]
             backend, users = self._live.get(key) or (make(), 0)
@@ -41,11 +44,17 @@ class _Pool:
 
     def release(self, key: Hashable) -> None:
         # Called from a finalizer too, at any point of any thread: no lock that this thread might hold.
-        if (entry := self._live.get(key)) is not None:
-            self._live[key] = (entry[0], entry[1] - 1)
+        self._released.append(key)
+
+    def _count(self) -> None:
+        """Take up what was released (with the lock held)."""
+        while self._released:
+            if (entry := self._live.get(key := self._released.popleft())) is not None:
+                self._live[key] = (entry[0], entry[1] - 1)
 
     def close_idle(self) -> None:
         with self._lock:
+            self._count()
             closing = [self._live.pop(k)[0] for k, (_, users) in list(self._live.items()) if users <= 0]
         for backend in closing:
             backend.close()
@@ -81,7 +90,8 @@ class Router:
         """
         self._scheme = scheme
         self._leases: dict[str, Backend] = {}
-        self._keys: set[Hashable] = set()
+        # One for each lease: threads that use it for the first time at once lease one each.
+        self._keys: list[Hashable] = []
         self._finalizer = weakref.finalize(self, _release, self._keys)
         # Interpreter exit closes the clients themselves; nothing is left to count.
         self._finalizer.atexit = False
@@ -90,8 +100,9 @@ class Router:
         scheme = scheme or self._scheme
         if scheme not in self._leases:
             key = backends.identity(scheme)
-            self._leases[scheme] = _pool.lease(key, lambda: backends.open_backend(scheme))
-            self._keys.add(key)
+            leased = _pool.lease(key, lambda: backends.open_backend(scheme))
+            self._keys.append(key)
+            self._leases[scheme] = leased
         return self._leases[scheme]
 
     def _groups(self, addresses: Collection[PvAddress]) -> dict[str, list[PvAddress]]:
@@ -128,15 +139,14 @@ class Router:
 
     def close(self) -> None:
         """Give the leases back; a client that nobody else leases is closed."""
-        self._finalizer()
         self._leases.clear()
+        _release(self._keys)
         _pool.close_idle()
 
 
-def _release(keys: set[Hashable]) -> None:
-    for key in keys:
-        _pool.release(key)
-    keys.clear()
+def _release(keys: list[Hashable]) -> None:
+    while keys:
+        _pool.release(keys.pop())
 
 
 def _together(calls: Sequence[Callable[[], dict[PvAddress, T]]]) -> dict[PvAddress, T]:

@@ -56,9 +56,7 @@ class Environment(ControlEnvironment):
         "pulse_energy": Buffer(
             "{linac}:{detector}:ENRCHSTBR", points=60, rate="{linac}:BEAM:RATE", reduce="percentile 80", group="shots"
         ),
-        "pulse_energy_mean": Buffer(
-            "{linac}:{detector}:ENRCHSTBR", points=60, rate="{linac}:BEAM:RATE", group="shots"
-        ),
+        "pulse_energy_mean": Buffer("{linac}:{detector}:ENRCHSTBR", points=60, rate="{linac}:BEAM:RATE", group="shots"),
         "charge": Buffer(
             "{linac}:BPMS:3:TMITHSTBR", points=60, rate="{linac}:BEAM:RATE", reduce="median", group="shots"
         ),

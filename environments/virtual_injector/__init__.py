@@ -1,4 +1,4 @@
-"""Badger environment ``virtual_injector``: tune the beam spot of the virtual machine in ``examples/virtual_injector``."""
+"""Badger environment ``virtual_injector``: the beam spot of the machine in ``examples/virtual_injector``."""
 
 from badger_k2eg.badger_app.environment import ControlEnvironment
 from badger_k2eg.knobs import Condition, Knob

@@ -35,7 +35,14 @@ def test_the_demo_tunes_a_real_ioc_and_leaves_nothing_behind(tmp_path: Path) -> 
     psutil = pytest.importorskip("psutil")
     # A site's own addresses must not be asked.
     began = time.monotonic()
-    done = command("demo", "--machine", "first", folder=tmp_path, EPICS_PVA_NAME_SERVERS="127.0.0.1:1", EPICS_PVA_ADDR_LIST="127.0.0.1:1")
+    done = command(
+        "demo",
+        "--machine",
+        "first",
+        folder=tmp_path,
+        EPICS_PVA_NAME_SERVERS="127.0.0.1:1",
+        EPICS_PVA_ADDR_LIST="127.0.0.1:1",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - began < 60
     evaluations = re.findall(r"^ ?(\d+)/20  COR:1:SP \S+  COR:2:SP \S+  BEAM:SIZE (\S+)", done.stdout, re.MULTILINE)

@@ -160,7 +160,7 @@ def test_a_run_leaves_badgers_archive_readable(soft_ioc: SoftIoc, restored: Call
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nowhere",), "there is no environment 'nowhere'; there are handwritten_environment, pv_template"),
+        (("nowhere",), "there is no environment 'nowhere'; there are fel_linac, handwritten_environment, pv_template,"),
         (("pv_template", {"readonly": "yes"}), "there is no parameter 'readonly'"),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from badger_k2eg.testing.plugin import SessionPorts
 from environments.fel_linac import Environment as FelLinac
 from environments.virtual_injector import Environment as Injector
 from examples.virtual_injector.part import VirtualInjector
@@ -14,11 +15,14 @@ from interfaces.epics_pva import Interface
 
 
 @pytest.fixture(scope="module")
-def machine() -> Iterator[VirtualInjector]:
-    with VirtualInjector(seed=1) as machine, pytest.MonkeyPatch.context() as patch:
-        for name, value in machine.client_environment.items():
-            patch.setenv(name, value)
-        yield machine
+def machine(epics_environment: SessionPorts) -> Iterator[VirtualInjector]:
+    # On ports that the clients of this session know already: theirs is open by now.
+    ports = epics_environment.factory.pop()
+    try:
+        with VirtualInjector(seed=1, ports=ports) as machine:
+            yield machine
+    finally:
+        epics_environment.factory.append(ports)
 
 
 @pytest.fixture

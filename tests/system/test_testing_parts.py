@@ -227,6 +227,7 @@ def test_every_put_to_cmd_counts_also_of_the_same_value(ioc: Part) -> None:
 def test_a_hundred_readbacks_follow_a_settle_time_later(ioc: Part) -> None:
     setpoints = [ioc.server.pv(f"SP:{i:03d}") for i in range(100)]
     readbacks = [ioc.server.pv(f"RB:{i:03d}") for i in range(100)]
+    ioc.put("SETTLE", 0.5)
     ioc.context.get(setpoints + readbacks)  # connect
     wanted = [i / 8 + time.time() % 1 for i in range(100)]
     began = time.monotonic()

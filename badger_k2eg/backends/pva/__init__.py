@@ -24,17 +24,18 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from p4p.client.raw import Cancelled, RemoteError
-from p4p.client.raw import Context as RawContext
+from p4p.client.raw import Cancelled
 from p4p.client.thread import Context as Context
 
-from .. import fork
-from ..backend import Subscription, Update
-from ..deadline import Deadline
-from ..errors import CallCancelled, PvInvalid, PvNotConnected, PvRefused
-from ..model import Fields, Kind, Outcome, PutAnswer, PvAddress, PvType, Reading
-from .closing import Closer
-from .structures import pv_type, reading_from_tree
+from ... import fork
+from ...backend import Subscription, Update
+from ...deadline import Deadline
+from ...errors import CallCancelled, PvInvalid, PvNotConnected, PvRefused
+from ...model import Kind, PutAnswer, PvAddress, PvType, Reading
+from ..closing import Closer
+from ..structures import pv_type, reading_from_tree
+from .operations import NO_ANSWER, Batch, Operation, put_answer
+from .subscription import PvaSubscription, dispatch
 
 logger = logging.getLogger(__name__)
 
@@ -44,81 +45,13 @@ _P4P_CONTEXT = Context
 # A channel whose server was restarted is searched for with growing pauses (0.8 to 4.7 s measured); a new channel is
 # found in 10 ms. So a get that has waited this long is sent over a new channel too; the first answer counts.
 _FIRST_PATIENCE = 0.3
-# Stands for "no answer"; None is p4p's answer to a put that was done.
-_NO_ANSWER = object()
 # A fork waits for puts in flight, and a close for a callback that runs, but not for ever.
 _PATIENCE = 10.0
-_BLOCK = "field()record[block=true]"
 
 
 def is_mocked() -> bool:
     """Whether somebody (a unit test) has put another class in the place of ``Context``."""
     return Context is not _P4P_CONTEXT
-
-
-class _Operation:
-    """One get or put of one PV on the wire."""
-
-    __slots__ = ("abandoned", "address", "batch", "handles", "lock", "sent", "value")
-
-    def __init__(self, batch: _Batch, address: PvAddress, value: Any = None) -> None:
-        self.batch = batch
-        self.address = address
-        self.value = value
-        self.handles: list[Any] = []
-        self.sent = False
-        self.abandoned = False
-        # Held for an instant only, so that "was it sent?" has one answer when a put is given up.
-        self.lock = threading.Lock()
-
-    def done(self, answer: Any) -> None:
-        """Take the answer (p4p's thread)."""
-        self.batch.answers.put((self, answer))
-
-    def build(self, structure: Any) -> None:
-        """Fill in what is to be sent (p4p's thread, just before sending)."""
-        with self.lock:
-            if self.abandoned:
-                raise TimeoutError("given up before it was sent")
-            _fill(structure, self.value)
-            self.sent = True
-
-    def close(self) -> None:
-        """Make sure that it is not sent any more."""
-        with self.lock:
-            self.abandoned = True
-        self.let_go()
-
-    def let_go(self) -> None:
-        """Close p4p's handles.
-
-        A handle refers to this operation through its handler: left to the garbage collector, the cycle keeps the
-        context alive (and the next forked child hangs), or is destroyed on p4p's own thread.
-        """
-        handles, self.handles = self.handles, []
-        for handle in handles:
-            handle.close()
-
-
-class _Batch:
-    """The operations of one call; answers come in through a queue that needs no lock of ours."""
-
-    def __init__(self, deadline: Deadline, *, puts: bool, wait: Collection[PvAddress] = ()) -> None:
-        self.deadline = deadline
-        self.puts = puts
-        self.wait = frozenset(wait)
-        self.answers: queue.SimpleQueue[tuple[_Operation, Any] | None] = queue.SimpleQueue()
-        self.pending: dict[PvAddress, _Operation] = {}
-        self.finished = threading.Event()
-
-    def start(self, context: Any, operation: _Operation) -> None:
-        name = operation.address.name
-        if self.puts:
-            request = _BLOCK if operation.address in self.wait else None
-            handle = RawContext.put(context, name, operation.done, builder=operation.build, request=request, get=False)
-        else:
-            handle = RawContext.get(context, name, operation.done)
-        operation.handles.append(handle)
 
 
 class PvaBackend:
@@ -137,7 +70,7 @@ class PvaBackend:
         # Held while operations are started and through a fork; never while waiting for an answer.
         self._lock = threading.RLock()
         self._context: Any = None
-        self._batches: set[_Batch] = set()
+        self._batches: set[Batch] = set()
         self._subscriptions: set[PvaSubscription] = set()
         self._events: queue.SimpleQueue[PvaSubscription | None] = queue.SimpleQueue()
         self._dispatcher: threading.Thread | None = None
@@ -147,7 +80,7 @@ class PvaBackend:
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
         """Read all at once. The values of one PV are of one instant, those of several are not."""
-        batch = _Batch(deadline, puts=False)
+        batch = Batch(deadline, puts=False)
         answers = self._run(batch, dict.fromkeys(addresses))
         return {address: self._reading(operation, answer) for address, (operation, answer) in answers.items()}
 
@@ -155,22 +88,22 @@ class PvaBackend:
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
         """Write all at once; ``wait`` asks for put completion (``record[block=true]``)."""
-        batch = _Batch(deadline, puts=True, wait=wait)
+        batch = Batch(deadline, puts=True, wait=wait)
         answers = self._run(batch, values)
-        return {address: _put_answer(operation, answer) for address, (operation, answer) in answers.items()}
+        return {address: put_answer(operation, answer) for address, (operation, answer) in answers.items()}
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
         """Read all at once: PVAccess has nothing closer to one instant."""
         return self.get_many(addresses, deadline)
 
-    def _run(self, batch: _Batch, values: Mapping[PvAddress, Any]) -> dict[PvAddress, tuple[_Operation, Any]]:
+    def _run(self, batch: Batch, values: Mapping[PvAddress, Any]) -> dict[PvAddress, tuple[Operation, Any]]:
         """Start an operation for each and wait."""
-        answers: dict[PvAddress, tuple[_Operation, Any]] = {}
+        answers: dict[PvAddress, tuple[Operation, Any]] = {}
         with self._lock:
             self._batches.add(batch)
             context = self._open()
             for address, value in values.items():
-                operation = batch.pending[address] = _Operation(batch, address, value)
+                operation = batch.pending[address] = Operation(batch, address, value)
                 # Of a call that is over nothing more is sent, not even for the instant until it is given up.
                 if not batch.deadline.expired:
                     batch.start(context, operation)
@@ -181,19 +114,20 @@ class PvaBackend:
             unsubscribe()
             for address, operation in batch.pending.items():
                 operation.close()
-                answers[address] = (operation, _NO_ANSWER)
+                answers[address] = (operation, NO_ANSWER)
             # The last answers may have come in while the rest was given up.
             while not batch.answers.empty():
                 if (late := batch.answers.get()) is not None and not isinstance(late[1], Cancelled):
                     answers[late[0].address] = late
             self._batches.discard(batch)
             batch.finished.set()
-            self._drop_channels(batch.pending)
+            # The next call finds them at once, if they are back by then.
+            self._renew(batch.pending)
         if batch.deadline.cancelled and not batch.puts:
             raise CallCancelled(f"reading {_names(values)} cancelled")
         return {address: answers[address] for address in values}
 
-    def _collect(self, batch: _Batch, answers: dict[PvAddress, tuple[_Operation, Any]]) -> None:
+    def _collect(self, batch: Batch, answers: dict[PvAddress, tuple[Operation, Any]]) -> None:
         pause = _FIRST_PATIENCE
         retry_at = time.monotonic() + pause
         while batch.pending and (left := batch.deadline.remaining()) > 0.0:
@@ -216,28 +150,39 @@ class PvaBackend:
             del batch.pending[operation.address]
             answers[operation.address] = got
 
-    def _try_new_channels(self, batch: _Batch) -> None:
+    def _try_new_channels(self, batch: Batch) -> None:
         # A put is not sent twice, and needs no help: the guard's get has just found the channel.
+        if not batch.puts:
+            self._renew(batch.pending)
+
+    def _renew(self, addresses: Collection[PvAddress]) -> None:
+        """Search for PVs anew, at once, with all that waits for them in any thread.
+
+        ``disconnect`` leaves what is under way on a channel without an answer for ever, subscriptions too [M]. So a
+        channel with a put on its way, or with a subscription that is connected, is left as it is.
+        """
         # Not while somebody forks: the fork may be waiting for the very put that this thread is waiting for.
-        if batch.puts or not self._lock.acquire(blocking=False):
+        if not addresses or not self._lock.acquire(blocking=False):
             return
         try:
-            context = self._open()
-            for address, operation in batch.pending.items():
-                context.disconnect(address.name)
-                batch.start(context, operation)
+            if (context := self._context) is None:
+                return
+            batches = list(self._batches)
+            in_use = {s.address.name for s in self._subscriptions if s.connected}
+            in_use.update(a.name for batch in batches if batch.puts for a in list(batch.pending))
+            names = {address.name for address in addresses} - in_use
+            for name in names:
+                context.disconnect(name)
+            for subscription in [s for s in self._subscriptions if s.address.name in names and not s.closed]:
+                subscription.pause()
+                subscription.open(context, self._events)
+            for batch in [batch for batch in batches if not batch.puts]:
+                for operation in [o for o in list(batch.pending.values()) if o.address.name in names]:
+                    batch.start(context, operation)
+                    if operation.abandoned or operation.address not in batch.pending:
+                        self._closer.later(operation.let_go)  # its thread has its answer, and closes nothing more
         finally:
             self._lock.release()
-
-    def _drop_channels(self, addresses: Collection[PvAddress]) -> None:
-        """Forget channels that gave no answer: the next call searches for their servers at once."""
-        if addresses and self._lock.acquire(blocking=False):
-            try:
-                if self._context is not None:
-                    for address in addresses:
-                        self._context.disconnect(address.name)
-            finally:
-                self._lock.release()
 
     def _open(self) -> Any:
         if self._context is None:
@@ -246,9 +191,9 @@ class PvaBackend:
             self._context = _P4P_CONTEXT("pva", useenv=True, nt=False)
         return self._context
 
-    def _reading(self, operation: _Operation, answer: Any) -> Update:
+    def _reading(self, operation: Operation, answer: Any) -> Update:
         pv = operation.address.text
-        if answer is _NO_ANSWER:
+        if answer is NO_ANSWER:
             waited = operation.batch.deadline.seconds
             return PvNotConnected(pv, f"no answer within {waited:g} s: nobody serves it, or it does not answer")
         if isinstance(answer, Exception):
@@ -272,7 +217,7 @@ class PvaBackend:
         with self._lock:
             if self._dispatcher is None:
                 self._dispatcher = threading.Thread(
-                    target=_dispatch, args=(self._events, self._decode), name="pva monitors", daemon=True
+                    target=dispatch, args=(self._events, self._decode), name="pva monitors", daemon=True
                 )
                 self._dispatcher.start()
             subscription = PvaSubscription(self, address, callback, queue)
@@ -358,98 +303,6 @@ def _close_all() -> None:
     # process down with SIGABRT: 4 of 60 exits with an open subscription [M].
     for backend in list(_backends):
         backend.close()
-
-
-class PvaSubscription:
-    """A monitor of one PV that comes back after a reconnect and after a fork."""
-
-    def __init__(self, backend: PvaBackend, address: PvAddress, callback: Callable[[Update], None], depth: int) -> None:
-        """Remember what to subscribe to; ``open`` does it."""
-        self.address = address
-        self.callback = callback
-        self.closed = False
-        self._backend = backend
-        self._depth = depth
-        self._handle: Any = None
-        # Held by the monitor thread while it calls back, so that ``close`` can wait for that.
-        self._calling = threading.RLock()
-
-    def open(self, context: Any, events: queue.SimpleQueue[PvaSubscription | None]) -> None:
-        """Subscribe; p4p's thread only appends this subscription to the queue of events."""
-        request = f"field()record[queueSize={self._depth}]"
-        self._handle = RawContext.monitor(context, self.address.name, lambda: events.put(self), request)
-
-    def pause(self) -> None:
-        """Unsubscribe for the time of a fork."""
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
-
-    def close(self) -> None:
-        """End it; no callback begins afterwards, and one that runs (in another thread) has ended."""
-        self.closed = True
-        self._backend.drop(self)
-        with self._calling:
-            pass
-
-    def forget(self) -> None:
-        """In a forked child: it belongs to the parent, and so does the thread that may hold its lock."""
-        self.closed = True
-        self._handle = None
-        self._calling = threading.RLock()
-
-    def deliver(self, decode: Callable[[Any], Reading]) -> None:
-        """Hand over everything that has arrived (monitor thread)."""
-        with self._calling:
-            while not self.closed and (handle := self._handle) is not None:
-                event = handle.pop()
-                if event is None:
-                    return
-                try:
-                    self.callback(self._update(event, decode))
-                except Exception:  # a callback is not ours; its fault must not end the other subscriptions
-                    logger.exception("the callback for updates of %s failed", self.address)
-
-    def _update(self, event: Any, decode: Callable[[Any], Reading]) -> Update:
-        if not isinstance(event, Exception):
-            return decode(event)
-        if isinstance(event, RemoteError):
-            return PvRefused(self.address.text, str(event))
-        return PvNotConnected(self.address.text, "disconnected")
-
-
-def _dispatch(events: queue.SimpleQueue[PvaSubscription | None], decode: Callable[[Any], Reading]) -> None:
-    while (subscription := events.get()) is not None:
-        try:
-            subscription.deliver(decode)
-        except Exception:  # one broken subscription must not silence the others
-            logger.exception("reading an update of %s failed", subscription.address)
-
-
-def _fill(structure: Any, value: Any) -> None:
-    """Put a value into the structure that is to be sent; only what is touched is sent."""
-    if isinstance(value, Fields):
-        for name, item in value.items():
-            structure[name] = item
-    elif isinstance(code := structure.type().aspy("value"), tuple) and pv_type(code).kind is Kind.ENUM:
-        structure["value.index"] = value
-    else:
-        structure["value"] = value
-
-
-def _put_answer(operation: _Operation, answer: Any) -> PutAnswer:
-    if answer is _NO_ANSWER:
-        waited = f"no answer within {operation.batch.deadline.seconds:g} s"
-        if operation.sent:
-            return PutAnswer(Outcome.UNKNOWN, f"{waited}; it was sent and may have happened, or may still happen")
-        return PutAnswer(Outcome.NOT_SENT, f"{waited}: nobody serves it, or it does not answer")
-    if answer is None:
-        return PutAnswer(Outcome.APPLIED)
-    if isinstance(answer, RemoteError):
-        return PutAnswer(Outcome.REFUSED, str(answer))
-    if operation.sent:
-        return PutAnswer(Outcome.UNKNOWN, "disconnected after it was sent")
-    return PutAnswer(Outcome.REFUSED, f"cannot be written: {answer}")
 
 
 def _names(values: Collection[PvAddress]) -> str:

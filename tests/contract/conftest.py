@@ -1,0 +1,119 @@
+"""The `machine` on which every test of the suite runs, once for each way to reach PVs.
+
+A test that a transport cannot give (marker `needs`) is not made for it; the end of the run says how many, and why.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .machine import FEATURES, CaMachine, IocMachine, Machine, MemoryMachine, PvaMachine
+from .memory_machine import SimulatedMachine
+
+
+def _missing(*packages: str) -> str | None:
+    absent = [package for package in packages if importlib.util.find_spec(package) is None]
+    return f"{', '.join(absent)} not installed: pip install 'badger-k2eg[test]'" if absent else None
+
+
+def _backend(kind: type[Machine], *packages: str) -> Any:
+    reason = _missing(*packages)
+    return pytest.param(kind, id=kind.name, marks=pytest.mark.skipif(reason is not None, reason=reason or ""))
+
+
+BACKENDS = [
+    _backend(MemoryMachine),
+    _backend(PvaMachine, "p4p", "softioc"),
+    _backend(CaMachine, "p4p", "softioc", "caproto", "badger_k2eg.backends.ca"),
+]
+KINDS: tuple[Any, ...] = (MemoryMachine, PvaMachine, CaMachine)
+_left_out: Counter[tuple[str, str, str]] = Counter()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(*features): what the machine must be able to give (tests/contract)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [item for item in items if not _can_run(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _can_run(item: pytest.Item) -> bool:
+    given = getattr(item, "callspec", None)
+    kinds = [value for value in (given.params.values() if given else ()) if isinstance(value, type) and value in KINDS]
+    for kind in kinds:
+        for feature in (feature for marker in item.iter_markers("needs") for feature in marker.args):
+            if not kind.has(feature):
+                _left_out[kind.name, feature, kind.lacks[feature]] += 1
+                return False
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if _left_out:
+        terminalreporter.section("left out of tests/contract")
+    for (name, feature, reason), count in sorted(_left_out.items()):
+        terminalreporter.line(f"{name}: {count} tests of {FEATURES[feature]}: {reason}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def independent_client() -> Iterator[None]:
+    """The client of the tests themselves goes last."""
+    yield
+    IocMachine.independent.close()
+
+
+@pytest.fixture(autouse=True)
+def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's own ini file and environment say nothing here."""
+    for name in list(os.environ):
+        if name.startswith("BADGER_K2EG_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+
+
+def _shared(request: pytest.FixtureRequest) -> Machine:
+    kind: type[Machine] = request.param
+    if issubclass(kind, IocMachine):
+        faults = request.getfixturevalue("fault_server") if kind.has("faults") else None
+        return kind(request.getfixturevalue("soft_ioc"), faults)
+    return MemoryMachine(SimulatedMachine())
+
+
+@pytest.fixture(params=BACKENDS)
+def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Give the machine of this session; what a test changes is set back after it."""
+    made = _shared(request)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def module_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Give the machine to a fixture that does once what several tests look at."""
+    made = _shared(request)
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def own_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """Give a machine of the test's own, whose server it may kill, stop and restart; no fault PVs."""
+    kind: type[Machine] = request.param
+    if issubclass(kind, IocMachine):
+        start: Callable[[], Any] = request.getfixturevalue("soft_ioc_factory")
+        made: Machine = kind(start())
+    else:
+        made = MemoryMachine(SimulatedMachine())
+    yield made
+    made.close_controls()

@@ -1,0 +1,250 @@
+"""What is p4p's own about the PVAccess backend: its configuration, its handles, its habits."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from badger_k2eg import backends
+from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.control import connect
+from badger_k2eg.deadline import Deadline
+from badger_k2eg.errors import PvNotConnected
+from badger_k2eg.model import Fields, Outcome, PvAddress, Reading
+
+if TYPE_CHECKING:
+    from badger_k2eg.backends.pva import PvaBackend
+    from badger_k2eg.testing.fault_server import FaultServer
+    from badger_k2eg.testing.soft_ioc import SoftIoc
+
+pytest.importorskip("softioc", reason="pip install badger-k2eg[test]")
+pytest.importorskip("p4p")
+
+PATIENCE = 15.0
+
+
+@pytest.fixture
+def backend(soft_ioc: SoftIoc, fault_server: FaultServer) -> Iterator[PvaBackend]:
+    from badger_k2eg.backends.pva import PvaBackend
+
+    made = PvaBackend()
+    yield made
+    made.close()
+
+
+def get(backend: PvaBackend, name: str, seconds: float = PATIENCE) -> Any:
+    address = PvAddress.parse(name)
+    return backend.get_many([address], Deadline(seconds))[address]
+
+
+def eventually(ask: Callable[[], Any], wanted: Any = True, seconds: float = PATIENCE) -> None:
+    began = time.monotonic()
+    while (answer := ask()) != wanted:
+        assert time.monotonic() - began < seconds, f"still {answer!r}, not {wanted!r}, after {seconds} s"
+        time.sleep(0.005)
+
+
+def test_its_context_knows_the_configured_addresses_and_no_others(backend: PvaBackend, soft_ioc: SoftIoc) -> None:
+    """A raw p4p context ignores the environment by default, and broadcasts to the whole site."""
+    get(backend, soft_ioc.pv("DBL"))
+    conf = backend._context.conf()
+    assert sorted(conf["EPICS_PVA_ADDR_LIST"].split()) == sorted(os.environ["EPICS_PVA_ADDR_LIST"].split())
+    assert conf["EPICS_PVA_AUTO_ADDR_LIST"] == "NO"
+    assert conf.get("EPICS_PVA_NAME_SERVERS", "") == ""
+    assert all(address.startswith("127.0.0.1:") for address in conf["EPICS_PVA_ADDR_LIST"].split())
+
+
+def test_it_opens_nothing_before_its_first_use() -> None:
+    from badger_k2eg.backends.pva import PvaBackend
+
+    before = set(threading.enumerate())
+    made = PvaBackend()
+    assert made._context is None and set(threading.enumerate()) == before
+    made.close()
+
+
+def test_no_handle_of_p4p_is_left_behind(backend: PvaBackend, soft_ioc: SoftIoc, fault_server: FaultServer) -> None:
+    """p4p counts its C++ objects: gets, puts and monitors, answered, timed out and cancelled, leave none."""
+    from p4p import listRefs
+
+    names = [PvAddress.parse(soft_ioc.pv(f"SP:{i:03d}")) for i in range(20)]
+    lost, gone = PvAddress.parse(fault_server.pv("LOST")), PvAddress.parse(soft_ioc.pv("NOBODY"))
+
+    def everything() -> None:
+        backend.get_many(names, Deadline(PATIENCE))
+        backend.get_many([*names, gone], Deadline(0.4))
+        backend.put_many(dict.fromkeys(names, 0.0), Deadline(PATIENCE), wait=names[:3])
+        backend.put_many({lost: 1.0, gone: 1.0}, Deadline(0.2))
+        subscriptions = [backend.monitor(name, lambda update: None) for name in [*names, gone]]
+        for subscription in subscriptions:
+            subscription.close()
+
+    def handles() -> dict[str, int]:
+        gc.collect()
+        return {kind: count for kind, count in listRefs().items() if "Op" in kind or "Monitor" in kind}
+
+    everything()
+    before = handles()
+    for _ in range(3):
+        everything()
+    eventually(lambda: {kind: n for kind, n in handles().items() if n > before.get(kind, 0)}, {})
+    assert not backend._batches and not backend._subscriptions
+
+
+def test_a_get_that_gives_up_leaves_other_gets_of_the_pv_alone(
+    backend: PvaBackend, soft_ioc_factory: Callable[..., SoftIoc]
+) -> None:
+    """Giving up looks for the server anew; what another thread waits for on the same PV must not be lost by that."""
+    ioc = soft_ioc_factory()
+    name = ioc.pv("DBL")
+    get(backend, name)
+    ioc.stop()
+    answers: list[Any] = []
+    patient = threading.Thread(target=lambda: answers.append(get(backend, name)))
+    patient.start()
+    time.sleep(0.1)
+    assert isinstance(get(backend, name, 0.5), PvNotConnected)
+    ioc.cont()
+    patient.join(PATIENCE)
+    assert [answer.value for answer in answers] == [1.5]
+
+
+def test_a_get_that_gives_up_leaves_a_put_of_the_pv_alone(
+    backend: PvaBackend, soft_ioc_factory: Callable[..., SoftIoc]
+) -> None:
+    ioc = soft_ioc_factory()
+    slow = PvAddress.parse(ioc.pv("SLOW"))
+    get(backend, slow.name)
+    answers: list[Any] = []
+    put = threading.Thread(target=lambda: answers.append(backend.put_many({slow: 3.0}, Deadline(PATIENCE), [slow])))
+    put.start()
+    eventually(lambda: get(backend, slow.name).value, 3.0)
+    ioc.stop()
+    assert isinstance(get(backend, slow.name, 0.5), PvNotConnected)
+    ioc.cont()
+    put.join(PATIENCE)
+    assert answers[0][slow].outcome is Outcome.APPLIED
+
+
+def test_a_put_is_not_sent_again_by_p4p_itself(backend: PvaBackend, fault_server: FaultServer) -> None:
+    """p4p sends a put that was not answered once more when the server comes back; this backend keeps it from that."""
+    pv = PvAddress.parse(fault_server.pv("NOANSWER"))
+    get(backend, pv.name)
+    answers: list[Any] = []
+    put = threading.Thread(target=lambda: answers.append(backend.put_many({pv: 3.0}, Deadline(PATIENCE))))
+    put.start()
+    eventually(lambda: get(backend, fault_server.pv("PUTS:NOANSWER")).value, 1)
+    fault_server.restart()
+    put.join(PATIENCE)
+    assert answers[0][pv].outcome is Outcome.UNKNOWN and "disconnected after it was sent" in answers[0][pv].message
+    assert get(backend, fault_server.pv("PUTS:NOANSWER")).value == 0
+    assert get(backend, pv.name).value == 0.0
+
+
+def test_a_monitor_resumes_after_reads_of_its_dead_pv(
+    backend: PvaBackend, soft_ioc_factory: Callable[..., SoftIoc]
+) -> None:
+    ioc = soft_ioc_factory()
+    name = ioc.pv("FREE")
+    seen: list[Any] = []
+    subscription = backend.monitor(PvAddress.parse(name), seen.append)
+    eventually(lambda: len(seen), 1)
+    ioc.kill()
+    eventually(lambda: isinstance(seen[-1], PvNotConnected))
+    assert isinstance(get(backend, name, 0.5), PvNotConnected)
+    ioc.restart()
+    assert get(backend, name, 3.0).value == 1.0
+    eventually(lambda: isinstance(seen[-1], Reading) and seen[-1].value, 1.0)
+    subscription.close()
+
+
+def test_closing_ends_calls_and_monitors(soft_ioc: SoftIoc, fault_server: FaultServer) -> None:
+    from badger_k2eg.backends.pva import PvaBackend
+
+    before = threading.active_count()
+    backend = PvaBackend()
+    lost, gone = PvAddress.parse(fault_server.pv("LOST")), PvAddress.parse(soft_ioc.pv("NOBODY"))
+    get(backend, lost.name)
+    backend.monitor(PvAddress.parse(soft_ioc.pv("PULSE")), lambda update: None)
+    ends: dict[str, Any] = {}
+
+    def read() -> None:
+        try:
+            backend.get_many([gone], Deadline(60.0))
+        except Exception as error:  # looked at below
+            ends["get"] = error
+
+    def write() -> None:
+        ends["put"] = backend.put_many({lost: 1.0}, Deadline(60.0))[lost].outcome
+
+    threads = [threading.Thread(target=read), threading.Thread(target=write)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    began = time.monotonic()
+    backend.close()
+    for thread in threads:
+        thread.join(5.0)
+    assert time.monotonic() - began < 3.0
+    assert "cancelled" in str(ends["get"]) and ends["put"] is Outcome.UNKNOWN
+    eventually(threading.active_count, before)
+
+
+def test_suspend_puts_every_handle_down_and_goes_on(backend: PvaBackend, soft_ioc: SoftIoc) -> None:
+    name = soft_ioc.pv("SP:050")
+    seen: list[Any] = []
+    subscription = backend.monitor(PvAddress.parse(name), seen.append)
+    eventually(lambda: len(seen) > 0)
+    context = backend._context
+    backend.suspend()
+    assert backend._context is not context
+    backend.put_many({PvAddress.parse(name): 4.0}, Deadline(PATIENCE))
+    eventually(lambda: seen[-1].value, 4.0)
+    backend.put_many({PvAddress.parse(name): 0.0}, Deadline(PATIENCE))
+    subscription.close()
+
+
+def test_fields_of_a_structure(backend: PvaBackend, fault_server: FaultServer) -> None:
+    table = PvAddress.parse(fault_server.pv("TABLE"))
+    image = get(backend, fault_server.pv("IMAGE"))
+    assert image.value is None and list(image.tree["value"]) == list(range(6))
+    answer = backend.put_many({table: Fields({"value": {"a": [7.0, 8.0, 9.0]}})}, Deadline(PATIENCE))[table]
+    assert answer.outcome is Outcome.APPLIED
+    assert get(backend, table.name).value["a"].tolist() == [7.0, 8.0, 9.0]
+    # What cannot be put into the structure never leaves.
+    answer = backend.put_many({table: Fields({"nothing": 1})}, Deadline(PATIENCE))[table]
+    assert answer.outcome is Outcome.REFUSED and "nothing" in answer.message
+    backend.put_many({PvAddress.parse(fault_server.pv("RESET")): 1}, Deadline(PATIENCE))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_opening_a_client_does_not_hang_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that makes a client registers it for forks while it holds the pool's lock, which a fork waits for."""
+    making = threading.Event()
+
+    def make(scheme: str) -> MemoryBackend:
+        making.set()
+        time.sleep(0.3)
+        return MemoryBackend({"A": 1.0})
+
+    monkeypatch.setattr(backends, "open_backend", make)
+    monkeypatch.setattr(backends, "identity", lambda scheme: "test only")
+    router = connect("pva")
+    values: list[Any] = []
+    address = PvAddress.parse("A")
+    thread = threading.Thread(target=lambda: values.append(router.get_many([address], Deadline(5.0))[address].value))
+    thread.start()
+    assert making.wait(5.0)
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    thread.join(5.0)
+    assert values == [1.0]
+    router.close()

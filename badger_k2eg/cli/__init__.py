@@ -69,6 +69,9 @@ class _Commands(click.Group):
         except ControlError as error:
             # A wrong option, wherever it comes from, is the user's; all else is the machine's.
             _end(f"{name}: {error}", USAGE if isinstance(error, SettingsError) else FAILED)
+        except OSError as error:
+            # A file that is not there, a folder that cannot be made.
+            _end(f"{name}: {error.filename or 'a file'}: {error.strerror or error}", USAGE)
         except (click.Abort, KeyboardInterrupt):
             _end(f"{name}: interrupted", INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)

@@ -10,6 +10,7 @@ import importlib.util
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -46,6 +47,9 @@ def ioc(name: str, prefix: str | None) -> int:
     if importlib.util.find_spec("softioc") is None:
         raise MissingExtra(f"the IOC {name}", "demo")
     used = (prefix or _IOCS[name][0]).rstrip(":")
+    if _served(int(os.environ.get("EPICS_PVAS_SERVER_PORT", "5075"))):
+        # Two with the same names would answer in turn, and nobody could say which machine was moved.
+        click.echo(f"warning: another PVAccess server runs on this host; if it serves {used}:* too, end it", err=True)
     with _ended_by_signals() as ended, _started(name, used, ended) as process:
         if not ended.is_set():
             click.echo("\n".join(_how_to_reach(name, used, os.environ)))
@@ -54,6 +58,13 @@ def ioc(name: str, prefix: str | None) -> int:
                 raise ControlError(f"the IOC {name} has ended by itself, with code {process.returncode}")
     click.echo(f"the IOC {name} is ended")
     return 0
+
+
+def _served(port: int) -> bool:
+    """Whether somebody listens on a port of this host already."""
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex((_LOOPBACK, port)) == 0
 
 
 def command(name: str, prefix: str) -> list[str]:

@@ -128,3 +128,11 @@ def test_help_version_and_plugin_root_are_quick(tmp_path: Path) -> None:
     assert "demo" in command("--help", folder=tmp_path).stdout
     assert command("plugin-root", folder=tmp_path).stdout.strip() == str(plugin_root())
     assert time.monotonic() - began < 6
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    routine = Path(__file__).parents[2] / "examples" / "routines" / "neldermead.yaml"
+    done = command("run", str(routine), "--output", "/proc/badger", folder=tmp_path)
+    assert done.returncode == 2
+    assert "/proc/badger" in done.stderr
+    assert "Traceback" not in done.stderr

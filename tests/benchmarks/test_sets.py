@@ -78,6 +78,8 @@ def test_parallel_set(
     backend: Backend,
     settle: Callable[[float], object],
 ) -> None:
+    if board.short and count == 50:
+        pytest.skip("left out of a short run")
     values = Values()
     control = Control(backend, Settings(parallel=True, timeout=10.0))
     pairs = {soft_ioc.pv(f"SP:{i:03d}"): soft_ioc.pv(f"RB:{i:03d}") for i in range(count)}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,28 @@ def module_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     made.close()
 
 
+@pytest.fixture(scope="session")
+def victim(epics_environment: Any) -> Iterator[Any]:
+    """Give an IOC that is killed, stopped and started again by one test after the other."""
+    from badger_k2eg.testing.soft_ioc import SoftIoc
+
+    ports = epics_environment.factory.pop()
+    with SoftIoc(ports=ports) as ioc:
+        yield ioc
+    epics_environment.factory.append(ports)
+
+
 @pytest.fixture(params=BACKENDS)
 def own_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """Give a machine of the test's own, whose server it may kill, stop and restart; no fault PVs."""
+    """Give a machine whose server the test may kill, stop and restart; no fault PVs."""
     kind: type[Machine] = request.param
-    if issubclass(kind, IocMachine):
-        start: Callable[[], Any] = request.getfixturevalue("soft_ioc_factory")
-        made: Machine = kind(start())
-    else:
-        made = MemoryMachine(SimulatedMachine())
+    if not issubclass(kind, IocMachine):
+        made: Machine = MemoryMachine(SimulatedMachine())
+        yield made
+        made.close_controls()
+        return
+    ioc = request.getfixturevalue("victim")
+    made = kind(ioc)
     yield made
-    made.close_controls()
+    ioc.cont() if made.server_runs else made.come_back()
+    made.close()

@@ -212,6 +212,11 @@ class IocMachine(Machine):
             return int(self.look("CMD:COUNT")) - self._commands
         return int(self.look(f"PUTS:{name}"))
 
+    @property
+    def server_runs(self) -> bool:
+        """Whether it does, or is stopped; and not killed."""
+        return "pid" in repr(self.ioc)
+
     def vanish(self) -> None:
         self.ioc.kill()
 

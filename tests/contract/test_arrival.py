@@ -48,9 +48,9 @@ def timed(control: Control, pv: str, value: float, validator: Any) -> tuple[Any,
 @every_way
 def test_it_waits_for_the_readback_and_returns_it(machine: Machine, make: Any) -> None:
     pv, readback = machine.pvs("SP:000", "RB:000")
-    machine.move("SETTLE", 0.4)
+    machine.move("SETTLE", 0.2)
     value, took = timed(machine.control(), pv, 2.5, make(readback, tolerance=0.1))
-    assert value == 2.5 and took >= 0.4
+    assert value == 2.5 and took >= 0.2
     assert machine.look("RB:000") == 2.5
 
 
@@ -62,9 +62,9 @@ def test_the_band_is_strict_and_its_edge_belongs_to_it(machine: Machine, make: A
     eventually(lambda: control.get([readback]), {readback: 1.05})
     assert timed(control, pv, 1.0, make(readback, tolerance=0.05, timeout=1.0))[0] == 1.05
     with pytest.raises(ValidationFailed):
-        control.set({pv: 1.0}, {pv: make(readback, tolerance=0.0499, timeout=0.2)})
+        control.set({pv: 1.0}, {pv: make(readback, tolerance=0.0499, timeout=0.1)})
     with pytest.raises(ValidationFailed):
-        control.set({pv: 1.1001}, {pv: make(readback, tolerance=0.05, timeout=0.2)})
+        control.set({pv: 1.1001}, {pv: make(readback, tolerance=0.05, timeout=0.1)})
 
 
 @every_way
@@ -75,7 +75,7 @@ def test_an_offset_moves_the_band(machine: Machine, make: Any) -> None:
     eventually(lambda: control.get([readback]), {readback: 1.5})
     assert timed(control, pv, 1.0, make(readback, tolerance=0.01, offset=0.5, timeout=1.0))[0] == 1.5
     with pytest.raises(ValidationFailed, match=r"wanted 0\.5 "):
-        control.set({pv: 1.0}, {pv: make(readback, tolerance=0.01, offset=-0.5, timeout=0.2)})
+        control.set({pv: 1.0}, {pv: make(readback, tolerance=0.01, offset=-0.5, timeout=0.1)})
 
 
 @every_way
@@ -84,11 +84,11 @@ def test_what_does_not_arrive_fails_in_its_time(machine: Machine, make: Any) -> 
     control = machine.control(timeout=30.0)
     began = time.monotonic()
     with pytest.raises(ValidationFailed) as caught:
-        control.set({pv: 2.0}, {pv: make(readback, tolerance=0.25, timeout=0.4)})
-    assert 0.4 <= time.monotonic() - began < 3.0
+        control.set({pv: 2.0}, {pv: make(readback, tolerance=0.25, timeout=0.2)})
+    assert 0.2 <= time.monotonic() - began < 3.0
     text = str(caught.value)
     # Wanted, tolerance, last seen, waited.
-    assert all(word in text for word in (pv, readback, "wanted 2 +-0.25", "last seen 0", "waited 0.4 s")), text
+    assert all(word in text for word in (pv, readback, "wanted 2 +-0.25", "last seen 0", "waited 0.2 s")), text
     assert caught.value.report[pv].outcome is Outcome.APPLIED and not caught.value.report.ok
     assert machine.look("STICK:SP") == 2.0
 
@@ -100,11 +100,10 @@ def test_without_a_time_of_its_own_within_takes_the_interfaces(machine: Machine)
         control.set({pv: 2.0}, {pv: within(readback, tolerance=0.25)})
 
 
-@pytest.mark.parametrize("make", [by_partial, by_within], ids=lambda make: make.__name__)
-def test_the_hold_time_is_timed_and_not_counted(machine: Machine, make: Any) -> None:
+def test_the_hold_time_is_timed_and_not_counted(machine: Machine) -> None:
     """NOISY leaves the band every 0.1 s for one second, and stays there without a word afterwards."""
     pv, readback = machine.pvs("NOISY:SP", "NOISY:RB")
-    value, took = timed(machine.control(), pv, 1.0, make(readback, tolerance=0.1, settle=0.3, timeout=8.0))
+    value, took = timed(machine.control(), pv, 1.0, by_partial(readback, tolerance=0.1, settle=0.3, timeout=8.0))
     assert value == 1.0
     assert took >= 1.25  # the noise, and the hold time after it; the first 50 ms are the put's
 
@@ -124,8 +123,8 @@ def test_not_long_enough_in_the_band_fails_and_says_so(machine: Machine) -> None
 def test_the_hold_time_begins_after_the_put(machine: Machine) -> None:
     """A readback that was in the band long before does not bring its time along."""
     pv, readback = machine.pvs("STICK:SP", "STICK:RB")
-    _, took = timed(machine.control(), pv, 0.0, within(readback, tolerance=0.1, settle=0.4, timeout=5.0))
-    assert took >= 0.4
+    _, took = timed(machine.control(), pv, 0.0, within(readback, tolerance=0.1, settle=0.3, timeout=5.0))
+    assert took >= 0.3
 
 
 def test_a_ramp_is_followed_to_its_end(machine: Machine) -> None:

@@ -190,7 +190,7 @@ def test_a_monitor_of_nobody_says_nothing_until_there_is_one(own_machine: Machin
     own_machine.vanish()
     subscription = control.monitor(pv, seen)
     with pytest.raises(TimeoutError):
-        control.get([pv], Deadline(0.3))
+        control.get([pv], Deadline(0.2))
     assert seen.values == []
     own_machine.come_back()
     eventually(lambda: seen.last, 1.0)

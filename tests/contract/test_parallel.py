@@ -23,7 +23,7 @@ from badger_k2eg.validation import wait_for_readback, within
 
 from .machine import Machine, Recorder, Running, eventually
 
-SETTLE = 0.6
+SETTLE = 0.4
 
 
 def pairs(machine: Machine, count: int) -> tuple[list[str], dict[str, Any]]:

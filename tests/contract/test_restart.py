@@ -40,20 +40,19 @@ def test_between_calls(own_machine: Machine) -> None:
     seen: list[Any] = []
     subscription = control.monitor(free, seen.append)
     assert control.set({pv: 1.0}, validators).ok
-    for turn in range(2):
-        own_machine.vanish()
-        with pytest.raises(ReadTimeout):
-            control.get([free], Deadline(0.4))
-        with pytest.raises(SetpointBlocked):
-            control.set({pv: 5.0}, validators, deadline=Deadline(0.4))
-        own_machine.come_back()
-        if own_machine.name == "memory":
-            own_machine.move("SP:000", 0.0)
-            own_machine.move("RB:000", 0.0)
-        assert control.get([pv, free]) == {pv: 0.0, free: 1.0 if own_machine.name != "memory" or not turn else 3.0}
-        assert control.set({pv: 2.0 + turn}, validators)[pv].arrived == 2.0 + turn
-        own_machine.move("FREE", 3.0 + turn)
-        eventually(lambda turn=turn: isinstance(seen[-1], Reading) and seen[-1].value, 3.0 + turn)
+    own_machine.vanish()
+    with pytest.raises(ReadTimeout):
+        control.get([free], Deadline(0.4))
+    with pytest.raises(SetpointBlocked):
+        control.set({pv: 5.0}, validators, deadline=Deadline(0.4))
+    own_machine.come_back()
+    if own_machine.name == "memory":
+        own_machine.move("SP:000", 0.0)
+        own_machine.move("RB:000", 0.0)
+    assert control.get([pv, free]) == {pv: 0.0, free: 1.0}
+    assert control.set({pv: 2.0}, validators)[pv].arrived == 2.0
+    own_machine.move("FREE", 3.0)
+    eventually(lambda: isinstance(seen[-1], Reading) and seen[-1].value, 3.0)
     subscription.close()
 
 
@@ -130,7 +129,7 @@ def test_frozen_during_a_put_the_outcome_does_not_lie(own_machine: Machine, rela
             own_machine.ioc.stop()
 
     control = own_machine.control(
-        timeout=0.6, retry_delay=0.1, relative=[second] if relative else [], sink=Recorder(freeze)
+        timeout=0.4, retry_delay=0.1, relative=[second] if relative else [], sink=Recorder(freeze)
     )
     try:
         with pytest.raises(SetError) as caught:
@@ -165,13 +164,10 @@ def test_frozen_while_a_put_is_worked_on_it_is_unknown_and_happens(own_machine: 
 @pytest.mark.needs("completion")
 def test_put_completion_waits_for_the_record(machine: Machine) -> None:
     pv = machine.pv("SLOW")
-    waiting, plain = machine.control(timeout=8.0, wait=[pv]), machine.control(timeout=8.0)
+    waiting = machine.control(timeout=8.0, wait=[pv])
     began = time.monotonic()
     assert waiting.set({pv: 1.0})[pv].attempts == 1
     assert time.monotonic() - began >= 1.9
-    began = time.monotonic()
-    assert plain.set({pv: 2.0}).ok
-    assert time.monotonic() - began < 1.5
 
 
 def test_threads_that_read_find_the_server_again_all_of_them(own_machine: Machine) -> None:
@@ -185,19 +181,6 @@ def test_threads_that_read_find_the_server_again_all_of_them(own_machine: Machin
     own_machine.come_back()
     assert [call.result(2 * PATIENCE) for call in calls] == [{pv: 1.5}] * 20
     assert max(call.ended_at for call in calls) - back < 8.0
-
-
-def test_a_reader_does_not_disturb_a_put_on_its_way(own_machine: Machine) -> None:
-    if not own_machine.has("completion"):
-        pytest.skip("memory has nothing to wait for")
-    pv = own_machine.pv("SLOW")
-    control = own_machine.control(timeout=8.0, wait=[pv])
-    call = Running(partial(control.set, {pv: 1.0}))
-    eventually(lambda: own_machine.look("SLOW"), 1.0)
-    # Frozen for a moment, so that the read is late and looks for the server anew.
-    with frozen(own_machine), pytest.raises(ReadTimeout):
-        control.get([pv], Deadline(0.6))
-    assert call.result()[pv].outcome is Outcome.APPLIED and call.result()[pv].attempts == 1
 
 
 def test_a_signal_in_a_call_is_not_lost(machine: Machine) -> None:

@@ -133,7 +133,7 @@ AFTER_ONE = {"LOST": 0.0, "LOSTONCE": 0.0, "HALF": 1.0}
 @pytest.mark.parametrize("attempts", [1, 3])
 def test_put_attempts_bounds_how_often_it_is_sent(machine: Machine, attempts: int) -> None:
     pv = machine.pv("LOST")
-    control = machine.control(timeout=TIMEOUT, retry_delay=0.0, put_attempts=attempts)
+    control = machine.control(timeout=0.3, retry_delay=0.0, put_attempts=attempts)
     assert type(attempt(control, pv, 2.0)) is PutUnknown
     assert machine.arrived("LOST") == attempts == control.last_report[pv].attempts
 

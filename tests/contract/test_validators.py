@@ -77,12 +77,12 @@ def test_get_raises_or_gives_the_exception_in_its_place(machine: Machine) -> Non
 
     def use(context: Any) -> Any:
         with pytest.raises(TimeoutError, match=gone):
-            context.get(gone, timeout=0.3)
+            context.get(gone, timeout=0.15)
         with pytest.raises(TimeoutError, match=gone):
-            context.get([good, gone], timeout=0.3)
+            context.get([good, gone], timeout=0.15)
         with pytest.raises(PvNameError):
             context.get("A B", throw=False) and None or context.get("A B")
-        return context.get([gone, good], timeout=0.3, throw=False), context.get(gone, timeout=0.3, throw=False)
+        return context.get([gone, good], timeout=0.15, throw=False), context.get(gone, timeout=0.15, throw=False)
 
     (missing, value), single = use_context(machine, use)
     assert isinstance(missing, TimeoutError) and isinstance(single, PvNotConnected) and value == 1.5

@@ -207,3 +207,19 @@ class ValidationFailed(SetError, ValueError):
 
 class ValidatorCrashed(ValidationFailed):
     """A validator raised something other than ValueError or TimeoutError."""
+
+
+def read_failure(errors: Mapping[str, PvError], partial: Mapping[str, Any], message: str | None = None) -> ReadError:
+    """Make the error of a read: its type goes by the first PV that cannot be read, in the caller's order.
+
+    :param errors: by the caller's names, not empty.
+    :param partial: the values of the others.
+    :param message: one line for each by default.
+    """
+    first = next(iter(errors.values()))
+    kind: type[ReadError] = ReadError
+    if isinstance(first, PvTimeout):
+        kind = ReadTimeout
+    elif isinstance(first, PvInvalid):
+        kind = InvalidReading
+    return kind(message or "\n".join(map(str, errors.values())), partial, errors)

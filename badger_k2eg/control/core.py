@@ -12,7 +12,7 @@ from typing import Any
 from .. import fork, synchronized
 from ..backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
 from ..deadline import Deadline
-from ..errors import CallCancelled, InvalidReading, PvError, PvInvalid, PvTimeout, ReadError, ReadTimeout
+from ..errors import CallCancelled, PvError, PvInvalid, read_failure
 from ..model import PvAddress, Reading, SetReport, plain
 from ..policy import not_a_reading
 from ..settings import Settings
@@ -145,13 +145,7 @@ class Control:
         if not errors:
             return values
         self.failures.failed()
-        first = next(iter(errors.values()))
-        kind: type[ReadError] = ReadError
-        if isinstance(first, PvTimeout):
-            kind = ReadTimeout
-        elif isinstance(first, PvInvalid):
-            kind = InvalidReading
-        raise kind("\n".join(map(str, errors.values())), values, errors)
+        raise read_failure(errors, values)
 
     def monitor(self, name: str, callback: Callable[[Update], None]) -> Subscription:
         """Call back with the present value and every update of a PV until closed.

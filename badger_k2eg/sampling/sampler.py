@@ -21,7 +21,7 @@ from .. import fork
 from ..backend import Subscription, Update
 from ..control import Control
 from ..deadline import Deadline
-from ..errors import InvalidReading, PvError, PvInvalid, PvTimeout, ReadError, ReadTimeout
+from ..errors import PvError, PvInvalid, PvTimeout, ReadError, read_failure
 from ..model import Reading
 from ..policy import not_a_reading
 from .declarations import Buffer, Expression, Measurable, Observable, Sample
@@ -347,12 +347,6 @@ def _hertz(pv: str, reading: Reading) -> float:
     return rate
 
 
-def _failure(errors: Mapping[str, PvError], partial_values: Mapping[str, Any]) -> ReadError:
-    first = next(iter(errors.values()))
-    kind: type[ReadError] = ReadError
-    if isinstance(first, PvTimeout):
-        kind = ReadTimeout
-    elif isinstance(first, PvInvalid):
-        kind = InvalidReading
+def _failure(errors: Mapping[str, PvError], values: Mapping[str, Any]) -> ReadError:
     lines = [str(error) if error.pv in (name, "") else f"{name}: {error}" for name, error in errors.items()]
-    return kind("\n".join(lines), partial_values, errors)
+    return read_failure(errors, values, "\n".join(lines))

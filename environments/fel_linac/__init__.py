@@ -8,38 +8,31 @@ from badger_k2eg.knobs import Condition, Knob
 from badger_k2eg.sampling import Buffer, Expression, Observable
 
 
+def _matching(quadrupole: str) -> Knob:
+    # Another PV as readback, done when the status clears, bounds from the record. Always approached from below, because
+    # of hysteresis; a larger step takes longer to settle.
+    return Knob(
+        f"{{linac}}:{quadrupole}:BCTRL",
+        readback=f"{{linac}}:{quadrupole}:BACT",
+        tolerance=0.002,
+        done=f"{{linac}}:{quadrupole}:STATMSG",
+        done_value="Ready",
+        timeout=15.0,
+        approach="below",
+        overshoot=0.05,
+        settle=0.3,
+        settle_per_unit=0.2,
+    )
+
+
 class Environment(ControlEnvironment):
     """Pulse energy over the last shots, by quadrupoles that are approached from one side."""
 
     name = "fel_linac"
 
     knobs = {
-        # Another PV as readback, done when the status clears, bounds from the record. Always approached from below,
-        # because of hysteresis; a larger step takes longer to settle.
-        "matching_1": Knob(
-            "{linac}:QUAD:1:BCTRL",
-            readback="{linac}:QUAD:1:BACT",
-            tolerance=0.002,
-            done="{linac}:QUAD:1:STATMSG",
-            done_value="Ready",
-            timeout=15.0,
-            approach="below",
-            overshoot=0.05,
-            settle=0.3,
-            settle_per_unit=0.2,
-        ),
-        "matching_2": Knob(
-            "{linac}:QUAD:2:BCTRL",
-            readback="{linac}:QUAD:2:BACT",
-            tolerance=0.002,
-            done="{linac}:QUAD:2:STATMSG",
-            done_value="Ready",
-            timeout=15.0,
-            approach="below",
-            overshoot=0.05,
-            settle=0.3,
-            settle_per_unit=0.2,
-        ),
+        "matching_1": _matching("QUAD:1"),
+        "matching_2": _matching("QUAD:2"),
         # Own bounds, within those of the record; the readback must stay where it has arrived.
         "solenoid": Knob(
             "{linac}:SOL1:BCTRL",

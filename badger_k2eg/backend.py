@@ -59,14 +59,36 @@ class Backend(Protocol):
         """End for good: calls in flight end at once, with errors."""
 
 
-class Sink(Protocol):
-    """Where the record of what was done goes."""
+def loses_updates(backend: Backend) -> bool:
+    """Whether the last update of a monitor may not be what the PV holds (K2EG): read before you believe it."""
+    return bool(getattr(backend, "loses_updates", False))
 
-    def put_attempted(self, address: PvAddress, result: PutResult) -> None:
-        """One attempt to write one PV has ended."""
+
+class Sink(Protocol):
+    """Where the record of what was done goes.
+
+    Only ``set_began`` may keep anything from being done; what the others cannot record must not disturb a set.
+    """
+
+    def set_began(
+        self, before: Mapping[PvAddress, Reading], asked: Mapping[str, Any], validators: Mapping[str, Any]
+    ) -> str | None:
+        """The guard has let every setpoint of a call pass, and nothing is sent yet; not called in read-only mode.
+
+        :param before: what each PV holds now.
+        :param asked: the values of the call, by the caller's keys.
+        :param validators: those of the call, by the same keys.
+        :returns: why nothing may be sent, if so.
+        """
+
+    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
+        """One attempt to write each of these PVs, all sent at once, has ended."""
 
     def set_finished(self, report: SetReport) -> None:
-        """A whole call has ended, well or not."""
+        """A whole call has ended, well or not; also one that never began."""
+
+    def read_finished(self, updates: Mapping[str, Update]) -> None:
+        """PVs were read for the user, by the keys that were asked for."""
 
 
 class Gate(Protocol):
@@ -75,17 +97,26 @@ class Gate(Protocol):
     def writing(self, addresses: Sequence[PvAddress]) -> AbstractContextManager[Mapping[PvAddress, str]]:
         """Hold the right to write these PVs for one call.
 
-        :returns: on entry, ``{address: reason}`` of those that may not be written now.
+        :returns: on entry, ``{address: reason}`` of those that may not be written now; it may grow while the call goes
+            on, and what is not sent until then is not sent any more.
         """
 
 
 class NullSink:
     """Keeps no record."""
 
-    def put_attempted(self, address: PvAddress, result: PutResult) -> None:
+    def set_began(
+        self, before: Mapping[PvAddress, Reading], asked: Mapping[str, Any], validators: Mapping[str, Any]
+    ) -> str | None:
+        """Let everything pass."""
+
+    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
         """Do nothing."""
 
     def set_finished(self, report: SetReport) -> None:
+        """Do nothing."""
+
+    def read_finished(self, updates: Mapping[str, Update]) -> None:
         """Do nothing."""
 
 

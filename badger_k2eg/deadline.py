@@ -1,7 +1,8 @@
 """``Deadline``: the one object that says how long a call may still take, and whether it is still wanted.
 
 It travels down through every floor. A timeout, a cancelled future and a stopped run all end a call in the same way:
-through it. Imports only errors.
+through it. A deadline that is made without a parent stands under the one of its thread, if the thread has one (a task
+in the background, a validator). Imports only errors.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from .errors import CallCancelled
 
@@ -19,6 +21,63 @@ FOREVER = -1.0
 
 # Condition.wait overflows beyond threading.TIMEOUT_MAX; waking up once an hour costs nothing.
 _LONGEST_WAIT = 3600.0
+
+
+def in_seconds(time_span: Any) -> float:
+    """Read a time span: a number of seconds, or a Quantity of any unit of time; -1 means for ever.
+
+    :raises ValueError: for anything else, and for a negative time.
+    """
+    span = time_span
+    try:
+        if hasattr(span, "to") and hasattr(span, "magnitude"):
+            span = span.magnitude if span.unitless else span.to("second").magnitude
+        if isinstance(span, str | bytes | bool):
+            raise TypeError
+        number = float(span)
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(f"a time is a number of seconds or a quantity of time, not {time_span!r}") from None
+    if number != FOREVER and not number >= 0:
+        raise ValueError(f"a time is a number of seconds, or -1 for ever: not {time_span!r}")
+    return number
+
+
+class Scope:
+    """What all calls of one thread stand under.
+
+    :ivar deadline: the parent of every deadline that the thread makes without one.
+    """
+
+    __slots__ = ("deadline",)
+
+    def __init__(self, deadline: Deadline) -> None:
+        """Stand under a deadline."""
+        self.deadline = deadline
+
+    def interrupted(self) -> None:
+        """The thread has been told that its deadline was cancelled."""
+
+
+class _Here(threading.local):
+    scope: Scope | None = None
+
+
+_here = _Here()
+
+
+@contextlib.contextmanager
+def under(scope: Scope | Deadline | None) -> Iterator[None]:
+    """Let every call that this thread makes meanwhile end with a deadline; with None, as if the thread had none."""
+    before, _here.scope = _here.scope, Scope(scope) if isinstance(scope, Deadline) else scope
+    try:
+        yield
+    finally:
+        _here.scope = before
+
+
+def scope() -> Scope | None:
+    """Give what the calls of this thread stand under."""
+    return _here.scope
 
 
 class Deadline:
@@ -36,6 +95,8 @@ class Deadline:
         """Start the clock."""
         if seconds != FOREVER and not seconds >= 0:
             raise ValueError(f"a timeout is a number of seconds, or -1 for ever: not {seconds!r}")
+        if _parent is None and _here.scope is not None:
+            _parent = _here.scope.deadline
         own: float = math.inf if seconds == FOREVER else time.monotonic() + seconds
         self.seconds = seconds
         self.expires: float = min(own, _parent.expires) if _parent else own
@@ -44,6 +105,12 @@ class Deadline:
         self._callbacks: list[Callable[[], None]] = []
         # Reentrant: a signal handler may cancel while this very thread is inside.
         self._lock = threading.RLock()
+
+    @classmethod
+    def alone(cls, seconds: float = FOREVER) -> Deadline:
+        """Make one that no thread's own deadline ends: of something that outlives the call in which it is made."""
+        with under(None):
+            return cls(seconds)
 
     def __repr__(self) -> str:
         state = "cancelled" if self.cancelled else f"{self.remaining():.3f} s left"
@@ -119,7 +186,13 @@ class Deadline:
         :raises CallCancelled: once it is not.
         """
         if self.cancelled:
-            raise CallCancelled(f"{what} cancelled")
+            raise self.interruption(f"{what} cancelled")
+
+    def interruption(self, message: str, report: Any = None) -> CallCancelled:
+        """Make the error of a cancelled call, to be raised at once: a thread is told of a cancel one time."""
+        if _here.scope is not None and _here.scope.deadline.cancelled:
+            _here.scope.interrupted()
+        return CallCancelled(message, report)
 
     def wait(self, condition: threading.Condition, predicate: Callable[[], bool], *, what: str = "call") -> bool:
         """Wait, holding the condition, until the predicate is true.

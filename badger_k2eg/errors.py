@@ -7,8 +7,25 @@
     |-- MissingExtra                 (ImportError)      an optional part is not installed; says what to install
     |-- CallCancelled                (CancelledError)   the call was cancelled; what was on the wire is in .report
     |-- ConditionNotMet              (TimeoutError)     a condition on the machine did not come true in its time
+    |-- WaitingForbidden             (RuntimeError)     a wait where what it waits for could never come
+    |-- UnknownUnit                  (ValueError)       a user's unit that is none; a record's is never an error
+    |-- KafkaError                   a Kafka broker or topic; .broker is the broker's HOST:PORT, where one is to blame
+    |   |-- BrokerUnreachable        (TimeoutError)     no broker answered in time
+    |   |-- AuthenticationFailed     (PermissionError)  it answers, but does not take our credentials or certificates
+    |   |-- TopicMissing             (LookupError)      there is no such topic
+    |   |-- TopicRefused             (PermissionError)  the broker does not let us make, read, write or delete it
+    |   |-- MessageTooLarge          (ValueError)       above the limit of this side or of the broker
+    |   `-- WriterFull               (BufferError)      more records wait to be sent than the queue holds
+    |-- LockRefused                  (TimeoutError)     another process holds the lock of a PV; names its owner
+    |-- OperationTimeout             (TimeoutError)     a K2EG command was not answered; names broker, gateway or PV
+    |-- OperationError               a K2EG gateway answered with an error; .error and .message are its own
+    |-- JournalError                 the record of the runs cannot be read, or written
+    |   |-- JournalWriteError        (OSError)          a full disk, no permission, a file system without locks
+    |   |-- NoSuchRecord             (LookupError)      no run, mark, PV or kind of that name; says what was meant
+    |   `-- ReplayMismatch           (LookupError)      a recorded run has no such point; says which is the nearest
     |-- PvError                      one PV; a *value* in the answers of a backend, raised only by Control
     |   |-- PvNameError              (ValueError)       the name cannot be a PV's name
+    |   |-- PvValueError             (ValueError)       the value does not fit the PV: nothing was sent
     |   |-- PvTimeout                (TimeoutError)     no answer in time
     |   |   `-- PvNotConnected                          nobody serves it, or it cannot be reached
     |   |-- PvRefused                (PermissionError)  the server said no; its words are in the message
@@ -83,6 +100,115 @@ class ConditionNotMet(ControlError, TimeoutError):
     """A condition on the machine (a permit, a beam rate) did not come true in its time."""
 
 
+class WaitingForbidden(ControlError, RuntimeError):
+    """A wait in a callback for updates, or for what the parent process began: it could never end."""
+
+
+class UnknownUnit(ControlError, ValueError):
+    """A unit that somebody asked for by name does not exist; the message says what was meant."""
+
+
+class JournalError(ControlError):
+    """The journal cannot be read: damaged, changed by hand, or of a newer version."""
+
+
+class JournalWriteError(JournalError, OSError):
+    """A line could not be brought to disk; nothing of it is there."""
+
+
+class NoSuchRecord(JournalError, LookupError):
+    """The journal has nothing of that name: a mistake of the user's."""
+
+
+class ReplayMismatch(JournalError, LookupError):
+    """A recorded run has no such point; the message says which is the nearest, and what differs."""
+
+
+class OperationTimeout(ControlError, TimeoutError):
+    """A command to a K2EG gateway was not answered in time.
+
+    :param message: what was asked, how long was waited, and what is to blame.
+    :param culprit: ``broker``, ``gateway`` or ``pv``, as far as can be told.
+    :param sent: whether the command has, or may have, left for the gateway: it may still be executed.
+    """
+
+    def __init__(self, message: str, culprit: str = "gateway", *, sent: bool = True) -> None:
+        """Keep who is to blame, and whether the command is under way."""
+        super().__init__(message)
+        self.culprit = culprit
+        self.sent = sent
+
+
+class OperationError(ControlError):
+    """A K2EG gateway answered with an error.
+
+    :param error: its code, negative; codes mean other things for other commands.
+    :param message: its words.
+    :param what: what was asked.
+    """
+
+    def __init__(self, error: int, message: str = "", what: str = "") -> None:
+        """Show as what was asked, the gateway's words and its code."""
+        super().__init__(error, message, what)
+        self.error = error
+        self.message = message
+        self.what = what
+
+    def __str__(self) -> str:
+        about = f"{self.what}: " if self.what else ""
+        return f"{about}{self.message or 'the gateway rejects the command'} (error {self.error})"
+
+
+class LockRefused(ControlError, TimeoutError):
+    """Another process of this host holds the lock of a PV; the message names its owner."""
+
+
+class KafkaError(ControlError):
+    """A Kafka broker or topic failed us.
+
+    :param message: one line that names the broker or the topic.
+    :param broker: ``HOST:PORT`` of the broker that is to blame; None if it is none.
+    """
+
+    def __init__(self, message: str, broker: str | None = None) -> None:
+        """Keep the broker."""
+        super().__init__(message)
+        self.message = message
+        self.broker = broker
+
+    # Some also are an OSError or a LookupError, which would show two arguments, or one in quotes.
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (self.message, self.broker)
+
+
+class BrokerUnreachable(KafkaError, TimeoutError):
+    """No broker answered in time."""
+
+
+class AuthenticationFailed(KafkaError, PermissionError):
+    """The broker does not take our credentials or certificates, or we do not take its."""
+
+
+class TopicMissing(KafkaError, LookupError):
+    """There is no such topic."""
+
+
+class TopicRefused(KafkaError, PermissionError):
+    """The broker does not let us make, read, write or delete the topic."""
+
+
+class MessageTooLarge(KafkaError, ValueError):
+    """The message is above the limit of this side or of the broker."""
+
+
+class WriterFull(KafkaError, BufferError):
+    """More records wait to be sent than the queue of the writer holds."""
+
+
 class PvError(ControlError):
     """What went wrong with one PV.
 
@@ -103,6 +229,10 @@ class PvError(ControlError):
 
 class PvNameError(PvError, ValueError):
     """The text cannot be the name of a PV."""
+
+
+class PvValueError(PvError, ValueError):
+    """The value cannot be put to the PV without loss: nothing was sent."""
 
 
 class PvTimeout(PvError, TimeoutError):

@@ -1,19 +1,23 @@
 """The values that every floor speaks of: addresses, readings, outcomes of puts and the report of a set.
 
-Frozen, without behaviour that reaches a control system. Imports only errors.
+Frozen, without behaviour that reaches a control system. Imports errors and units.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
 import numpy as np
 
 from .errors import PvNameError
+from .units import Quantity, is_quantity, text_of
+from .units.arithmetic import Arithmetic
 
 SCHEMES = ("pva", "ca")
 
@@ -148,8 +152,13 @@ class PvType:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Arithmetic):
     """One value of a PV with all that came with it.
+
+    It can be calculated with, by operators and numpy's functions: the result is a Reading that has the unit that
+    follows (units that do not fit raise ``pint.DimensionalityError``), the newest time and the worst severity of what
+    went into it, and none of what describes a PV. Two readings are equal when all about them is; a reading equals a
+    number or a quantity when its value does.
 
     :ivar value: float, int, bool, str; the index of an enum as int; a numpy array (the reader's own copy);
         ``{column: array}`` of a table; None where only the ``tree`` tells.
@@ -179,6 +188,38 @@ class Reading:
     received: float | None = None
     _tree: Callable[[], Mapping[str, Any]] | None = field(default=None, repr=False, compare=False)
 
+    def __eq__(self, other: object) -> Any:
+        if isinstance(other, Reading):
+            return all(getattr(self, f.name) == getattr(other, f.name) for f in fields(Reading) if f.compare)
+        if is_quantity(other):
+            return self.quantity == Quantity(other)
+        return self.value == other if isinstance(other, int | float) else NotImplemented
+
+    def __ne__(self, other: object) -> Any:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else np.logical_not(equal)
+
+    def computed(self, value: Any, units: str, parts: Sequence[Reading]) -> Reading:
+        """Make what was calculated from readings."""
+        worst = max(parts, key=lambda part: part.severity)
+        tags = {part.user_tag for part in parts}
+        return Reading(
+            value,
+            type_of(value),
+            timestamp_ns=max((p.timestamp_ns for p in parts if p.timestamp_ns is not None), default=None),
+            severity=worst.severity,
+            status=worst.status,
+            message=worst.message,
+            units=units,
+            user_tag=tags.pop() if len(tags) == 1 else None,
+            received=max((p.received for p in parts if p.received is not None), default=None),
+        )
+
+    @property
+    def pulse_id(self) -> int | None:
+        """The number of the machine pulse, where a site puts it into ``user_tag``."""
+        return self.user_tag
+
     @property
     def timestamp(self) -> float | None:
         """The record's time in seconds since the Unix epoch; None if it has none."""
@@ -204,6 +245,52 @@ class Reading:
     def plain(self) -> Any:
         """The value of builtin Python types alone: arrays become lists."""
         return plain(self.value)
+
+
+def timestamp(value: Any, when: str | float | datetime | None = None) -> Reading:
+    """Give a value a time of its own, whatever time it had: ``timestamp(5, "2009-09-01 12:34 UTC")``.
+
+    :param value: a number, an array, a Quantity or a Reading.
+    :param when: a date and time (local, unless it ends in ``UTC``, ``Z`` or an offset), seconds since the Unix epoch,
+        or None for now.
+    :raises ValueError: for a text that is no date and time.
+    """
+    if when is None:
+        at = time.time_ns()
+    elif isinstance(when, int | float):
+        at = round(when * 1_000_000_000)
+    else:
+        moment = when if isinstance(when, datetime) else _moment(when)
+        at = round(moment.replace(microsecond=0).timestamp()) * 1_000_000_000 + moment.microsecond * 1000
+    if isinstance(value, Reading):
+        return replace(value, timestamp_ns=at)
+    if is_quantity(value):
+        return Reading(value.magnitude, type_of(value.magnitude), at, units=text_of(value.units))
+    value = np.array(value) if isinstance(value, list) else value
+    return Reading(value, type_of(value), at)
+
+
+def _moment(text: str) -> datetime:
+    words = text.strip()
+    in_utc = words.upper().endswith(("UTC", "GMT"))
+    try:
+        moment = datetime.fromisoformat(words[:-3].rstrip() if in_utc else words)
+    except ValueError:
+        raise ValueError(f"a time is written like 2009-09-01 12:34 UTC, not {text!r}") from None
+    return moment.replace(tzinfo=UTC) if in_utc else moment
+
+
+def type_of(value: Any) -> PvType:
+    """Tell the type of a PV that holds just this value."""
+    if isinstance(value, np.ndarray):
+        kind = {"f": Kind.FLOAT, "b": Kind.BOOL}.get(value.dtype.kind, Kind.INT)
+        return PvType(kind, value.dtype.itemsize * 8, value.dtype.kind != "u", array=True)
+    if isinstance(value, list):
+        return PvType(Kind.STRING, array=True)
+    if isinstance(value, dict):
+        return PvType(Kind.TABLE)
+    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STRING}
+    return PvType(kinds.get(type(value), Kind.OTHER))
 
 
 def plain(value: Any) -> Any:

@@ -11,20 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from .model import Fields, Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity, plain
+from .conversion import Refusal, convert, fill_columns, with_article
+from .model import Fields, Kind, Limits, Outcome, PvAddress, Reading, Severity, plain
 from .settings import Settings, matches
 
 _REJECT_FROM = {"none": 4, "minor": Severity.MINOR, "major": Severity.MAJOR, "invalid": Severity.INVALID}
 
 
-#: Bytes of a text in a record's string field (dbDefs.h: MAX_STRING_SIZE 40, with a NUL).
-RECORD_STRING = 39
 # Of one ramp: more is a slip of the decimal point.
 _MOST_STEPS = 100_000
-
-
-class Refusal(ValueError):
-    """Why a setpoint is not sent. Caught by Control, which names the PV."""
 
 
 def not_a_reading(reading: Reading, settings: Settings) -> str | None:
@@ -54,7 +49,7 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
         raise Refusal("write access to it is denied")
     converted = convert(value, before.type, before.choices)
     if before.type.kind is Kind.TABLE and isinstance(before.value, Mapping):
-        converted = Fields({"value": _columns(converted["value"], before.value)})
+        converted = Fields({"value": fill_columns(converted["value"], before.value)})
     if before.type.kind in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN):
         _check_limits(converted, before.limits, "drive limits", before.units)
     _check_limits(converted, settings.limits_of(address.own_name), "own limits (option limits)", before.units)
@@ -76,7 +71,7 @@ def path_to(value: Any, before: Reading, step: float | None) -> list[Any]:
     if before.type.kind is Kind.INT:
         # Whole numbers, cut towards the start; where the step is smaller than one there is no way to go.
         if step < 1.0:
-            raise Refusal(f"it is {_a(before.type)}, and the largest step is {step:g} (option max_step)")
+            raise Refusal(f"it is {with_article(before.type)}, and the largest step is {step:g} (option max_step)")
         count = math.ceil(distance / math.floor(step))
         between = [start + (value - start) * i // count for i in range(1, count)]
     return [*between, value]
@@ -110,189 +105,6 @@ def _check_limits(value: Any, limits: Limits, whose: str, units: str) -> None:
     for number in (numbers.min(), numbers.max()):
         if float(number) not in limits:
             raise Refusal(f"{number:g} is outside its {whose}, {limits}{' ' + units if units else ''}")
-
-
-# -- conversion without loss ----------------------------------------------------------------------------------
-
-
-def convert(value: Any, to: PvType, choices: tuple[str, ...] = ()) -> Any:
-    """Bring a value into the PV's own type, or refuse it: nothing is rounded, cut or guessed.
-
-    An IOC would take 3.7 for an integer, 7 for an enum of three, NaN, and the first 39 bytes of a longer text, each
-    without a word.
-
-    :returns: a builtin scalar, the index of an enum, a numpy array, or ``Fields`` for a structure.
-    :raises Refusal: saying what does not fit.
-    """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
-    elif isinstance(value, np.generic):
-        value = plain(value)
-    if isinstance(value, Fields):
-        if to.kind in (Kind.OTHER, Kind.UNKNOWN):
-            return value
-        # Nothing about a value changes by naming its field; of other fields of a PV (limits, time) nothing is known.
-        if set(value) != {"value"}:
-            raise Refusal(f"it is {_a(to)}: of its fields, value alone can be set")
-        return convert(value["value"], to, choices)
-    if value is None:
-        raise Refusal("there is no value to set (None)")
-    if to.kind is Kind.UNKNOWN:
-        return _unknown(value)
-    if to.kind is Kind.TABLE:
-        return _table(value)
-    if to.kind is Kind.OTHER:
-        raise Refusal("it is a structure: say which fields to set, with Fields({...})")
-    if isinstance(value, Mapping):
-        raise Refusal(f"it is {_a(to)}, not a structure")
-    if to.array:
-        return _array(value, to)
-    if isinstance(value, list | tuple | np.ndarray):
-        shape = value.shape if isinstance(value, np.ndarray) else (len(value),)
-        raise Refusal(f"it is a single {to}, not an array (shape {shape})")
-    if to.kind is Kind.ENUM:
-        return _enum(value, choices)
-    return _scalar(value, to)
-
-
-def _a(to: PvType) -> str:
-    return f"an {to}" if str(to)[0] in "aeiou" else f"a {to}"
-
-
-def _scalar(value: Any, to: PvType) -> Any:
-    if to.kind is Kind.STRING:
-        if not isinstance(value, str):
-            raise Refusal(f"it is a string, and {value!r} is not a text")
-        if "\0" in value:
-            raise Refusal("a text with a NUL character would be cut there")
-        try:
-            length = len(value.encode())
-        except UnicodeEncodeError as error:
-            raise Refusal(f"the text cannot be sent: {error}") from None
-        if to.max_length is not None and length > to.max_length:
-            raise Refusal(f"the text is too long: {length} bytes, and it holds {to.max_length}")
-        return value
-    if not isinstance(value, int | float):
-        raise Refusal(f"it is {_a(to)}, and {value!r} is not a number")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise Refusal(f"{value} is not a value that can be set")
-    if to.kind is Kind.BOOL:
-        if value not in (0, 1):
-            raise Refusal(f"it is a bool, and {value!r} is neither true nor false")
-        return bool(value)
-    if to.kind is Kind.INT:
-        return _integer(value, to)
-    try:
-        number = float(value)
-    except OverflowError:
-        raise Refusal(f"an integer of that size cannot be held exactly by {_a(to)}") from None
-    if isinstance(value, int) and int(number) != value:
-        raise Refusal(f"{value} cannot be held exactly by {_a(to)}")
-    if to.bits == 32 and abs(number) > float(np.finfo(np.float32).max):
-        raise Refusal(f"{number:g} is too large for {_a(to)}")
-    return number
-
-
-def _integer(value: int | float, to: PvType) -> int:
-    number = int(value)
-    if number != value:
-        raise Refusal(f"{value!r} is not a whole number, and it is {_a(to)}")
-    info = np.iinfo(to.dtype)
-    if not info.min <= number <= info.max:
-        raise Refusal(f"{number} does not fit into {_a(to)} ({info.min} to {info.max})")
-    return number
-
-
-def _enum(value: Any, choices: tuple[str, ...]) -> int:
-    labels = ", ".join(f"{i} {label!r}" for i, label in enumerate(choices)) or "none"
-    if isinstance(value, str):
-        if value not in choices:
-            raise Refusal(f"{value!r} is not one of its choices ({labels})")
-        return choices.index(value)
-    if not isinstance(value, int | float) or value != value or value in (math.inf, -math.inf) or int(value) != value:
-        raise Refusal(f"{value!r} is neither the index nor the label of a choice ({labels})")
-    if not 0 <= value < len(choices):
-        raise Refusal(f"{int(value)} is not the index of a choice ({labels})")
-    return int(value)
-
-
-def _array(value: Any, to: PvType) -> Any:
-    if isinstance(value, str | bytes) or not isinstance(value, list | tuple | np.ndarray):
-        raise Refusal(f"it is an array, and {value!r} is a single value")
-    if len(np.shape(value) if isinstance(value, np.ndarray) else (0,)) != 1:
-        raise Refusal(f"it is a one-dimensional array, not one of shape {np.shape(value)}")
-    if to.max_length is not None and len(value) > to.max_length:
-        raise Refusal(f"the array is too long: {len(value)} elements, and it holds {to.max_length}")
-    # A known length means a record, whose texts hold 39 bytes each.
-    text_bytes = RECORD_STRING if to.kind is Kind.STRING and to.max_length is not None else None
-    element = PvType(to.kind, to.bits, to.signed, max_length=text_bytes)
-    if isinstance(value, np.ndarray) and value.dtype == _dtype(element):
-        # The common case, without a Python loop over a waveform.
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            raise Refusal("the array holds NaN or infinity")
-        return value
-    items = []
-    for index, item in enumerate(value):
-        try:
-            items.append(_scalar(plain(item), element))
-        except Refusal as refusal:
-            raise Refusal(f"element {index}: {refusal}") from None
-    return items if to.kind is Kind.STRING else np.array(items, dtype=element.dtype)
-
-
-def _dtype(element: PvType) -> Any:
-    return None if element.kind is Kind.STRING else element.dtype
-
-
-def _table(value: Any) -> Fields:
-    if not isinstance(value, Mapping) or not value:
-        raise Refusal("it is a table: set it with {column: values}")
-    lengths = {name: len(column) for name, column in value.items() if isinstance(column, list | tuple | np.ndarray)}
-    if len(lengths) != len(value):
-        raise Refusal("it is a table: each column is a list")
-    if len(set(lengths.values())) > 1:
-        raise Refusal(f"columns of different lengths: {lengths}")
-    for name, column in value.items():
-        try:
-            numbers = np.asarray(column)
-        except ValueError as error:
-            raise Refusal(f"column {name!r} makes no array: {error}") from None
-        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-            raise Refusal(f"column {name!r} holds NaN or infinity")
-    return Fields({"value": dict(value)})
-
-
-def _columns(columns: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring columns into the types of those that the table has: numbers are arrays there, and texts lists."""
-    converted = {}
-    for name, column in columns.items():
-        if name not in present:
-            raise Refusal(f"it has no column {name!r}; its columns are {', '.join(map(repr, present))}")
-        has, to = present[name], None
-        if isinstance(has, np.ndarray) and has.dtype.kind in "biuf":
-            kind = {"b": Kind.BOOL, "f": Kind.FLOAT}.get(has.dtype.kind, Kind.INT)
-            to = PvType(kind, has.dtype.itemsize * 8, has.dtype.kind != "u", array=True)
-        elif len(has) and all(isinstance(text, str) for text in has):
-            to = PvType(Kind.STRING, array=True)
-        try:
-            converted[name] = column if to is None else _array(column, to)
-        except Refusal as refusal:
-            raise Refusal(f"column {name!r}: {refusal}") from None
-    lengths = {name: len(column) for name, column in {**present, **converted}.items()}
-    if len(set(lengths.values())) > 1:
-        raise Refusal(f"columns of different lengths: {lengths}")
-    return converted
-
-
-def _unknown(value: Any) -> Any:
-    """Convert without a type to go by: only what no PV can take is refused."""
-    try:
-        numbers = np.asarray(value) if isinstance(value, int | float | list | tuple | np.ndarray) else None
-    except ValueError as error:
-        raise Refusal(f"it makes no array: {error}") from None
-    if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-        raise Refusal(f"{value} is not a value that can be set")
-    return value
 
 
 # -- did it happen, and may it be sent again? -----------------------------------------------------------------

@@ -2,24 +2,27 @@
 
 Strength: keyword or field > ``BADGER_K2EG_<OPTION>`` > ``[badger_k2eg]`` of the ini file > default. Restrictions
 (read_only, allow, limits, max_step, put_interval, put_rate, max_failures) only tighten: the strictest source wins, and
-a system-wide policy file joins in for these alone. Imports errors and model; reads no file before ``load``.
+a system-wide policy file joins in for these alone. Imports errors, model and wording; reads no file before ``load``.
 """
 
 from __future__ import annotations
 
 import configparser
-import difflib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import SettingsError
 from .model import Limits
+from .units import FILE_VARIABLE as UNITS_VARIABLE
+from .wording import did_you_mean
+
+M = TypeVar("M", bound=BaseModel)
 
 PREFIX = "BADGER_K2EG_"
 SECTION = "badger_k2eg"
@@ -28,6 +31,8 @@ POLICY_VARIABLE = PREFIX + "POLICY"
 #: Names the ini file in place of the user's own.
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 SYSTEM_POLICY = Path("/etc/badger-k2eg/policy.ini")
+#: Options that belong to a room of their own, see ``family``; they are no options of an interface.
+FAMILIES = ("journal_", "lock_", "replay_", "run_", "status_")
 
 
 def _words(value: Any) -> Any:
@@ -201,13 +206,16 @@ def parse(values: Mapping[str, Any], source: Callable[[str], str]) -> Options:
     :param source: from an option's name, how to name it to the user (``environment variable BADGER_K2EG_TIMEOUT``).
     :raises SettingsError: one line for the first wrong name or value.
     """
+    return _validated(Options, values, source)
+
+
+def _validated(model: type[M], values: Mapping[str, Any], source: Callable[[str], str]) -> M:
     for name in values:
-        if name not in Options.model_fields:
-            near = difflib.get_close_matches(name, Options.model_fields, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"options are {', '.join(Options.model_fields)}"
+        if name not in model.model_fields:
+            hint = did_you_mean(name, model.model_fields, "options")
             raise SettingsError(f"{source(name)}: there is no option {name!r}; {hint}")
     try:
-        return Options.model_validate(dict(values))
+        return model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
@@ -221,12 +229,20 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Options:
     :raises SettingsError: for an unknown name too: a misspelt restriction must not be without effect.
     """
     environ = os.environ if environ is None else environ
-    values = {
+    values = {name: text for name, text in _variables(environ).items() if not name.startswith(FAMILIES)}
+    return parse(values, _variable)
+
+
+def _variables(environ: Mapping[str, str]) -> dict[str, str]:
+    return {
         key.removeprefix(PREFIX).lower(): text
         for key, text in environ.items()
-        if key.startswith(PREFIX) and key not in (POLICY_VARIABLE, CONFIG_VARIABLE) and text
+        if key.startswith(PREFIX) and key not in (POLICY_VARIABLE, CONFIG_VARIABLE, UNITS_VARIABLE) and text
     }
-    return parse(values, lambda name: f"environment variable {PREFIX}{name.upper()}")
+
+
+def _variable(name: str) -> str:
+    return f"environment variable {PREFIX}{name.upper()}"
 
 
 def from_file(path: Path, *, required: bool) -> Options:
@@ -234,10 +250,15 @@ def from_file(path: Path, *, required: bool) -> Options:
 
     :param required: whether a missing file is an error (somebody named it) or says nothing.
     """
+    values = {name: text for name, text in _lines(path, required=required).items() if not name.startswith(FAMILIES)}
+    return parse(values, lambda name: f"{path} [{SECTION}] {name}")
+
+
+def _lines(path: Path, *, required: bool) -> dict[str, str]:
     if not path.is_file():
         if required:
             raise SettingsError(f"{path}: no such file")
-        return Options()
+        return {}
     # No interpolation: a % in a pattern is a %.
     parser = configparser.ConfigParser(interpolation=None)
     try:
@@ -245,8 +266,7 @@ def from_file(path: Path, *, required: bool) -> Options:
     except (configparser.Error, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: {str(error).splitlines()[0]}") from None
     values = parser[SECTION] if parser.has_section(SECTION) else {}
-    own = {name: text for name, text in values.items() if name not in parser.defaults()}
-    return parse(own, lambda name: f"{path} [{SECTION}] {name}")
+    return {name: text for name, text in values.items() if name not in parser.defaults()}
 
 
 def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None) -> Settings:
@@ -256,12 +276,11 @@ def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] 
     :raises SettingsError: naming the option, its source and what is wrong.
     """
     environ = os.environ
-    named = environ.get(CONFIG_VARIABLE)
-    ini = Path(named) if named else platformdirs.user_config_path("badger-k2eg") / "badger-k2eg.ini"
+    ini, named = _ini()
     sources = [
         parse(keywords or {}, lambda name: f"option {name}"),
         from_environment(environ),
-        from_file(ini, required=bool(named)),
+        from_file(ini, required=named),
         _policy(SYSTEM_POLICY, required=False),
     ]
     if extra := environ.get(POLICY_VARIABLE):
@@ -269,9 +288,36 @@ def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] 
     return resolve(sources, defaults)
 
 
+def _ini() -> tuple[Path, bool]:
+    """Find the ini file, and say whether the user named it."""
+    named = os.environ.get(CONFIG_VARIABLE)
+    return (Path(named) if named else platformdirs.user_config_path("badger-k2eg") / "badger-k2eg.ini"), bool(named)
+
+
+def family(prefix: str, model: type[M]) -> M:
+    """Read the options of a room of its own: ``BADGER_K2EG_JOURNAL_DIR``, or ``journal_dir`` in the ini file.
+
+    :param prefix: one of ``FAMILIES``.
+    :param model: has the options without their prefix, and their defaults.
+    :raises SettingsError: one line for the first wrong name or value.
+    """
+    path, named = _ini()
+    sources: list[tuple[Mapping[str, str], Callable[[str], str]]] = [
+        (_lines(path, required=named), lambda name: f"{path} [{SECTION}] {name}"),
+        (_variables(os.environ), _variable),
+    ]
+    chosen: dict[str, str] = {}
+    for values, source in sources:
+        own = {name.removeprefix(prefix): text for name, text in values.items() if name.startswith(prefix)}
+        _validated(model, own, lambda name, source=source: source(prefix + name))  # type: ignore[misc]
+        chosen |= own
+    return model.model_validate(chosen)
+
+
 def _policy(path: Path, *, required: bool) -> Options:
     options = from_file(path, required=required)
-    for name in options.model_dump(exclude_none=True):
+    others = [name for name in _lines(path, required=required) if name.startswith(FAMILIES)]
+    for name in [*others, *options.model_dump(exclude_none=True)]:
         if name not in _RESTRICTIONS:
             raise SettingsError(f"{path} [{SECTION}] {name}: a policy file holds restrictions only")
     return options

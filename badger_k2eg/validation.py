@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from . import synchronized
 from .backend import Update
-from .deadline import Deadline
+from .deadline import FOREVER, Deadline, in_seconds
 from .errors import PvError
 from .model import Reading
 
@@ -55,7 +55,7 @@ class Within:
             raise ValueError(f"the tolerance of {self.readback_pv} is a number >= 0, not {self.tolerance!r}")
         if not self.settle >= 0.0:
             raise ValueError(f"the settle time of {self.readback_pv} is a number >= 0, not {self.settle!r}")
-        if self.timeout is not None and not self.timeout > 0.0:
+        if self.timeout not in (None, FOREVER) and not self.timeout > 0.0:
             raise ValueError(f"the timeout of {self.readback_pv} is a number > 0, not {self.timeout!r}")
 
     @property
@@ -162,20 +162,22 @@ def within(
 
     :param readback_pv: the PV that shows where the machine is.
     :param tolerance: in the readback's unit.
-    :param settle: seconds that the readback must stay within the tolerance.
-    :param timeout: seconds to wait in all; None takes the interface's timeout.
+    :param settle: seconds (or a Quantity) that the readback must stay within the tolerance.
+    :param timeout: seconds to wait in all; None takes the interface's timeout, -1 is for ever.
     """
-    return Within(readback_pv, tolerance, offset, settle, timeout)
+    return Within(readback_pv, tolerance, offset, _span(settle), _span(timeout))
 
 
 def reaches(pv: str, equals: Any, *, settle: float = 0.2, timeout: float | None = None) -> Reaches:
     """Make a validator that waits until a PV holds a value, like a status that is ``Ready`` again.
 
-    :param equals: the value; for an enum its label or its index.
-    :param settle: seconds that it must hold it since the put: a supply takes a moment to show that it is busy.
-    :param timeout: seconds to wait in all; None takes the interface's timeout.
+    :param equals: the value; for an enum its label or its index. For times see ``within`` and ``Reaches``.
     """
-    return Reaches(pv, equals, settle, timeout)
+    return Reaches(pv, equals, _span(settle), _span(timeout))
+
+
+def _span(time_span: Any) -> Any:
+    return in_seconds(time_span) if hasattr(time_span, "magnitude") else time_span
 
 
 def all_of(*validators: Within | Reaches | AllOf) -> AllOf:
@@ -298,10 +300,21 @@ class Watch:
         self._judge = judge
         self._lock = threading.Lock()
         self._value: Any = None
+        self._last: Reading | None = None
         self._reason: str | None = "no value of it has arrived"
         self._inside_since: float | None = None
         self._armed_at = 0.0
         self._heard_at = 0.0
+
+    def aim_at(self, set_value: Any) -> None:
+        """Aim elsewhere, before it counts: the setpoint's unit has become known.
+
+        :raises ValueError: when the setpoint is not a number.
+        """
+        with self._lock:
+            self._aim = self.validator.aim(set_value)
+            inside = self._last is not None and self._reason is None and self._hits(self._last)
+            self._inside_since = time.monotonic() if inside else None
 
     def arm(self, parent: Deadline | None = None) -> None:
         """Start the clock: the put is done."""
@@ -316,7 +329,7 @@ class Watch:
             if isinstance(update, PvError):
                 self._reason = update.message
             else:
-                self._value, self._reason = update.value, self._judge(update)
+                self._value, self._reason, self._last = update.value, self._judge(update), update
             if isinstance(update, Reading) and self._reason is None and self._hits(update):
                 if self._inside_since is None:
                     self._inside_since = time.monotonic()

@@ -1,0 +1,306 @@
+"""The schema of a recorded line: ``Record``, its kinds, and the one text form that it has in a journal.
+
+A journal is made of lines of JSON, each of which is whole in itself: it carries its own global number, its schema
+version and a checksum. None of a field is left out of the text.
+
+==========  ================  =====================================================================================
+key         type              meaning
+==========  ================  =====================================================================================
+v           int               version of this schema
+line        int               global line number: unique and rising in a journal, over segments, restarts, archives
+time        int               nanoseconds since the Unix epoch, UTC, by the clock of the host that wrote it
+kind        text              see ``RecordKind``
+level       text              debug, info (left out), warning, error; see ``Level``
+run         text              id of the run that it belongs to
+evaluation  int               number of the evaluation in the run, from 1
+begin       int               on an ``….end``: the line of the ``….begin`` that it closes
+pv          text              the PV as the caller named it
+asked       value             the setpoint that was asked for
+value       value             what was read: the value before (baseline), the readback (put), the reading (read, sample)
+unit        text              the PV's EGU, verbatim
+severity    int               EPICS alarm severity of ``value``: 0 to 3
+stamp       int               the PV's own time of ``value``, nanoseconds since the Unix epoch
+outcome     text              how a put ended: an ``Outcome``
+attempt     int               the number of the attempt, from 1
+duration    float             seconds
+name        text              of a mark, a tag, a run, a file, an event
+message     text              in words
+data        object            anything more; its keys belong to the kind
+host, user  text              where it was written
+process     int               process id of the writer
+crc         text              CRC-32 of the text before it, 8 hex digits; always the last key
+==========  ================  =====================================================================================
+
+A value is plain JSON where that says it all. What JSON cannot say is an object with one ``$`` key:
+``{"$float": "nan"}`` (``inf``, ``-inf``), ``{"$array": base64, "dtype": "<f8", "shape": [3]}``,
+``{"$bytes": base64}``; a key of one's own that begins with ``$`` gets a second one. Imports model.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import IntEnum, StrEnum
+from typing import Any
+
+import numpy as np
+
+from .model import Outcome
+
+#: Version of the schema; a reader refuses a line of a newer one.
+SCHEMA = 1
+
+
+class RecordKind(StrEnum):
+    """What a line tells."""
+
+    #: A run begins; ``data`` is its manifest (environment, interface, options, PVs). Ends with a reason as ``name``:
+    #: success, stopped, failed, lost.
+    RUN_BEGIN = "run.begin"
+    RUN_END = "run.end"
+    #: The value of one PV before the run moved anything; with a message and no value where it could not be read.
+    BASELINE = "baseline"
+    EVALUATION_BEGIN = "evaluation.begin"
+    EVALUATION_END = "evaluation.end"
+    #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``. Written before anything is sent.
+    SET_BEGIN = "set.begin"
+    SET_END = "set.end"
+    #: One attempt to write one PV has ended.
+    PUT = "put"
+    #: What became of one PV of a call, after every attempt and its validation.
+    SETPOINT = "setpoint"
+    #: A PV was read for the user: an observable.
+    READ = "read"
+    #: Setpoints are given back to where they were.
+    RESTORE_BEGIN = "restore.begin"
+    RESTORE_END = "restore.end"
+    #: An update of a PV that is recorded for the length of a run.
+    SAMPLE = "sample"
+    #: Something that happened: a guard, a lock, a PV moved by somebody else; ``name`` says what.
+    EVENT = "event"
+    #: The best evaluation so far is ``evaluation``; ``data`` may have its objectives.
+    BEST = "best"
+    #: One's own stretch of the journal: a shot, a fault.
+    MARK_BEGIN = "mark.begin"
+    MARK_END = "mark.end"
+    #: Said of a run afterwards: a text; a tag ``name`` with ``value`` (None takes it off); a new name; a parent run in
+    #: ``data["parent"]``; a file, in ``data``.
+    NOTE = "note"
+    TAG = "tag"
+    RENAME = "rename"
+    LINK = "link"
+    ATTACH = "attach"
+    #: The journal about itself: first and last line of a segment; a line before this one was torn; lines were lost.
+    SEGMENT_BEGIN = "segment.begin"
+    SEGMENT_END = "segment.end"
+    TORN = "torn"
+    LOST = "lost"
+
+
+class Level(IntEnum):
+    """How much a line matters. The operator's view begins at info."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+
+
+_DETAIL = (RecordKind.READ, RecordKind.SAMPLE)
+_GONE_WRONG = (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.UNKNOWN, Outcome.BLOCKED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One line of a journal. What is None (and 0 of line, time and process) is filled in by the writer.
+
+    :ivar line: see the module for every field.
+    """
+
+    kind: RecordKind
+    line: int = 0
+    time_ns: int = 0
+    level: Level | None = None
+    run: str | None = None
+    evaluation: int | None = None
+    begin: int | None = None
+    pv: str | None = None
+    asked: Any = None
+    value: Any = None
+    unit: str | None = None
+    severity: int | None = None
+    stamp_ns: int | None = None
+    outcome: Outcome | None = None
+    attempt: int | None = None
+    duration: float | None = None
+    name: str | None = None
+    message: str | None = None
+    data: Mapping[str, Any] | None = None
+    host: str | None = None
+    user: str | None = None
+    process: int = 0
+    #: Whether the line's checksum fits; False: somebody edited it.
+    intact: bool = field(default=True, compare=False)
+
+    @property
+    def own_level(self) -> Level:
+        """The level given, or the one that follows from kind and outcome."""
+        if self.level is not None:
+            return self.level
+        if self.outcome in _GONE_WRONG or self.kind in (RecordKind.TORN, RecordKind.LOST):
+            return Level.WARNING
+        return Level.DEBUG if self.kind in _DETAIL else Level.INFO
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the JSON object of the line, without its version and checksum; values are encoded."""
+        level = self.own_level
+        found: dict[str, Any] = {"line": self.line, "time": self.time_ns, "kind": self.kind.value}
+        if level is not Level.INFO:
+            found["level"] = level.name.lower()
+        for key, attribute, form in _PLAIN:
+            if (value := getattr(self, attribute)) is not None:
+                found[key] = encode(value) if form else value
+        if self.process:
+            found["process"] = self.process
+        return found
+
+
+#: Key of the text, attribute, whether it is a value that must be encoded; in the order of the text.
+_PLAIN = tuple(
+    ({"stamp_ns": "stamp"}.get(f.name, f.name), f.name, f.name in ("asked", "value", "duration", "data"))
+    for f in fields(Record)
+    if f.name not in ("kind", "line", "time_ns", "level", "process", "intact")
+)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
+_TAIL = len(',"crc":"00000000"}')
+
+
+class BadLine(ValueError):
+    """The text is not a line of a journal."""
+
+
+class NewerSchema(ValueError):
+    """The line was written by a newer version of this package."""
+
+
+def to_line(record: Record) -> bytes:
+    """Give the text of a record, with its newline."""
+    body = _ENCODER.encode({"v": SCHEMA, **record.as_dict()})[:-1].encode("utf-8", "backslashreplace")
+    return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
+
+
+def glance(text: bytes) -> tuple[dict[str, Any], bool]:
+    """Read the JSON object of a line, with or without its newline; its values stay encoded.
+
+    :returns: the object, and whether its checksum fits.
+    :raises BadLine: when it is torn, or no record at all.
+    :raises NewerSchema: when this version cannot know what it means.
+    """
+    text = text.rstrip(b"\n")
+    try:
+        found = json.loads(text.decode())
+        newer = found["v"] > SCHEMA
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadLine(str(error) or type(error).__name__) from None
+    if newer:
+        raise NewerSchema(f"schema {found['v']}, and this version knows {SCHEMA}")
+    crc = found.pop("crc", None)
+    return found, text.endswith(b'"}') and crc == f"{zlib.crc32(text[:-_TAIL]):08x}"
+
+
+def from_line(text: bytes) -> Record:
+    """Read a line, with or without its newline.
+
+    :returns: the record; not ``intact`` where its checksum does not fit.
+    :raises BadLine: when it is torn, or no record at all.
+    :raises NewerSchema: when this version cannot know what it means.
+    """
+    found, intact = glance(text)
+    try:
+        return from_dict(found, intact=intact)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadLine(str(error) or type(error).__name__) from None
+
+
+def from_dict(found: Mapping[str, Any], *, intact: bool = True) -> Record:
+    """Read the JSON object of a line.
+
+    :raises ValueError: for a kind, level or outcome that does not exist, or a number that is none.
+    """
+    level, outcome = found.get("level"), found.get("outcome")
+    plain = {name: found[key] for key, name, form in _PLAIN if key in found and not form and name != "outcome"}
+    values = {name: decode(found[key]) for key, name, form in _PLAIN if form and key in found}
+    line, time_ns = found["line"], found["time"]
+    if type(line) is not int or type(time_ns) is not int:
+        raise ValueError("line and time are whole numbers")
+    return Record(
+        kind=RecordKind(found["kind"]),
+        line=line,
+        time_ns=time_ns,
+        level=None if level is None else Level[level.upper()],
+        outcome=None if outcome is None else Outcome(outcome),
+        process=found.get("process", 0),
+        intact=intact,
+        **plain,
+        **values,
+    )
+
+
+def encode(value: Any) -> Any:
+    """Bring a value into a form that JSON says without loss; what has none becomes its text."""
+    if value is None or isinstance(value, str | bool | int) and not isinstance(value, np.generic | IntEnum | StrEnum):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, Mapping):
+        return {_key(key): encode(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [encode(item) for item in value]
+    if isinstance(value, bytes):
+        return {"$bytes": base64.b64encode(value).decode()}
+    return _encode_numpy(value)
+
+
+def _key(key: Any) -> str:
+    text = str(key)
+    return "$" + text if text.startswith("$") else text
+
+
+def _encode_numpy(value: Any) -> Any:
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
+        return encode(value.item())
+    if not isinstance(value, np.ndarray):
+        return value.value if isinstance(value, IntEnum | StrEnum) else _text(value)
+    if value.dtype.kind not in "biufc":
+        return [encode(item) for item in value.tolist()]
+    # Little-endian, whatever the machine is.
+    little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
+    text = base64.b64encode(little.tobytes()).decode()
+    return {"$array": text, "dtype": little.dtype.str, "shape": list(value.shape)}
+
+
+def _text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:  # somebody's own type; the record of a run must not fail over it
+        return object.__repr__(value)
+
+
+def decode(value: Any) -> Any:
+    """Undo ``encode``; an array comes back as a numpy array of its own."""
+    if isinstance(value, list):
+        return [decode(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$float" in value:
+        return float(value["$float"])
+    if "$bytes" in value:
+        return base64.b64decode(value["$bytes"])
+    if "$array" in value:
+        array = np.frombuffer(base64.b64decode(value["$array"]), np.dtype(value["dtype"]))
+        return array.reshape(value["shape"]).copy()
+    return {key[1:] if key.startswith("$") else key: decode(item) for key, item in value.items()}

@@ -54,6 +54,7 @@ class ChildProcess:
     :param environment: the whole environment of the child.
     :param name: for error messages.
     :param ready_timeout: seconds to wait for READY, at the first start and at each restart.
+    :param ready: the first word of the line by which it says so.
     :raises ChildFailed: if it ends first or the time is over.
     """
 
@@ -64,12 +65,14 @@ class ChildProcess:
         environment: Mapping[str, str] | None = None,
         name: str = "child",
         ready_timeout: float = 15.0,
+        ready: str = READY,
     ) -> None:
         """Start the child and wait until it is ready."""
         self._command = [sys.executable, *arguments]
         self._environment = None if environment is None else dict(environment)
         self._name = name
         self._ready_timeout = ready_timeout
+        self._ready = ready
         self._owner = os.getpid()
         self._frozen = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -185,7 +188,7 @@ class ChildProcess:
         while True:
             # Asked before the output is read: an ended child has written all it ever will.
             ended = not self.alive
-            if READY in self.output.splitlines():
+            if any(line.split(" ")[0] == self._ready for line in self.output.splitlines()):
                 return
             if ended:
                 code = self._process.returncode if self._process else None
@@ -205,10 +208,11 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PYTHONPATH": path, **extra}
 
 
-def exit_with_parent(directory: Path | None = None) -> None:
+def exit_with_parent(directory: Path | None = None, *, whole_group: bool = False) -> None:
     """Called in the child: end the process as soon as its standard input closes, which is when its parent is gone.
 
     :param directory: removed then, as the parent no longer can.
+    :param whole_group: end the children of this process as well.
     """
 
     def watch() -> None:
@@ -217,6 +221,8 @@ def exit_with_parent(directory: Path | None = None) -> None:
                 pass
         if directory is not None:
             shutil.rmtree(directory, ignore_errors=True)
+        if whole_group:
+            os.killpg(0, signal.SIGKILL)
         os._exit(0)
 
     threading.Thread(target=watch, name="exit-with-parent", daemon=True).start()

@@ -1,0 +1,220 @@
+"""A broker that is down, late, or does not let us in: bounded errors that name it, and no lasting harm."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from badger_k2eg.deadline import Deadline
+from badger_k2eg.errors import (
+    AuthenticationFailed,
+    BrokerUnreachable,
+    CallCancelled,
+    KafkaError,
+    MessageTooLarge,
+    WriterFull,
+)
+from badger_k2eg.kafka import Delivery, GroupReader, KafkaConnection, KafkaRecord, Reader, Topics, Writer
+from badger_k2eg.testing.broker import Broker, EmbeddedBrokerProcess
+from badger_k2eg.testing.ports import free_port
+
+from .kafka_parts import wait_until, within, write
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+def fragile(broker: Broker) -> Iterator[Broker]:
+    """The session's broker, which is up again after the test."""
+    if not broker.has_faults:
+        pytest.skip("a broker that somebody else runs is not taken down; use --broker=embedded or --broker=kafka")
+    yield broker
+    broker.up()
+
+
+def nobody() -> KafkaConnection:
+    return KafkaConnection(f"127.0.0.1:{free_port()}")
+
+
+def test_nobody_there() -> None:
+    connection = nobody()
+    topics, reader = Topics(connection), Reader(connection, print)
+    group = GroupReader(connection, "g", ["topic"], print)
+    for call in (
+        lambda: topics.create("topic", Deadline(0.5)),
+        lambda: reader.assign(["topic"], Deadline(0.5)),
+        lambda: group.start(Deadline(0.5)),
+    ):
+        began = time.monotonic()
+        with pytest.raises(
+            BrokerUnreachable, match=f"{connection.bootstrap} does not answer: Connection refused"
+        ) as caught:
+            call()
+        assert isinstance(caught.value, TimeoutError) and caught.value.broker == connection.bootstrap
+        assert time.monotonic() - began < 5
+    for part in (topics, reader, group):
+        began = time.monotonic()
+        part.close()
+        assert time.monotonic() - began < 5
+
+
+def test_record_for_nobody_is_given_up_in_bounded_time() -> None:
+    connection = nobody().with_options({"message.timeout.ms": 500})
+    writer = Writer(connection)
+    deliveries: list[Delivery] = []
+    began = time.monotonic()
+    assert writer.send("topic", b"1", on_delivery=deliveries.append) is None
+    wait_until(lambda: bool(deliveries), "given up", 10)
+    assert time.monotonic() - began < 5
+    assert isinstance(deliveries[0].error, BrokerUnreachable) and connection.bootstrap in str(deliveries[0].error)
+    writer.close()
+
+
+def test_close_gives_up_what_cannot_be_sent() -> None:
+    writer = Writer(nobody())
+    deliveries: list[Delivery] = []
+    writer.send("topic", b"1", on_delivery=deliveries.append)
+    began = time.monotonic()
+    writer.close(0.2)
+    assert time.monotonic() - began < 5
+    assert len(deliveries) == 1 and isinstance(deliveries[0].error, KafkaError) and deliveries[0].sent is False
+
+
+def test_full_queue_is_an_answer_at_once() -> None:
+    writer = Writer(nobody().with_options({"queue.buffering.max.messages": 2}))
+    answers = [writer.send("topic", b"1") for _ in range(3)]
+    assert answers[:2] == [None, None] and isinstance(answers[2], WriterFull) and "topic" in str(answers[2])
+    writer.close(0.0)
+
+
+def test_cancelled_deadline_ends_the_call_at_once() -> None:
+    deadline = Deadline(30)
+    topics = Topics(nobody())
+    timer = threading.Timer(0.2, deadline.cancel)
+    timer.start()
+    began = time.monotonic()
+    with pytest.raises(CallCancelled):
+        topics.exists("topic", deadline)
+    assert time.monotonic() - began < 5
+    timer.join()
+    topics.close()
+
+
+@pytest.mark.timeout(150)
+def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
+    writer, topics = Writer(fragile.connection.with_options({"message.timeout.ms": 1000})), Topics(fragile.connection)
+    reader.assign([topic], within())
+    write(writer, topic, b"before")
+    assert reader.trouble is None and writer.trouble is None
+    gone = time.time()
+    fragile.down()
+
+    wait_until(lambda: reader.trouble is not None and writer.trouble is not None, "trouble is seen")
+    for part in (reader, writer):
+        trouble = part.trouble
+        assert trouble is not None and trouble.broker == fragile.bootstrap and gone - 1 <= trouble.since <= time.time()
+    with pytest.raises(BrokerUnreachable, match=fragile.bootstrap):
+        topics.exists(topic, Deadline(0.5))
+    deliveries: list[Delivery] = []
+    writer.send(topic, b"lost", on_delivery=deliveries.append)
+    wait_until(lambda: bool(deliveries), "given up")
+    assert isinstance(deliveries[0].error, BrokerUnreachable) and fragile.bootstrap in str(deliveries[0].error)
+
+    fragile.up()
+    time.sleep(10)
+    assert topics.exists(topic, Deadline(5))
+    write(writer, topic, b"after")
+    wait_until(lambda: got[-1].value == b"after", "read again")
+    assert [record.value for record in got] == [b"before", b"after"]
+    wait_until(lambda: reader.trouble is None and writer.trouble is None, "no trouble any more")
+    writer.close()
+    topics.close()
+
+
+@pytest.mark.timeout(150)
+def test_reader_goes_on_where_it_was(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
+    """What was waiting to be sent while the broker was away arrives once, and after what was sent before."""
+    writer = Writer(fragile.connection.with_options({"message.timeout.ms": 90_000}))
+    reader.assign([topic], within())
+    write(writer, topic, *(b"%d" % number for number in range(100)))
+    fragile.down()
+    for number in range(100, 200):
+        assert writer.send(topic, b"%d" % number) is None
+    fragile.up()
+    # A busy machine needs half a minute to start Apache Kafka again.
+    wait_until(lambda: len(got) >= 200, "all read", 60)
+    time.sleep(0.2)
+    assert [record.value for record in got] == [b"%d" % number for number in range(200)]
+    writer.close()
+
+
+def test_close_while_down_is_bounded(fragile: Broker, topic: str) -> None:
+    reader, writer = Reader(fragile.connection, print), Writer(fragile.connection)
+    group = GroupReader(fragile.connection, f"g-{topic}", [topic], print)
+    reader.assign([topic], within())
+    group.start(within())
+    write(writer, topic, b"1")
+    fragile.down()
+    for part in (reader, group, writer):
+        began = time.monotonic()
+        part.close()
+        assert time.monotonic() - began < 8
+
+
+def test_slow_broker_is_waited_for(broker: Broker, topics: Topics, topic: str) -> None:
+    if not isinstance(broker, EmbeddedBrokerProcess):
+        pytest.skip("only the embedded broker can be slow on request; run it with --broker=embedded")
+    assert topics.exists(topic, within())
+    broker.rtt(300)
+    try:
+        began = time.monotonic()
+        assert topics.exists(topic, within())
+        assert time.monotonic() - began >= 0.25
+        with pytest.raises(BrokerUnreachable, match=broker.bootstrap):
+            topics.exists(topic, Deadline(0.05))
+    finally:
+        broker.rtt(0)
+
+
+def test_refused_by_the_broker_is_an_error_value(broker: Broker, topic: str) -> None:
+    if not isinstance(broker, EmbeddedBrokerProcess):
+        pytest.skip("only the embedded broker fails on request; run it with --broker=embedded")
+    writer = Writer(broker.connection)
+    write(writer, topic, b"1")
+    message_too_large = 10
+    broker.push_errors(0, [message_too_large])
+    deliveries: list[Delivery] = []
+    writer.send(topic, b"2", on_delivery=deliveries.append)
+    wait_until(lambda: bool(deliveries), "reported")
+    assert isinstance(deliveries[0].error, MessageTooLarge) and deliveries[0].sent is False
+    write(writer, topic, b"3")
+    writer.close()
+
+
+def test_wrong_password(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
+    if broker.kind != "kafka":
+        pytest.skip("this broker asks for no password; run it with --broker=kafka")
+    from badger_k2eg.testing.kafka_server import KafkaServer
+
+    assert isinstance(broker, KafkaServer)
+    right = Topics(broker.sasl())
+    assert right.exists(topic, within())
+    right.close()
+    caplog.set_level("DEBUG")
+    wrong = broker.sasl("hush-hush")
+    reader, writer = Reader(wrong, print), Writer(wrong.with_options({"message.timeout.ms": 1000}))
+    began = time.monotonic()
+    with pytest.raises(AuthenticationFailed, match=wrong.bootstrap) as caught:
+        reader.assign([topic], Deadline(20))
+    assert isinstance(caught.value, PermissionError) and time.monotonic() - began < 10
+    deliveries: list[Delivery] = []
+    writer.send(topic, b"1", on_delivery=deliveries.append)
+    wait_until(lambda: bool(deliveries), "given up")
+    assert isinstance(deliveries[0].error, AuthenticationFailed)
+    assert writer.trouble is not None and writer.trouble.authentication
+    assert "hush-hush" not in caplog.text + repr(wrong) + str(caught.value)
+    reader.close()
+    writer.close()

@@ -1,0 +1,175 @@
+"""Forks with live Kafka handles: the parent goes on, the child begins anew and hangs nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from badger_k2eg.deadline import Deadline
+from badger_k2eg.errors import BrokerUnreachable
+from badger_k2eg.kafka import EmbeddedBroker, GroupReader, KafkaRecord, Reader, Start, Topics, Writer
+from badger_k2eg.testing.broker import Broker
+
+from ..contract.children import in_fork
+from .kafka_parts import native_threads, wait_until, within, write
+
+pytestmark = pytest.mark.kafka
+
+FORKS = 20
+
+
+def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer, topics: Topics, topic: str) -> None:
+    got: list[KafkaRecord] = []
+    reader = Reader(broker.connection, got.append, topics=topics)
+    reader.assign([topic], within())
+    done = threading.Event()
+    sent: list[bytes] = []
+
+    def flood() -> None:
+        while not done.is_set():
+            sent.append(b"parent %d" % len(sent))
+            assert writer.send(topic, sent[-1]) is None
+            time.sleep(0.002)
+
+    def child() -> dict[str, Any]:
+        mine = f"{topic}-{os.getpid()}"
+        had = len(got)
+        assert reader.assigned == frozenset() and native_threads() == 1
+        assert topics.create(mine, Deadline(10)).value == "new"
+        reader.assign([mine], Deadline(10), Start.BEGINNING)
+        write(writer, mine, b"child 1", b"child 2")
+        wait_until(lambda: len(got) == had + 2, "read in the child", 10)
+        reader.close()
+        writer.close()
+        topics.close()
+        gc.collect()
+        return {"values": [str(record.value) for record in got[had:]], "threads": threading.active_count()}
+
+    flooding = threading.Thread(target=flood)
+    flooding.start()
+    try:
+        for _ in range(FORKS):
+            answer, took = in_fork(child, seconds=15)
+            assert answer == {"values": ["b'child 1'", "b'child 2'"], "threads": 1}
+            assert took < 15
+    finally:
+        done.set()
+        flooding.join()
+    wait_until(lambda: len(got) == len(sent), "the parent reads on")
+    assert [record.value for record in got] == sent
+    reader.close()
+
+
+def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Writer, topic: str) -> None:
+    got: list[KafkaRecord] = []
+    group = GroupReader(broker.connection, f"g-{topic}", [topic], got.append)
+    group.start(within())
+    write(writer, topic, b"for the parent")
+    wait_until(lambda: len(got) == 1, "read by the parent")
+
+    def child() -> int:
+        assert native_threads() == 1
+        group.start(Deadline(20))
+        had = threading.active_count()
+        group.close()
+        return had
+
+    assert in_fork(child, seconds=30)[0] == 2
+    write(writer, topic, b"for the parent again")
+    wait_until(lambda: len(got) == 2, "the parent reads on")
+    assert [record.value for record in got] == [b"for the parent", b"for the parent again"]
+    group.close()
+
+
+def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child() -> None:
+    """An error of a call keeps the frames of that call, and in them the handle, until the garbage is collected."""
+    with EmbeddedBroker() as broker:
+        broker.create_topic("mine")
+
+        def child() -> bool:
+            topics = Topics(broker.connection)
+            found = topics.exists("mine", within(10))
+            gc.collect()
+            return found
+
+        for _ in range(FORKS):
+            topics = Topics(broker.connection)
+            assert topics.exists("mine", within())
+            broker.down()
+            with contextlib.suppress(BrokerUnreachable):
+                _fail_into_a_cycle(topics)
+            topics.close()
+            broker.up()
+            assert in_fork(child)[0] is True
+            gc.collect()
+
+
+def _fail_into_a_cycle(topics: Topics) -> None:
+    try:
+        topics.exists("mine", within(0.1))
+    except BrokerUnreachable as error:
+        cycle: list[Any] = [error]
+        cycle.append(cycle)
+        raise
+
+
+CHILD_GOES_THROUGH_THE_END = """
+import gc, os, sys
+from badger_k2eg.deadline import Deadline
+from badger_k2eg.errors import BrokerUnreachable
+from badger_k2eg.kafka import GroupReader, KafkaConnection, Reader, Writer
+
+connection, topic = KafkaConnection(sys.argv[1]), sys.argv[2]
+reader, writer = Reader(connection, print), Writer(connection)
+group = GroupReader(connection, "g-" + topic, [topic], print)
+reader.assign([topic], Deadline(10))
+group.start(Deadline(10))
+writer.send(topic, b"1")
+child = os.fork()
+if child == 0:
+    reader.close(), group.close()
+    del reader, group
+    gc.collect()
+    sys.exit(0)
+_, status = os.waitpid(child, 0)
+for part in (reader, group, writer):
+    part.close()
+sys.exit(status)
+"""
+
+
+def test_child_that_goes_through_the_end_of_the_interpreter(broker: Broker, topic: str) -> None:
+    """All objects are let go there, the inherited ones too."""
+    arguments = [sys.executable, "-c", CHILD_GOES_THROUGH_THE_END, broker.bootstrap, topic]
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_embedded_broker_survives_the_fork_of_its_process(topic: str) -> None:
+    with EmbeddedBroker() as broker:
+        broker.create_topic("mine")
+        writer = Writer(broker.connection)
+        write(writer, "mine", b"1")
+
+        def child() -> str:
+            broker.down()
+            broker.create_topic("another")
+            broker.close()
+            write(writer, "mine", b"2")
+            writer.close()
+            return broker.bootstrap
+
+        assert in_fork(child)[0] == broker.bootstrap
+        write(writer, "mine", b"3")
+        writer.close()
+        topics = Topics(broker.connection)
+        assert topics.watermarks(["mine"], within()) == {"mine": {0: (0, 3)}}
+        topics.close()

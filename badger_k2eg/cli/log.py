@@ -1,0 +1,23 @@
+"""``badger-k2eg log``: the journal, line by line. Owns the names of its commands; each is in a file of its own."""
+
+from __future__ import annotations
+
+import click
+
+from .lazy import Lazy
+
+_COMMANDS = {
+    "archive": (".log_keep", "Move closed segments to another place; line numbers go on."),
+    "browse": (".log_browse", "Page through the journal: search, jump from event to event."),
+    "follow": (".log_read", "Print lines as they are written."),
+    "mark": (".log_keep", "Begin or end a stretch of one's own: a shot, a fault."),
+    "query": (".log_read", "Print the lines that a question asks for."),
+    "reindex": (".log_keep", "Throw the index away and make it anew."),
+    "show": (".log_read", "Print a run, or the whole story of one evaluation."),
+    "tui": (".log_tui", "Page through the journal in a window of the terminal (extra tui)."),
+}
+
+
+@click.command(cls=Lazy, table=_COMMANDS)
+def log() -> None:
+    """Look into the journal: what was done to the machine, line by line."""

@@ -1,0 +1,250 @@
+"""A run as one file to send: a zip of its lines, tables, attached files, a manifest, and a checksum of each.
+
+``records.ndjson`` holds its lines as they are in the journal, so an export is a journal of one run (``opened``).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import JournalError
+from ..records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
+from . import segments
+from .core import Journal
+from .index import Index
+from .query import Query
+from .reading import Reader
+from .runs import RecordedRun, all_runs
+from .said import ATTACHMENTS, sha256
+
+FORMAT = "badger-k2eg run"
+RECORDS = "records.ndjson"
+MANIFEST = "manifest.json"
+CHECKSUMS = "SHA256SUMS"
+_PUT_COLUMNS = (
+    "line", "time", "kind", "evaluation", "pv", "asked", "value", "unit", "severity", "outcome", "attempt", "duration",
+    "message",
+)  # fmt: skip
+_VALUE_COLUMNS = ("line", "time", "evaluation", "pv", "name", "value", "unit", "severity", "stamp", "message")
+
+
+def export(journal: Journal, run: RecordedRun, file: Path) -> Path:
+    """Write a run into a zip file; gives the file.
+
+    :raises OSError: when it cannot be written: then there is none.
+    """
+    part = file.with_name(f".{file.name}.part")
+    try:
+        with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+            sums: dict[str, dict[str, Any]] = {}
+            for name, content in _contents(journal, run):
+                digest, size = hashlib.sha256(), 0
+                with archive.open(name, "w", force_zip64=True) as target:
+                    for block in content:
+                        target.write(block)
+                        digest.update(block)
+                        size += len(block)
+                sums[name] = {"sha256": digest.hexdigest(), "bytes": size}
+            manifest = json.dumps(about(run) | {"files": sums}, indent=1, ensure_ascii=False).encode()
+            archive.writestr(MANIFEST, manifest)
+            lines = {name: entry["sha256"] for name, entry in sums.items()}
+            lines[MANIFEST] = hashlib.sha256(manifest).hexdigest()
+            archive.writestr(CHECKSUMS, "".join(f"{digest}  {name}\n" for name, digest in lines.items()))
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+    return file
+
+
+def about(run: RecordedRun) -> dict[str, Any]:
+    """Give what a manifest says of a run; plain JSON."""
+    return {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "package": __version__,
+        "exported": time_text(None),
+        "run": run.id,
+        "name": run.name,
+        "started": time_text(run.started_ns),
+        "ended": time_text(run.ended_ns) if run.ended_ns is not None else None,
+        "reason": run.reason,
+        "host": run.first.host,
+        "user": run.first.user,
+        "evaluations": run.evaluation_count,
+        "best": run.best,
+        "parent": run.parent,
+        "tags": run.tags,
+        "notes": [{"time": time_text(n.time_ns), "user": n.user, "text": n.message} for n in run.notes],
+        "manifest": encode(run.manifest),
+    }
+
+
+def time_text(time_ns: int | None) -> str:
+    """Write a time in ISO 8601, UTC, in microseconds; None is now."""
+    moment = datetime.now(UTC) if time_ns is None else datetime.fromtimestamp(time_ns // 1000 / 1e6, UTC)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _contents(journal: Journal, run: RecordedRun) -> Iterator[tuple[str, Iterable[bytes]]]:
+    yield RECORDS, (text + b"\n" for text in run.texts())
+    yield "evaluations.csv", _evaluations(run)
+    puts = (RecordKind.PUT, RecordKind.SETPOINT)
+    yield "puts.csv", _table(_PUT_COLUMNS, run.records(Query(kinds=puts)))
+    for name, kind in (("baseline", RecordKind.BASELINE), ("reads", RecordKind.READ), ("samples", RecordKind.SAMPLE)):
+        yield f"{name}.csv", _table(_VALUE_COLUMNS, run.records(Query(kinds=(kind,))))
+    for record in run.attachments:
+        path = attached(journal.directory, record)
+        yield f"{ATTACHMENTS}/{record.name}", [path.read_bytes()]
+
+
+def attached(directory: Path, record: Record) -> Path:
+    """Say where an attached file is.
+
+    :raises JournalError: when the line points out of the journal.
+    """
+    path = (directory / str((record.data or {}).get("path", ""))).resolve()
+    if not path.is_relative_to((directory / ATTACHMENTS).resolve()):
+        raise JournalError(f"line {record.line}: {path} is no attachment of this journal")
+    return path
+
+
+def _table(columns: Iterable[str], records: Iterable[Record]) -> Iterator[bytes]:
+    columns = list(columns)
+    yield _row(columns)
+    for record in records:
+        found = record.as_dict() | {"time": time_text(record.time_ns)}
+        yield _row([_cell(found.get(column)) for column in columns])
+
+
+def _evaluations(run: RecordedRun) -> Iterator[bytes]:
+    evaluations = run.evaluations()
+    asked = list(dict.fromkeys(pv for each in evaluations for pv in each.asked))
+    read = list(dict.fromkeys(name for each in evaluations for name in each.readings))
+    yield _row(["evaluation", "began", "ended", "ok", *(f"asked {pv}" for pv in asked), *(f"read {n}" for n in read)])
+    for each in evaluations:
+        ended = "" if each.ended_ns is None else time_text(each.ended_ns)
+        values = [each.asked.get(pv) for pv in asked] + [each.readings.get(name) for name in read]
+        yield _row([each.number, time_text(each.began_ns), ended, each.ok, *(_cell(encode(v)) for v in values)])
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, Mapping) and "$float" in value:
+        return value["$float"]
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
+
+
+def _row(cells: Iterable[Any]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(cells)
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+# -- looking again ----------------------------------------------------------------------------------------------------
+
+
+def verify_run(journal: Journal, run: RecordedRun) -> list[str]:
+    """Check every line of a run in the journal, and its attached files; gives one line for each thing wrong."""
+    wrong = [f"line {number} {words}" for number, words in _bad_lines(run.texts())]
+    if run.open and run.alive is False:
+        wrong.append("the run has no end: its process died")
+    for record in run.attachments:
+        try:
+            path = attached(journal.directory, record)
+            if sha256(path) != (record.data or {}).get("sha256"):
+                wrong.append(f"{path}: its checksum does not fit")
+        except (OSError, JournalError) as error:
+            wrong.append(f"attachment {record.name}: {getattr(error, 'strerror', None) or error}")
+    return wrong
+
+
+def verify_export(file: Path) -> list[str]:
+    """Check every file of an export against its checksums; gives one line for each thing wrong.
+
+    :raises JournalError: when it is no export at all.
+    :raises OSError: when it cannot be read.
+    """
+    with _zip(file) as archive:
+        manifest = _manifest(archive, file)
+        wrong = []
+        sums = archive.read(CHECKSUMS).decode(errors="replace") if CHECKSUMS in archive.namelist() else ""
+        if f"{hashlib.sha256(archive.read(MANIFEST)).hexdigest()}  {MANIFEST}\n" not in sums:
+            wrong.append(f"{MANIFEST}: its checksum does not fit")
+        for name, entry in manifest["files"].items():
+            try:
+                if hashlib.sha256(archive.read(name)).hexdigest() != entry["sha256"]:
+                    wrong.append(f"{name}: its checksum does not fit")
+            except (KeyError, zipfile.BadZipFile):
+                wrong.append(f"{name}: is missing, or damaged")
+        known = {MANIFEST, CHECKSUMS, *manifest["files"]}
+        wrong += [f"{name}: does not belong to the export" for name in archive.namelist() if name not in known]
+        if not wrong:
+            lines = archive.read(RECORDS).splitlines()
+            wrong += [f"{RECORDS}: line {number} {words}" for number, words in _bad_lines(lines)]
+    return wrong
+
+
+def _bad_lines(texts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    last = 0
+    for text in texts:
+        try:
+            record = from_line(text)
+        except (BadLine, NewerSchema) as error:
+            yield last + 1, f"cannot be read: {error}"
+            continue
+        if not record.intact:
+            yield record.line, "was edited by hand: its checksum does not fit"
+        elif record.line <= last:
+            yield record.line, f"comes after line {last}"
+        last = max(last, record.line)
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[RecordedRun]:
+    """Read a run from an export, as from a journal; what is attached stays in the file.
+
+    :raises JournalError: when it is no export.
+    """
+    with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder, _zip(file) as archive:
+        _manifest(archive, file)
+        (Path(folder) / segments.name_of(1, 0)).write_bytes(archive.read(RECORDS))
+        index = Index(Path(folder), None, whole=False)
+        try:
+            found = all_runs(Reader(index))
+            if not found:
+                raise JournalError(f"{file}: there is no run in it")
+            yield found[0]
+        finally:
+            index.close()
+
+
+@contextmanager
+def _zip(file: Path) -> Iterator[zipfile.ZipFile]:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+    except zipfile.BadZipFile as error:
+        raise JournalError(f"{file}: is no export of a run, or damaged: {error}") from None
+
+
+def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(archive.read(MANIFEST))
+        if found["format"] != FORMAT or not isinstance(found["files"], dict):
+            raise ValueError("another format")
+    except (KeyError, ValueError, TypeError):
+        raise JournalError(f"{file}: is no export of a run: it has no {MANIFEST} of one") from None
+    if found["schema"] > SCHEMA:
+        newer = f"schema {found['schema']}, and this version knows {SCHEMA}"
+        raise JournalError(f"{file}: a newer version of badger-k2eg wrote it ({newer}); update this one")
+    return found

@@ -1,0 +1,97 @@
+"""Where the journal is, and its options: ``BADGER_K2EG_JOURNAL_*``, or ``journal_*`` in the ini file.
+
+Owns the place and what is known of its file system. A network file system is used as long as it has locks that work
+(see ``Writer``); the index is never put there, and never uses SQLite's WAL. Imports settings and errors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from .. import settings
+from ..settings import Seconds
+
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_NETWORK = ("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "ceph", "9p", "beegfs", "pvfs", "fuse.sshfs", "glusterfs")
+
+
+def _bytes(value: Any) -> Any:
+    """``"64M"`` -> 67108864."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip().lower().removesuffix("ib").removesuffix("b")
+    unit = text[-1:] if text[-1:].isalpha() else ""
+    try:
+        return int(float(text.removesuffix(unit)) * _UNITS[unit])
+    except (KeyError, ValueError):
+        raise ValueError(f"{value!r} is no size; write a number of bytes, or 64M, 10G") from None
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+
+
+class JournalSettings(BaseModel):
+    """The options of the journal, without their prefix ``journal_``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    enabled: bool = Field(default=True, description="whether runs are recorded on disk")
+    dir: Path | None = Field(
+        default=None, description="the journal's directory; one that others can read makes a shared journal"
+    )
+    segment_size: Bytes = Field(default=64 << 20, description="bytes from which on a new segment is begun")
+    segment_age: Seconds = Field(default=86400.0, description="seconds after which a new segment is begun")
+    keep_size: Bytes | None = Field(
+        default=10 << 30, description="bytes of closed segments that are kept; the oldest go first"
+    )
+    keep_days: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="days that closed segments are kept; by default for ever"
+    )
+    on_error: Literal["continue", "raise"] = Field(
+        default="continue", description="what a run does when a line cannot be written after the baseline"
+    )
+
+    @property
+    def directory(self) -> Path:
+        """The journal's directory: the one of the setting, or ``journal`` in the user's state directory."""
+        return (self.dir or platformdirs.user_state_path("badger-k2eg") / "journal").expanduser().absolute()
+
+
+def load() -> JournalSettings:
+    """Read the options.
+
+    :raises SettingsError: naming the wrong one and its source.
+    """
+    return settings.family("journal_", JournalSettings)
+
+
+def index_path(directory: Path) -> Path:
+    """Say where the index of a journal is: in the journal, or in the user's cache where that would not do."""
+    if os.access(directory, os.W_OK) and network_file_system(directory) is None:
+        return directory / "index.sqlite3"
+    name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
+    return platformdirs.user_cache_path("badger-k2eg") / f"index-{name}.sqlite3"
+
+
+def network_file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+    """Give the kind of network file system that a path is on; None for a local one, or where nothing is known."""
+    if not sys.platform.startswith("linux"):
+        return None
+    place, found = path.resolve(), ("", "")
+    try:
+        lines = mounts.read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, mounted, kind, *_ = line.split(" ")
+        mounted = mounted.replace("\\040", " ")
+        if place.is_relative_to(mounted) and len(mounted) >= len(found[0]):
+            found = (mounted, kind)
+    return found[1] if found[1].startswith(_NETWORK) else None

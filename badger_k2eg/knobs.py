@@ -6,28 +6,38 @@ approached from one side against hysteresis, bounds from the record. Knows no Ba
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from string import Formatter
 from typing import Any, Literal, TypeVar
 
 from . import synchronized
 from .control import Control
+from .conversion import Refusal, in_units_of
 from .deadline import Deadline
 from .errors import ConditionNotMet, PvError, SetpointBlocked
 from .model import Limits, PvAddress, Reading, SetReport
+from .units import is_quantity, named, same
 from .validation import AllOf, Reaches, Within, all_of, reaches, within
+from .wording import declaration, is_number
+
+logger = logging.getLogger("badger_k2eg")
 
 D = TypeVar("D")
 Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
 #: Seconds between two looks at a condition.
 _LOOK = 0.2
+#: A tolerance wider than this part of the range is none.
+_WIDE = 0.05
 #: Seconds before a PV that did not answer is asked for its limits again.
 _ASK_AGAIN = 10.0
 
 
+@declaration
 @dataclass(frozen=True, slots=True)
 class Knob:
     """One PV that is turned.
@@ -43,6 +53,8 @@ class Knob:
     :ivar approach: against hysteresis the setpoint is always reached from ``below`` or from ``above``: a move from the
         other side first goes past it by ``overshoot`` (a fraction of the bounds' range).
     :ivar bounds: low and high; None takes the record's drive limits.
+    :ivar unit: the setpoint's unit, where its record has none (EGU is empty); one that the record says otherwise is an
+        error of the first move.
     """
 
     setpoint: str
@@ -58,8 +70,14 @@ class Knob:
     approach: Literal["below", "above"] | None = None
     overshoot: float = 0.05
     bounds: tuple[float, float] | None = None
+    unit: str | None = None
 
     def __post_init__(self) -> None:
+        if self.unit is not None:
+            named(self.unit)
+        for pv in (self.setpoint, self.readback, self.done):
+            if pv is not None or pv is self.setpoint:
+                _check_pv(f"knob {self.setpoint}", pv)
         if self.readback is not None and self.tolerance is None:
             raise ValueError(f"knob {self.setpoint}: readback {self.readback} needs a tolerance")
         if self.readback is None and self.tolerance is not None:
@@ -68,14 +86,16 @@ class Knob:
             raise ValueError(f"knob {self.setpoint}: say which value of {self.done} means done (done_value)")
         if self.approach not in (None, "below", "above"):
             raise ValueError(f"knob {self.setpoint}: approach is from below or above, not {self.approach!r}")
-        for name in ("hold", "settle", "settle_per_unit", "overshoot"):
-            if not getattr(self, name) >= 0.0:
-                raise ValueError(f"knob {self.setpoint}: {name} is a number >= 0, not {getattr(self, name)!r}")
-        if self.bounds is not None:
-            low, high = self.bounds
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
-                raise ValueError(f"knob {self.setpoint}: bounds are a low and a higher number, not {self.bounds!r}")
-        self.validator()
+        for name in ("tolerance", "hold", "settle", "settle_per_unit", "overshoot"):
+            value = getattr(self, name)
+            if value is not None and not (is_number(value) and value >= 0.0):
+                raise ValueError(f"knob {self.setpoint}: {name} is a number >= 0, not {value!r}")
+        if not is_number(self.offset):
+            raise ValueError(f"knob {self.setpoint}: offset is a number, not {self.offset!r}")
+        if self.timeout is not None and not (is_number(self.timeout) and self.timeout > 0.0):
+            raise ValueError(f"knob {self.setpoint}: timeout is a number of seconds, not {self.timeout!r}")
+        if self.bounds is not None and not _are_bounds(self.bounds):
+            raise ValueError(f"knob {self.setpoint}: bounds are a low and a higher number, not {self.bounds!r}")
 
     def validator(self) -> AllOf | None:
         """Make what a move waits for; None where there is nothing to wait for."""
@@ -91,6 +111,18 @@ class Knob:
         return all_of(*parts) if parts else None
 
 
+def _check_pv(what: str, pv: object) -> None:
+    if not isinstance(pv, str) or not pv.strip():
+        raise ValueError(f"{what}: a PV is a text, not {pv!r}")
+
+
+def _are_bounds(bounds: Any) -> bool:
+    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
+        return False
+    return all(is_number(end) and math.isfinite(end) for end in bounds) and bool(bounds[0] < bounds[1])
+
+
+@declaration
 @dataclass(frozen=True, slots=True)
 class Condition:
     """What must hold on the machine, like a permit or a beam rate.
@@ -110,9 +142,13 @@ class Condition:
     reason: str = ""
 
     def __post_init__(self) -> None:
+        _check_pv("condition", self.pv)
+        for name in ("at_least", "at_most"):
+            if (value := getattr(self, name)) is not None and not is_number(value):
+                raise ValueError(f"condition on {self.pv}: {name} is a number, not {value!r}")
         if self.equals is None and self.at_least is None and self.at_most is None:
             raise ValueError(f"condition on {self.pv}: say equals=, at_least= or at_most=")
-        if self.timeout != -1 and not self.timeout > 0:
+        if self.timeout != -1 and not (is_number(self.timeout) and self.timeout > 0):
             raise ValueError(f"condition on {self.pv}: the timeout is a number of seconds, or -1, not {self.timeout!r}")
 
     def holds(self, reading: Reading) -> bool:
@@ -210,19 +246,20 @@ class Mover:
             lambda values, validators, deadline: control.set(values, validators, deadline=deadline)
         )
         self.bounds = Bounds(control)
+        self._doubted: set[str] = set()
 
     def move(
         self, values: Mapping[str, float], knobs: Mapping[str, Knob], deadline: Deadline | None = None
     ) -> SetReport:
         """Turn knobs to values, all of them by one guard.
 
-        :param values: by the names of ``knobs``.
+        :param values: by the names of ``knobs``: a number in the setpoint's unit, or a Quantity.
         :returns: what became of each setpoint PV; when it returns, the machine has settled.
         :raises SetError: as ``Control.set``.
         """
         deadline = deadline or Deadline()
         turned = {name: knobs[name] for name in values}
-        targets = {turned[name].setpoint: value for name, value in values.items()}
+        targets = self._in_units([(turned[name], value) for name, value in values.items()], deadline)
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
         before = self._before(turned.values(), deadline)
         first = self._approach(targets, turned.values(), before)
@@ -232,8 +269,33 @@ class Mover:
             self._write(first, {pv: v for pv, v in validators.items() if pv in first}, deadline)
         report = self._write(targets, validators, deadline)
         if not self._control.settings.read_only:
+            self._doubt_tolerances(turned, report)
             synchronized.sleep(self._settling(targets, turned.values(), before), deadline)
         return report
+
+    def _in_units(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[str, float]:
+        """Bring every value into its setpoint's unit, by PV.
+
+        :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
+        """
+        ask = [k.setpoint for k, value in values if k.unit is not None or is_quantity(value)]
+        updates = self._control.updates(ask, deadline.child(self._control.settings.timeout)) if ask else {}
+        targets = {}
+        for knob, value in values:
+            update = updates.get(knob.setpoint)
+            targets[knob.setpoint] = value
+            if not isinstance(update, Reading):
+                continue  # a number; or one that does not answer, which the guard will say
+            unit = update.units
+            if knob.unit is not None and not unit.strip():
+                unit = knob.unit
+            elif knob.unit is not None and not same(knob.unit, unit):
+                raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record says {unit}")
+            try:
+                targets[knob.setpoint] = in_units_of(value, unit)
+            except Refusal as refusal:
+                raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
+        return targets
 
     def _before(self, knobs: Iterable[Knob], deadline: Deadline) -> dict[str, float]:
         """Read where those are whose way matters."""
@@ -265,6 +327,25 @@ class Mover:
             beyond[pv] = min(max(targets[pv] + sign * knob.overshoot * (high - low), low), high)
         return beyond
 
+    def _doubt_tolerances(self, turned: Mapping[str, Knob], report: SetReport) -> None:
+        """Warn, once for each knob, where "arrived" says little: the readback was within the tolerance all the time."""
+        for name, knob in turned.items():
+            before = report[knob.setpoint].before
+            if knob.tolerance is None or name in self._doubted:
+                continue
+            if not isinstance(before, Reading) or not is_number(before.value):
+                continue
+            low, high = knob.bounds or (before.limits.low, before.limits.high)
+            against = None
+            if low is not None and high is not None and knob.tolerance > _WIDE * (high - low):
+                against = f"its range, {low:g} to {high:g}"
+            elif 0.0 < (step := abs(report[knob.setpoint].asked - before.value)) <= knob.tolerance:
+                against = f"this step of {step:g}"
+            if against is not None:
+                self._doubted.add(name)
+                text = "%s: the tolerance %g is not small against %s: it counts as arrived before it moves"
+                logger.warning(text, name, knob.tolerance, against)
+
     def _settling(self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]) -> float:
         return max(
             (
@@ -280,7 +361,7 @@ def filled(declaration: D, parameters: Mapping[str, Any]) -> D:
     """Put parameters into every text of a declaration: ``{prefix}:QUAD`` becomes ``LINAC:QUAD``.
 
     :param declaration: a Knob, a Condition, an observable, a text, or a dict or sequence of them.
-    :raises ValueError: for a name that is no parameter.
+    :raises ValueError: for a name that is no parameter, or one that is None.
     """
     return _filled(declaration, parameters)  # type: ignore[no-any-return]
 
@@ -288,10 +369,15 @@ def filled(declaration: D, parameters: Mapping[str, Any]) -> D:
 def _filled(item: Any, parameters: Mapping[str, Any]) -> Any:
     if isinstance(item, str):
         try:
-            return item.format_map(parameters)
+            # Badger's window makes None of an entry that is emptied.
+            empty = [name for _, name, _, _ in Formatter().parse(item) if name and parameters.get(name, "") is None]
+            text = "" if empty else item.format_map(parameters)
         except (KeyError, IndexError, ValueError):
             known = ", ".join(sorted(map(str, parameters)))
             raise ValueError(f"{item!r} cannot be filled in; the parameters are {known}") from None
+        if empty:
+            raise ValueError(f"parameter {empty[0]} is empty")
+        return text
     if isinstance(item, Mapping):
         return {key: _filled(value, parameters) for key, value in item.items()}
     if isinstance(item, list | tuple):

@@ -1,21 +1,47 @@
-"""Ways to reach PVs, one module each; none imports another. ``open_backend`` finds one by its scheme.
+"""Ways to reach PVs, one module each; none imports another. ``open_backend`` finds one by its scheme, or the gateway.
 
 Nothing heavy is imported until a backend is asked for: a listing of plugins stays fast and offline.
 """
 
 from __future__ import annotations
 
+import os
+from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..backend import Backend
 
 
-def open_backend(scheme: str) -> Backend:
-    """Make the backend of a scheme. It opens nothing yet: that happens at its first use.
+@dataclass(frozen=True, slots=True)
+class ThroughK2eg:
+    """PVs of every scheme, through the K2EG gateways of an environment.
+
+    :ivar folder: of the ini files; None for the usual ones (see ``k2eg.environment``).
+    """
+
+    environment: str
+    app_name: str
+    folder: str | None = None
+
+
+#: A scheme, or the gateway that serves every scheme.
+Way = str | ThroughK2eg
+
+
+def open_backend(way: Way) -> Backend:
+    """Make the backend of a way. It opens nothing yet: that happens at its first use.
 
     :raises MissingExtra: when the package for it is not installed.
+    :raises SettingsError: for a K2EG environment that cannot be read.
     """
+    if isinstance(way, ThroughK2eg):
+        from ..k2eg.client import K2egClient
+        from .k2eg import K2egBackend
+
+        return K2egBackend(K2egClient(way.environment, way.app_name, folder=way.folder))
+    scheme = way
     if scheme == "pva":
         from . import pva
 
@@ -32,13 +58,17 @@ def open_backend(scheme: str) -> Backend:
     raise ValueError(f"no backend for {scheme!r}")
 
 
-def identity(scheme: str) -> object:
+def identity(way: Way) -> Hashable:
     """Tell which client ``open_backend`` would open: interfaces with the same one share it.
 
     A mock in the place of p4p's ``Context`` is another client than p4p's own.
     """
-    if scheme == "pva":
+    if isinstance(way, ThroughK2eg):
+        from ..k2eg.environment import FOLDER_VARIABLE
+
+        return way, os.environ.get(FOLDER_VARIABLE)
+    if way == "pva":
         from . import pva
 
-        return scheme, id(pva.Context)
-    return scheme
+        return way, id(pva.Context)
+    return way

@@ -22,7 +22,7 @@ from .. import fork
 from ..backend import Subscription, Update
 from ..deadline import Deadline
 from ..errors import CallCancelled, PvNotConnected
-from ..model import Fields, Kind, Limits, Outcome, PutAnswer, PvAddress, PvType, Reading
+from ..model import Fields, Kind, Limits, Outcome, PutAnswer, PvAddress, PvType, Reading, type_of
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class MemoryBackend:
         value = np.array(value) if isinstance(value, list) and value and not isinstance(value[0], str) else value
         if isinstance(limits := about.get("limits"), tuple):
             about["limits"] = Limits(*limits)
-        about.setdefault("type", PvType(Kind.ENUM, 32) if "choices" in about else _type_of(value))
+        about.setdefault("type", PvType(Kind.ENUM, 32) if "choices" in about else type_of(value))
         about.setdefault("timestamp_ns", time.time_ns())
         with self._lock:
             self._pvs[name] = _Pv(Reading(value=value, **about))
@@ -102,9 +102,8 @@ class MemoryBackend:
         with self._lock:
             pv = self._pvs[name]
             value = np.array(value) if isinstance(value, list) and isinstance(pv.reading.value, np.ndarray) else value
-            pv.reading = replace(
-                pv.reading, value=value, timestamp_ns=time.time_ns(), received=time.monotonic(), **about
-            )
+            about.setdefault("timestamp_ns", time.time_ns())
+            pv.reading = replace(pv.reading, value=value, received=time.monotonic(), **about)
             for watcher in list(pv.watchers) if pv.fault is not Fault.MISSING else ():
                 watcher.tell(pv.reading)
 
@@ -303,15 +302,3 @@ def _own(value: Any) -> Any:
     if isinstance(value, dict):
         return type(value)({name: _own(item) for name, item in value.items()})
     return list(value) if isinstance(value, list) else value
-
-
-def _type_of(value: Any) -> PvType:
-    if isinstance(value, np.ndarray):
-        kind = {"f": Kind.FLOAT, "b": Kind.BOOL}.get(value.dtype.kind, Kind.INT)
-        return PvType(kind, value.dtype.itemsize * 8, value.dtype.kind != "u", array=True)
-    if isinstance(value, list):
-        return PvType(Kind.STRING, array=True)
-    if isinstance(value, dict):
-        return PvType(Kind.TABLE)
-    kinds = {bool: Kind.BOOL, int: Kind.INT, float: Kind.FLOAT, str: Kind.STRING}
-    return PvType(kinds.get(type(value), Kind.OTHER))

@@ -102,10 +102,19 @@ def _value(value: Any, of_type: PvType) -> tuple[Any, tuple[str, ...]]:
     if of_type.kind is Kind.OTHER:
         return None, ()
     if of_type.array:
-        return _column(value), ()
-    return value, ()
+        return _array(value, of_type), ()
+    # Over K2EG a float may come as an int.
+    return (float(value) if of_type.kind is Kind.FLOAT and isinstance(value, int) else value), ()
+
+
+def _array(value: Any, of_type: PvType) -> Any:
+    if isinstance(value, list) and of_type.kind in (Kind.FLOAT, Kind.BOOL):
+        return np.array(value, dtype=of_type.dtype)
+    return _column(value)
 
 
 def _column(column: Any) -> Any:
-    """Copy an array out of the client library's memory; texts stay a list."""
+    """Copy an array out of the client library's memory, or make one of a list of numbers; texts stay a list."""
+    if isinstance(column, list) and column and isinstance(column[0], int | float):
+        column = np.array(column)
     return np.array(column) if isinstance(column, np.ndarray) and column.dtype.kind in "biuf" else list(column)

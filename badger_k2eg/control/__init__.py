@@ -5,5 +5,6 @@
 
 from .connections import connect
 from .core import Control
+from .synchronous import SynchronousCalls
 
-__all__ = ["Control", "connect"]
+__all__ = ["Control", "SynchronousCalls", "connect"]

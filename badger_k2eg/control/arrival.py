@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Subscription
-from ..deadline import Deadline
+from ..backend import Subscription, loses_updates
+from ..deadline import Deadline, under
 from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..model import PvAddress
 from ..policy import not_a_reading
+from ..synchronized import check_waiting
 from ..validation import AllOf, Watch, name_of
 
 if TYPE_CHECKING:
-    from .call import Setpoint
     from .core import Control
+    from .setpoint import Setpoint
 
 # Seconds for a subscription to tell of itself; then its PV is read.
 _FIRST_PATIENCE = 0.3
@@ -45,13 +46,15 @@ class Arrival:
         for setpoint in setpoints:
             if not isinstance(setpoint.validator, AllOf):
                 continue
+            check_waiting(f"waiting for the readback of {setpoint.key}")
             for part in setpoint.validator.parts:
                 try:
                     address = PvAddress.parse(part.pv)
                     watch = Watch(
                         part,
                         setpoint.key,
-                        setpoint.value,
+                        # A quantity's own number stands in until the PV's unit is known (Setpoint.settle_unit).
+                        getattr(setpoint.value, "magnitude", setpoint.value),
                         settings.timeout,
                         changed=partial(self._news.put, setpoint),
                         judge=lambda reading: not_a_reading(reading, settings),
@@ -118,17 +121,25 @@ class Arrival:
                     return
                 pause = min(due.values(), default=now + 3600.0) - time.monotonic()
                 try:
-                    news = self._news.get(timeout=_bounded(pause))
+                    heard = {self._news.get(timeout=_bounded(pause))}
                 except queue.Empty:
                     continue
-                if news in due:
-                    due[news] = 0.0
-                elif news in running and news.ended:
-                    running.discard(news)
+                # What has come in meanwhile is looked at together.
+                while not self._news.empty():
+                    heard.add(self._news.get())
+                for news in heard:
+                    if news in due:
+                        due[news] = 0.0
+                    elif news in running and news.ended:
+                        running.discard(news)
 
     def _confirm(self, setpoints: Iterable[Setpoint]) -> None:
-        """Read what seems to have arrived, but has said nothing since the put: its server may be gone or frozen."""
-        silent = [w for s in setpoints for w in s.watches if w.settled() and not w.heard]
+        """Read what seems to have arrived, but has said nothing since the put: its server may be gone or frozen.
+
+        And all that seems to have arrived, where the last update of a monitor may be missing.
+        """
+        doubtful = loses_updates(self._control.backend)
+        silent = [w for s in setpoints for w in s.watches if w.settled() and (doubtful or not w.heard)]
         self._read(silent, self._deadline.child(self._control.settings.timeout))
 
     def _read(self, watches: Sequence[Watch], deadline: Deadline) -> None:
@@ -150,12 +161,14 @@ class Arrival:
         """Call a foreign validator, by the convention."""
         validate: Any = setpoint.validator
         try:
-            setpoint.arrived = validate(
-                set_pv=setpoint.key,
-                set_value=setpoint.asked,
-                context=self._control.context.under(self._deadline),
-                timeout=self._control.settings.timeout,
-            )
+            # Whatever of ours it waits in ends with the call.
+            with under(self._deadline):
+                setpoint.arrived = validate(
+                    set_pv=setpoint.key,
+                    set_value=setpoint.asked,
+                    context=self._control.context.under(self._deadline),
+                    timeout=self._control.settings.timeout,
+                )
         except (ValueError, TimeoutError) as error:
             self._failed(setpoint, error)
         except (Exception, SystemExit) as error:  # a validator is not ours: whatever it raises is named with its PV

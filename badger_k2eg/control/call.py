@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import synchronized
+from ..conversion import Refusal
 from ..deadline import Deadline
 from ..errors import (
-    CallCancelled,
     PutMismatch,
     PutRefused,
     PutTimeout,
@@ -21,11 +21,13 @@ from ..errors import (
     SetError,
     SetpointBlocked,
 )
-from ..model import Outcome, PutAnswer, PutResult, PvAddress, Reading, SetReport, plain
-from ..policy import Refusal, after_silence, check_setpoint, needs_readback, path_to, same
-from ..settings import matches
-from ..validation import AllOf, Validator, Watch, adapt
+from ..model import Outcome, PutAnswer, PvAddress, Reading, SetReport, plain
+from ..policy import after_silence, check_setpoint, needs_readback, path_to, same
+from ..settings import Settings, matches
+from ..units import is_quantity
+from ..validation import adapt
 from .arrival import Arrival
+from .setpoint import Setpoint
 
 if TYPE_CHECKING:
     from .core import Control
@@ -35,61 +37,6 @@ logger = logging.getLogger("badger_k2eg")
 # An answer of "done" may come a moment before the new value is posted: looked at for about a second.
 _LOOKS = 11
 _LOOK_AGAIN = 0.1
-
-
-@dataclass(slots=True, eq=False)
-class Setpoint:
-    """One PV of the call, and how far it has come."""
-
-    key: str
-    asked: Any
-    address: PvAddress
-    validator: AllOf | Validator | None = None
-    value: Any = None
-    before: Reading | None = None
-    path: list[Any] = field(default_factory=list)
-    watches: list[Watch] = field(default_factory=list)
-    outcome: Outcome | None = None
-    message: str = ""
-    attempts: int = 0
-    #: Whether one of the attempts was sent and not answered.
-    unanswered: bool = False
-    began: float = 0.0
-    ended: float = 0.0
-    readback: Reading | None = None
-    arrived: Any = None
-    error: Exception | None = None
-
-    @property
-    def ok(self) -> bool:
-        """Whether nothing has gone wrong with it so far."""
-        return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED, None)
-
-    def end(self, outcome: Outcome, message: str = "", error: type[SetError] | None = None) -> None:
-        """Say how its put ended."""
-        self.outcome, self.message = outcome, message
-        if error is not None:
-            self.fail(error(f"{self.key} = {self.asked!r}: {message}"))
-
-    def fail(self, error: Exception) -> None:
-        """Keep the first thing that went wrong."""
-        if self.error is None:
-            self.error = error
-
-    def result(self) -> PutResult:
-        """Give the present state as the record of it."""
-        return PutResult(
-            pv=self.key,
-            asked=self.asked,
-            outcome=self.outcome or Outcome.NOT_SENT,
-            message=self.message or ("" if self.outcome else "not tried"),
-            attempts=self.attempts,
-            seconds=(self.ended or time.monotonic()) - self.began if self.began else 0.0,
-            before=self.before,
-            readback=self.readback,
-            arrived=self.arrived,
-            error=self.error,
-        )
 
 
 class SetCall:
@@ -102,10 +49,14 @@ class SetCall:
         validators: Mapping[str, Any],
         deadline: Deadline,
         last: SetReport | None,
+        settings: Settings,
     ) -> None:
-        """Keep what is asked; look at nothing yet."""
+        """Keep what is asked; look at nothing yet.
+
+        :param settings: in force for this call.
+        """
         self._control = control
-        self._settings = control.settings
+        self._settings = settings
         self._backend = control.backend
         self._deadline = deadline
         self._values = dict(values)
@@ -150,7 +101,13 @@ class SetCall:
                 self._refuse_if(self._guard(arrival, denied))
                 if self._settings.read_only:
                     return self._skip()
+                self._announce()
                 for group in [self._setpoints] if self._settings.parallel else [[s] for s in self._setpoints]:
+                    # The gate may take the right back while the call goes on.
+                    if late := {s: denied[s.address] for s in group if s.address in denied}:
+                        for setpoint, reason in late.items():
+                            setpoint.end(Outcome.BLOCKED, reason, SetpointBlocked)
+                        break
                     self._write(group, arrival)
                     if not all(setpoint.ok for setpoint in group):
                         break
@@ -168,7 +125,9 @@ class SetCall:
                 address, reason = PvAddress.parse(key), None
             except PvNameError as error:
                 address, reason = PvAddress(str(key), ""), error.message
-            setpoint = Setpoint(key, plain(value), address, value=value)
+            # What was asked stays of builtin types; a quantity is one in the PV's unit, once that is known.
+            asked = str(value.quantity) if isinstance(value, Reading) and value.units else plain(value)
+            setpoint = Setpoint(key, str(value) if is_quantity(value) else asked, address, value=value)
             self._setpoints.append(setpoint)
             if reason is None and address.own_name in seen:
                 reason = f"the same PV as {seen[address.own_name].key}, with two values in one call"
@@ -191,9 +150,13 @@ class SetCall:
             update = updates[setpoint.address]
             if isinstance(update, PvError):
                 blocked.setdefault(setpoint, update.message)
-            else:
-                setpoint.before = update
-        known = {s.address: (s.value, s.before) for s in self._setpoints if s.before is not None}
+                continue
+            setpoint.before = update
+            try:
+                setpoint.settle_unit(update)
+            except ValueError as refusal:
+                blocked.setdefault(setpoint, str(refusal))
+        known = {s.address: (s.value, s.before) for s in self._setpoints if s.before is not None and s not in blocked}
         limits = self._control.capacities.find(self._backend, known, patience)
         for setpoint in self._setpoints:
             if setpoint.before is None or setpoint in blocked:
@@ -222,7 +185,17 @@ class SetCall:
             else:
                 setpoint.end(Outcome.BLOCKED, "not sent, because another setpoint of the call was refused")
         lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
+        if self._deadline.expired and all(s.before is None for s in blocked):
+            raise PutTimeout("nothing was set, the time of the call is over:\n" + "\n".join(lines), self.report())
         raise SetpointBlocked("nothing was set:\n" + "\n".join(lines), self.report())
+
+    def _announce(self) -> None:
+        """Tell the sink what is about to be sent; it may say no."""
+        before = {s.address: s.before for s in self._setpoints if s.before is not None}
+        asked = {s.key: s.asked for s in self._setpoints}
+        reason = self._control.sink.set_began(before, asked, self._validators) if asked else None
+        if reason is not None:
+            self._refuse_if({self._setpoints[0]: reason})
 
     def _skip(self) -> SetReport:
         words = ", ".join(f"{s.key} = {plain(s.value)!r}" for s in self._setpoints)
@@ -266,6 +239,7 @@ class SetCall:
             answers = self._send(values)
             for setpoint in values:
                 self._note(setpoint, answers[setpoint.address])
+            self._control.sink.puts_attempted({s.address: s.result() for s in values})
             silent = [
                 s for s in values if s.outcome is Outcome.UNKNOWN and answers[s.address].outcome is not Outcome.REFUSED
             ]
@@ -310,7 +284,6 @@ class SetCall:
         elif answer.outcome is Outcome.UNKNOWN:
             setpoint.unanswered = True
             setpoint.end(Outcome.UNKNOWN, f"{answer.message} ({_times(setpoint.attempts)})", PutUnknown)
-        self._control.sink.put_attempted(setpoint.address, setpoint.result())
 
     def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> set[Setpoint]:
         """Read back what was sent and not answered, before anything is decided about it.
@@ -369,11 +342,13 @@ class SetCall:
     def _finish(self) -> SetReport:
         report = self.report()
         if self._deadline.cancelled and not report.ok:
-            raise CallCancelled(f"setting was cancelled:\n{report}", report)
+            raise self._deadline.interruption(f"setting was cancelled:\n{report}", report)
         if report.ok:
             return report
         first = next((s.error for s in self._setpoints if s.error is not None), None)
-        kind = type(first) if isinstance(first, SetError) else PutTimeout
+        kind = type(first) if isinstance(first, SetError) and not self._deadline.expired else PutTimeout
+        if isinstance(first, PutUnknown):
+            kind = PutUnknown
         raise kind(str(report), report) from (first.__cause__ if first is not None else None)
 
 

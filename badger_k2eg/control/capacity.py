@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..backend import Backend
+from ..conversion import RECORD_STRING
 from ..deadline import Deadline
 from ..model import Kind, PvAddress, Reading
-from ..policy import RECORD_STRING
 
 # A server that has the field answers at once; one that is no IOC never does.
 _PATIENCE = 1.0

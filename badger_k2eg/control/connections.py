@@ -63,15 +63,15 @@ class _Pool:
 _pool = _Pool()
 
 
-def connect(scheme: str, context: Any = None) -> Backend:
+def connect(way: backends.Way, context: Any = None) -> Backend:
     """Give the way to PVs for one interface.
 
-    :param scheme: what a bare name means: ``pva`` or ``ca``.
+    :param way: what a bare name means, ``pva`` or ``ca``; or ``ThroughK2eg``, for names of every scheme.
     :param context: to be used in place of our own client: a backend, or any object with ``get`` and ``put`` as p4p's
         thread ``Context`` has them (a mock too). Its owner closes it.
     """
     if context is None:
-        return Router(scheme)
+        return Router(way)
     return context if _is_backend(context) else ContextBackend(context)
 
 
@@ -81,34 +81,41 @@ def _is_backend(context: object) -> bool:
 
 
 class Router:
-    """Sends each address to the backend of its scheme; opens each at its first use."""
+    """Sends each address to the backend of its scheme, or all to the gateway; opens each at its first use."""
 
-    def __init__(self, scheme: str) -> None:
+    def __init__(self, way: backends.Way) -> None:
         """Open nothing yet.
 
-        :param scheme: what a bare name means.
+        :param way: what a bare name means, or the gateway for names of every scheme.
         """
-        self._scheme = scheme
-        self._leases: dict[str, Backend] = {}
+        self._usual = way
+        self._leases: dict[backends.Way, Backend] = {}
         # One for each lease: threads that use it for the first time at once lease one each.
         self._keys: list[Hashable] = []
         self._finalizer = weakref.finalize(self, _release, self._keys)
         # Interpreter exit closes the clients themselves; nothing is left to count.
         self._finalizer.atexit = False
 
-    def _backend(self, scheme: str | None) -> Backend:
-        scheme = scheme or self._scheme
-        if scheme not in self._leases:
-            key = backends.identity(scheme)
-            leased = _pool.lease(key, lambda: backends.open_backend(scheme))
-            self._keys.append(key)
-            self._leases[scheme] = leased
-        return self._leases[scheme]
+    @property
+    def loses_updates(self) -> bool:
+        """Whether the last update of a monitor may not be what the PV holds; see ``backend.loses_updates``."""
+        return isinstance(self._usual, backends.ThroughK2eg)
 
-    def _groups(self, addresses: Collection[PvAddress]) -> dict[str, list[PvAddress]]:
-        groups: dict[str, list[PvAddress]] = {}
+    def _backend(self, way: backends.Way) -> Backend:
+        if way not in self._leases:
+            key = backends.identity(way)
+            leased = _pool.lease(key, lambda: backends.open_backend(way))
+            self._keys.append(key)
+            self._leases[way] = leased
+        return self._leases[way]
+
+    def _way(self, address: PvAddress) -> backends.Way:
+        return self._usual if isinstance(self._usual, backends.ThroughK2eg) else address.scheme or self._usual
+
+    def _groups(self, addresses: Collection[PvAddress]) -> dict[backends.Way, list[PvAddress]]:
+        groups: dict[backends.Way, list[PvAddress]] = {}
         for address in addresses:
-            groups.setdefault(address.scheme or self._scheme, []).append(address)
+            groups.setdefault(self._way(address), []).append(address)
         return groups
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
@@ -130,7 +137,7 @@ class Router:
 
     def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
         """Subscribe over the transport of the address."""
-        return self._backend(address.scheme).monitor(address, callback, queue)
+        return self._backend(self._way(address)).monitor(address, callback, queue)
 
     def suspend(self) -> None:
         """Put down every live handle."""

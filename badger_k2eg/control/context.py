@@ -25,6 +25,11 @@ class _Annotated:
     reading: Reading
 
     @property
+    def value(self) -> Any:
+        """The value alone, of builtin Python types."""
+        return self.reading.plain
+
+    @property
     def severity(self) -> int:
         """EPICS alarm severity, 0 to 3."""
         return int(self.reading.severity)

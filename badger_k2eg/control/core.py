@@ -6,25 +6,30 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from glob import escape
+from typing import Any, TypeVar, overload
 
 from .. import fork, synchronized
 from ..backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
-from ..deadline import Deadline
+from ..deadline import FOREVER, Deadline, in_seconds
 from ..errors import CallCancelled, PvError, PvInvalid, read_failure
 from ..model import PvAddress, Reading, SetReport, plain
 from ..policy import not_a_reading
 from ..settings import Settings
+from ..synchronized import ABSENT, Absent, Callback, Future, Time
 from .call import SetCall
 from .capacity import Capacities
 from .context import ControlContext
 from .feeds import Feeds
+from .synchronous import SynchronousCalls
 
 logger = logging.getLogger("badger_k2eg")
 
+T = TypeVar("T")
 
-class Control:
+
+class Control(SynchronousCalls):
     """Guards, writes, validates, records and reports; and reads.
 
     Safe to use from many threads. Nothing happens in the constructor.
@@ -48,31 +53,89 @@ class Control:
         self.capacities = Capacities()
         self.pacer = Pacer(self.settings)
         self.failures = Failures(self.settings.max_failures)
+        #: Ends what waits and what runs in the background, when this is closed.
+        self.life = Deadline.alone()
         #: What became of the last set, also when it raised.
         self.last_report: SetReport | None = None
 
     # -- writing ------------------------------------------------------------------------------------------------
 
+    @overload
+    def set(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any] | None = ...,
+        *,
+        deadline: Deadline | None = ...,
+        timeout: Time = ...,
+        complete: Collection[str] = ...,
+        commands: Collection[str] = ...,
+    ) -> SetReport: ...
+    @overload
+    def set(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any] | None = ...,
+        *,
+        deadline: Deadline | None = ...,
+        timeout: Time = ...,
+        callback: Callback | None,
+        complete: Collection[str] = ...,
+        commands: Collection[str] = ...,
+    ) -> Future[SetReport]: ...
     def set(
         self,
         values: Mapping[str, Any],
         validators: Mapping[str, Any] | None = None,
         *,
         deadline: Deadline | None = None,
-    ) -> SetReport:
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+        complete: Collection[str] = (),
+        commands: Collection[str] = (),
+    ) -> SetReport | Future[SetReport]:
         """Set PVs, and wait until each has arrived where it has a validator.
 
         :param values: ``{pv: value}`` in the caller's order; an enum by index or label, a table by
-            ``{column: values}``.
+            ``{column: values}``; a Quantity is converted into the PV's unit, a number is taken in it.
         :param validators: ``{set pv: validator}``; those of PVs that are not set here are not used.
         :param deadline: ends the whole call earlier, or cancels it.
+        :param timeout: seconds (or a Quantity) for the whole call; None or -1 leaves it to the attempts' own timeouts.
+        :param callback: given or None, a Future is returned at once; see ``synchronized``.
+        :param complete: PVs whose put is answered only when the record has finished processing.
+        :param commands: PVs that are never sent twice (as option ``relative``).
         :returns: what became of each.
         :raises SetpointBlocked: when the guard refuses one of them: nothing was sent.
         :raises SetError: PutTimeout, PutUnknown, PutRefused, PutMismatch or ValidationFailed, by the first PV that
             did not end as asked; its ``report`` tells of all.
         :raises CallCancelled: when the deadline was cancelled.
         """
-        call = SetCall(self, values, validators or {}, deadline or Deadline(), self.last_report)
+        seconds = FOREVER if timeout is None else in_seconds(timeout)
+        settings = self.settings
+        if complete or commands:
+            added = {"wait": settings.wait + _exactly(complete), "relative": settings.relative + _exactly(commands)}
+            settings = settings.model_copy(update=added if timeout is None else added | {"timeout": seconds})
+        return self._begin(  # type: ignore[no-any-return] # by the overloads
+            lambda end: self._set(values, validators or {}, end, settings), seconds, deadline, callback, "set"
+        )
+
+    def _begin(
+        self,
+        work: Callable[[Deadline], T],
+        seconds: float,
+        deadline: Deadline | None,
+        callback: Callback | Absent | None,
+        name: str,
+    ) -> Any:
+        """Do a call here, or in the background."""
+        if callback is ABSENT and deadline is not None:
+            return work(deadline if seconds == FOREVER else deadline.child(seconds))
+        return synchronized.call(lambda: work(Deadline(seconds)), callback, parent=deadline or self.life, name=name)
+
+    def _set(
+        self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline, settings: Settings
+    ) -> SetReport:
+        call = SetCall(self, values, validators, deadline, self.last_report, settings)
         paused = self.failures.begin()
         try:
             return call.run(paused)
@@ -85,12 +148,18 @@ class Control:
             self.last_report = call.report()
             self.sink.set_finished(self.last_report)
 
+    # What SynchronousCalls stands on.
+
+    @property
+    def _control(self) -> Control:
+        return self
+
     def check(self, values: Mapping[str, Any], *, deadline: Deadline | None = None) -> None:
         """Let the guard look at setpoints, and send nothing.
 
         :raises SetpointBlocked: when one of them would be refused.
         """
-        SetCall(self, values, {}, deadline or Deadline(), None).check()
+        SetCall(self, values, {}, deadline or Deadline(), None, self.settings).check()
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""
@@ -100,6 +169,19 @@ class Control:
 
     def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
         """Read PVs: for each key a Reading, or the PvError that says why there is none. Raises nothing."""
+        end = deadline or Deadline(self.settings.timeout)
+        return self._ask(list(names), lambda addresses: self.backend.get_many(addresses, end))
+
+    def snapshot(
+        self, names: Iterable[str], window: float = 0.0, deadline: Deadline | None = None
+    ) -> dict[str, Update]:
+        """Read values of one instant (``window`` seconds wide), as far as the transport can; else as ``updates``."""
+        end = deadline or Deadline(self.settings.timeout)
+        return self._ask(list(names), lambda addresses: self.backend.snapshot(addresses, window, end))
+
+    def _ask(
+        self, names: Sequence[str], fetch: Callable[[list[PvAddress]], dict[PvAddress, Update]]
+    ) -> dict[str, Update]:
         answers: dict[str, Update] = {}
         addresses: dict[str, PvAddress] = {}
         for name in names:
@@ -108,8 +190,7 @@ class Control:
             except PvError as error:
                 answers[name] = error
         if addresses:
-            wanted = list(dict.fromkeys(addresses.values()))
-            updates = self.backend.get_many(wanted, deadline or Deadline(self.settings.timeout))
+            updates = fetch(list(dict.fromkeys(addresses.values())))
             answers.update({name: self._judged(name, updates[address]) for name, address in addresses.items()})
         return {name: answers[name] for name in names}
 
@@ -118,19 +199,60 @@ class Control:
             return PvInvalid(name, reason)
         return update
 
-    def read(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Reading]:
+    @overload
+    def read(
+        self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ...
+    ) -> dict[str, Reading]: ...
+    @overload
+    def read(
+        self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ..., callback: Callback | None
+    ) -> Future[dict[str, Reading]]: ...
+    def read(
+        self,
+        names: Iterable[str],
+        deadline: Deadline | None = None,
+        *,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> dict[str, Reading] | Future[dict[str, Reading]]:
         """Read PVs with all that comes with their values.
 
+        :param deadline: ends the call, or cancels it.
+        :param timeout: seconds, or a Quantity; None takes the interface's where there is no deadline; -1 is for ever.
+        :param callback: given or None, a Future is returned at once; see ``synchronized``.
         :raises ReadError: (ReadTimeout, InvalidReading) by the first that cannot be read; ``.partial`` has the others.
         """
-        return self._complete(self.updates(list(names), deadline), lambda reading: reading)
+        names = list(names)
+        seconds = self._patience(timeout, deadline)
+        return self._begin(  # type: ignore[no-any-return] # by the overloads
+            lambda end: self._complete(self._heard(names, end), lambda reading: reading),
+            seconds, deadline, callback, "read",
+        )  # fmt: skip
 
-    def get(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Any]:
-        """Read plain values of builtin Python types; arrays are lists, an enum is its index.
+    @overload
+    def get(self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ...) -> dict[str, Any]: ...
+    @overload
+    def get(
+        self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ..., callback: Callback | None
+    ) -> Future[dict[str, Any]]: ...
+    def get(
+        self,
+        names: Iterable[str],
+        deadline: Deadline | None = None,
+        *,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> dict[str, Any] | Future[dict[str, Any]]:
+        """Read plain values of builtin Python types; arrays are lists, an enum is its index. Otherwise as ``read``.
 
         :raises ReadError: unless ``on_read_error`` is ``nan``: then what cannot be read is NaN.
         """
-        updates = self.updates(list(names), deadline)
+        names = list(names)
+        seconds = self._patience(timeout, deadline)
+        return self._begin(lambda end: self._get(names, end), seconds, deadline, callback, "get")  # type: ignore[no-any-return] # by the overloads
+
+    def _get(self, names: Sequence[str], deadline: Deadline) -> dict[str, Any]:
+        updates = self._heard(names, deadline)
         if self.settings.on_read_error == "nan":
             for update in updates.values():
                 if isinstance(update, PvError):
@@ -138,6 +260,16 @@ class Control:
                     self.failures.failed()
             return {n: plain(u.value) if isinstance(u, Reading) else math.nan for n, u in updates.items()}
         return self._complete(updates, lambda reading: reading.plain)
+
+    def _patience(self, timeout: Time, deadline: Deadline | None) -> float:
+        if timeout is not None:
+            return in_seconds(timeout)
+        return FOREVER if deadline is not None else self.settings.timeout
+
+    def _heard(self, names: Sequence[str], deadline: Deadline) -> dict[str, Update]:
+        updates = self.updates(names, deadline)
+        self.sink.read_finished(updates)
+        return updates
 
     def _complete(self, updates: Mapping[str, Update], form: Callable[[Reading], Any]) -> dict[str, Any]:
         errors = {name: update for name, update in updates.items() if isinstance(update, PvError)}
@@ -155,8 +287,15 @@ class Control:
         return self.feeds.attach(PvAddress.parse(name), callback)
 
     def close(self) -> None:
-        """End every subscription; the backend is its owner's to close."""
+        """End every subscription, wait and call in the background; the backend is its owner's to close."""
+        life, self.life = self.life, Deadline.alone()
+        life.cancel("closed")
         self.feeds.close()
+
+
+def _exactly(names: Iterable[str]) -> tuple[str, ...]:
+    """Make patterns that match these PVs alone."""
+    return tuple(escape(PvAddress.parse(name).own_name) for name in names)
 
 
 class Pacer:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from .. import fork
 from ..backend import Backend, Subscription, Update
 from ..model import PvAddress
+from ..synchronized import no_waiting
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +135,8 @@ class _Listener:
 
     def tell(self, update: Update) -> None:
         try:
-            self._callback(update)
+            with no_waiting("in a callback for updates would hold up the very updates that it waits for"):
+                self._callback(update)
         except Exception:  # a callback is not ours; its fault must not keep the news from the others
             logger.exception("a callback for updates failed")
 

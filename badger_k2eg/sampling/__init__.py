@@ -7,5 +7,6 @@ though its value has not: a record posts nothing then). The clocks of host and I
 
 from .declarations import Buffer, Expression, Measurable, Observable, Sample
 from .sampler import Sampler
+from .skew import Skew
 
-__all__ = ["Buffer", "Expression", "Measurable", "Observable", "Sample", "Sampler"]
+__all__ = ["Buffer", "Expression", "Measurable", "Observable", "Sample", "Sampler", "Skew"]

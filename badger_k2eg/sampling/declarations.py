@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from ..model import Reading
+from ..wording import declaration, is_number
 from .expression import Formula
 from .reduction import reducer
 
 
+@declaration
 @dataclass(frozen=True, slots=True)
 class Observable:
     """The value of a PV, of one update or several.
@@ -31,13 +34,14 @@ class Observable:
     at_least: int | None = None
 
     def __post_init__(self) -> None:
-        if self.samples < 1:
+        _check(self)
+        if not _is_count(self.samples):
             raise ValueError(f"{self.pv}: samples is a whole number from 1 on, not {self.samples!r}")
-        if self.at_least is not None and not 1 <= self.at_least <= self.samples:
+        if self.at_least is not None and not (_is_count(self.at_least) and self.at_least <= self.samples):
             raise ValueError(f"{self.pv}: at_least is from 1 to samples ({self.samples}), not {self.at_least!r}")
-        reducer(self.reduce)
 
 
+@declaration
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """The last points of a beam-synchronous buffer, all of them taken after the move.
@@ -58,11 +62,26 @@ class Buffer:
     timeout: float | None = None
 
     def __post_init__(self) -> None:
-        if self.points < 1:
+        _check(self)
+        if not _is_count(self.points):
             raise ValueError(f"{self.pv}: points is a whole number from 1 on, not {self.points!r}")
-        if not isinstance(self.rate, str) and not self.rate > 0:
+        if not isinstance(self.rate, str) and not (is_number(self.rate) and self.rate > 0):
             raise ValueError(f"{self.pv}: the rate is a number of Hz above 0, or a PV, not {self.rate!r}")
-        reducer(self.reduce)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _check(leaf: Observable | Buffer) -> None:
+    if not isinstance(leaf.pv, str) or not leaf.pv.strip():
+        raise ValueError(f"{type(leaf).__name__}: a PV is a text, not {leaf.pv!r}")
+    if leaf.timeout is not None and not is_number(leaf.timeout):
+        raise ValueError(f"{leaf.pv}: the timeout is a number of seconds, not {leaf.timeout!r}")
+    try:
+        reducer(leaf.reduce)
+    except ValueError as error:
+        raise ValueError(f"{leaf.pv}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -78,7 +97,12 @@ class Expression:
     parts: Mapping[str, Observable | Buffer]
 
     def __init__(self, formula: str, **parts: Observable | Buffer | str) -> None:
+        for name, part in parts.items():
+            if not isinstance(part, Observable | Buffer | str):
+                raise ValueError(f"formula {formula!r}: {name} is a PV, an Observable or a Buffer, not {part!r}")
         object.__setattr__(self, "formula", Formula(formula, parts))
+        if unused := parts.keys() - self.formula.names:
+            raise ValueError(f"formula {formula!r} has no {', '.join(sorted(unused))}")
         object.__setattr__(
             self, "parts", {name: Observable(part) if isinstance(part, str) else part for name, part in parts.items()}
         )
@@ -98,8 +122,10 @@ class Sample:
     :ivar value: a number; an array where it was asked for unreduced.
     :ivar readings: what it was made of, oldest first.
     :ivar partial: whether fewer updates came than were asked for.
+    :ivar skewed: whether it is not of the same instant as the others (``Skew``).
     """
 
     value: Any
     readings: tuple[Reading, ...] = ()
     partial: bool = False
+    skewed: bool = False

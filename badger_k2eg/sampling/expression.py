@@ -56,12 +56,18 @@ class Formula:
 
     def __init__(self, text: str, names: Collection[str]) -> None:
         """Parse it; nothing of it is run."""
+        if not isinstance(text, str):
+            raise ValueError(f"a formula is a text, not {text!r}")
         self.text = text
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
             raise ValueError(f"{text!r} is not a formula: {error.msg}") from None
-        self.names = {node.id for node in ast.walk(self._tree) if isinstance(node, ast.Name)} - FUNCTIONS.keys()
+        nodes = list(ast.walk(self._tree))
+        # What is called is a function; the same word may be a value elsewhere.
+        called = [node.func for node in nodes if isinstance(node, ast.Call)]
+        values = [n for n in nodes if isinstance(n, ast.Name) and not (n in called and n.id in FUNCTIONS)]
+        self.names = {node.id for node in values}
         if unknown := self.names - set(names) - _CONSTANTS.keys():
             known = ", ".join(sorted(names)) or "none"
             raise ValueError(f"formula {text!r}: nothing says what {', '.join(sorted(unknown))} is (known: {known})")

@@ -26,7 +26,7 @@ def reducer(name: str) -> Callable[[Any], Any]:
     """
     if name in _BY_NAME:
         return _BY_NAME[name]
-    word, _, number = name.partition(" ")
+    word, _, number = str(name).partition(" ")
     if word == "percentile":
         try:
             q = float(number)

@@ -6,16 +6,13 @@ looks now and then at records that post nothing because their value stays the sa
 
 from __future__ import annotations
 
-import re
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
-
-import numpy as np
 
 from .. import fork
 from ..backend import Subscription, Update
@@ -24,8 +21,12 @@ from ..deadline import Deadline
 from ..errors import PvError, PvInvalid, PvTimeout, ReadError, read_failure
 from ..model import Reading
 from ..policy import not_a_reading
-from .declarations import Buffer, Expression, Measurable, Observable, Sample
-from .reduction import reducer
+from .assembly import failure_of, hertz, is_single, leaves_of, masks_of, newest_of, results_of, sample_of
+from .declarations import Buffer, Measurable, Observable, Sample
+from .skew import Skew
+
+logger = logging.getLogger("badger_k2eg")
+
 
 #: Seconds between two looks at records that post nothing.
 _LOOK = 0.1
@@ -69,6 +70,8 @@ class _Take:
     since: float
     due: float
     fresh: bool = True
+    #: When it was last looked which time the record had: only a later one is news.
+    looked: float = 0.0
 
     def readings(self) -> list[Reading]:
         if not self.fresh:
@@ -111,13 +114,19 @@ class Sampler:
         self._feeds: dict[str, _Feed] = {}
 
     def measure(
-        self, wanted: Mapping[str, Measurable], *, since: float | None = None, deadline: Deadline | None = None
+        self,
+        wanted: Mapping[str, Measurable],
+        *,
+        since: float | None = None,
+        deadline: Deadline | None = None,
+        skew: Skew | None = None,
     ) -> dict[str, Sample]:
         """Take all observables together, each with as many samples as it wants.
 
         :param since: monotonic seconds: only what arrived after this instant counts (the end of the move, and the time
             to settle); None is now.
         :param deadline: ends it earlier, or cancels it.
+        :param skew: how far apart they may be; what is too far apart is taken again.
         :returns: in the order of ``wanted``.
         :raises ReadError: (ReadTimeout, InvalidReading) by the first that cannot be measured, with the values of the
             others in ``.partial``; the message says how many updates came, and what was last seen.
@@ -125,24 +134,61 @@ class Sampler:
         """
         deadline = deadline or Deadline()
         since = time.monotonic() if since is None else since
-        leaves = {(name, part): leaf for name, what in wanted.items() for part, leaf in _leaves(what).items()}
+        samples, newest = self._measure(wanted, since, deadline)
+        if skew is None or (reason := skew.apart(newest)) is None:
+            return samples
+        for turn in range(skew.again):
+            # A look at one instant costs little; where that does not do, every PV must post anew.
+            at_once = turn % 2 == 0 and all(is_single(what) for what in wanted.values())
+            try:
+                retaken = self._snapshot(wanted, skew, deadline) if at_once else None
+                samples, newest = retaken or self._measure(wanted, time.monotonic(), deadline)
+            except ReadError as error:
+                reason = f"{reason}; taken again, {error}"
+                break
+            if (reason := skew.apart(newest)) is None:
+                return samples
+        if skew.otherwise == "mark":
+            logger.warning("the observables are %s", reason)
+            return {name: replace(sample, skewed=True) for name, sample in samples.items()}
+        wrong = PvInvalid(", ".join(wanted), f"{reason} (taken {skew.again + 1} times)")
+        raise read_failure(dict.fromkeys(wanted, wrong), {}, str(wrong))
+
+    def _snapshot(
+        self, wanted: Mapping[str, Measurable], skew: Skew, deadline: Deadline
+    ) -> tuple[dict[str, Sample], dict[str, Reading]] | None:
+        """Take single samples anew, at one instant; None where one cannot be read so."""
+        leaves = {(name, part): leaf for name, what in wanted.items() for part, leaf in leaves_of(what).items()}
+        pvs = list(dict.fromkeys(leaf.pv for leaf in leaves.values()))
+        updates = self._control.snapshot(pvs, skew.seconds or 0.0, deadline.child(self._control.settings.timeout))
+        readings = {pv: update for pv, update in updates.items() if isinstance(update, Reading)}
+        if len(readings) < len(updates):
+            return None
+        taken = {key: [readings[leaf.pv]] for key, leaf in leaves.items()}
+        samples = {name: sample_of(name, what, leaves, taken, {}, {}) for name, what in wanted.items()}
+        return samples, newest_of(leaves, taken)
+
+    def _measure(
+        self, wanted: Mapping[str, Measurable], since: float, deadline: Deadline
+    ) -> tuple[dict[str, Sample], dict[str, Reading]]:
+        leaves = {(name, part): leaf for name, what in wanted.items() for part, leaf in leaves_of(what).items()}
         feeds = self._watch([leaf.pv for leaf in leaves.values()])
         rates = self._rates(leaves.values(), deadline)
         takes = {key: self._take(leaf, feeds[leaf.pv], since, rates) for key, leaf in leaves.items()}
         self._wait(list(takes.values()), deadline)
         with self._changed:
-            taken, errors = _results(takes)
-        masks = _masks(leaves, taken, errors)
+            taken, errors = results_of(takes)
+        masks = masks_of(leaves, taken, errors)
         samples: dict[str, Sample] = {}
         for name, what in wanted.items():
             try:
-                samples[name] = _sample(name, what, leaves, taken, errors, masks)
+                samples[name] = sample_of(name, what, leaves, taken, errors, masks)
             except PvError as error:
                 errors[name, ""] = error
         failed = {name: error for (name, part), error in errors.items() if name not in samples}
         if failed:
-            raise _failure(failed, {name: sample.value for name, sample in samples.items()})
-        return samples
+            raise failure_of(failed, {name: sample.value for name, sample in samples.items()})
+        return samples, newest_of(leaves, taken)
 
     def _take(self, leaf: Observable | Buffer, feed: _Feed, since: float, rates: Mapping[str, float]) -> _Take:
         patience = self._control.settings.timeout if leaf.timeout is None else leaf.timeout
@@ -177,9 +223,9 @@ class Sampler:
                 feed.connecting = False
             self._changed.notify_all()
 
-    def _look(self, takes: Iterable[_Take], deadline: Deadline, *, news: bool) -> None:
+    def _look(self, takes: Sequence[_Take], deadline: Deadline, *, news: bool) -> None:
         """Read the PVs themselves; with ``news``, a record whose time has changed counts as an update."""
-        feeds = {take.feed.pv: take.feed for take in takes}
+        feeds, began = {take.feed.pv: take.feed for take in takes}, time.monotonic()
         updates = self._control.updates(list(feeds), deadline.child(self._control.settings.timeout))
         with self._changed:
             for pv, update in updates.items():
@@ -188,6 +234,8 @@ class Sampler:
                 else:
                     # What gives no time cannot be told from what was there before.
                     feeds[pv].hear(update, news=news and update.timestamp_ns is not None)
+            for take in takes:
+                take.looked = began
 
     def _wait(self, takes: Sequence[_Take], deadline: Deadline) -> None:
         """Wait until every take is done or due."""
@@ -202,13 +250,18 @@ class Sampler:
                     return
                 pause = deadline.child(max(0.0, min(_LOOK, *(take.due - now for take in missing))))
                 enough = pause.wait(self._changed, partial(_all_done, missing), what="measuring")
-            if not enough and (overdue := [take for take in missing if take.since <= now and not take.done(now)]):
-                self._look(overdue, deadline, news=True)
+            if enough:
+                continue
+            overdue = [take for take in missing if take.since <= now and not take.done(now)]
+            # What was processed in silence before the instant from which it counts is no news either.
+            for news in (False, True):
+                if looking := [take for take in overdue if (take.looked >= take.since) is news]:
+                    self._look(looking, deadline, news=news)
 
     def _rates(self, leaves: Iterable[Observable | Buffer], deadline: Deadline) -> dict[str, float]:
         pvs = {leaf.rate for leaf in leaves if isinstance(leaf, Buffer) and isinstance(leaf.rate, str)}
         readings = self._control.read(sorted(pvs), deadline.child(self._control.settings.timeout)) if pvs else {}
-        return {pv: _hertz(pv, reading) for pv, reading in readings.items()}
+        return {pv: hertz(pv, reading) for pv, reading in readings.items()}
 
     # -- life --------------------------------------------------------------------------------------------------------
 
@@ -236,117 +289,3 @@ class Sampler:
 def _all_done(takes: Sequence[_Take]) -> bool:
     now = time.monotonic()
     return all(take.done(now) for take in takes)
-
-
-_Key = tuple[str, str]
-
-
-def _leaves(what: Measurable) -> dict[str, Observable | Buffer]:
-    return dict(what.parts) if isinstance(what, Expression) else {"": what}
-
-
-def _results(takes: Mapping[_Key, _Take]) -> tuple[dict[_Key, list[Reading]], dict[_Key, PvError]]:
-    taken: dict[_Key, list[Reading]] = {}
-    errors: dict[_Key, PvError] = {}
-    for key, take in takes.items():
-        try:
-            taken[key] = take.result()
-        except PvError as error:
-            errors[key] = error
-    return taken, errors
-
-
-def _masks(
-    leaves: Mapping[_Key, Observable | Buffer],
-    taken: Mapping[_Key, list[Reading]],
-    errors: dict[_Key, PvError],
-) -> dict[tuple[str, int], Any]:
-    """Find, for each group of buffers, the points that are good in all of them; a buffer too short is an error."""
-    masks: dict[tuple[str, int], Any] = {}
-    for key, leaf in leaves.items():
-        if not isinstance(leaf, Buffer) or key not in taken:
-            continue
-        try:
-            good = np.isfinite(_tail(leaf, taken[key][0]))
-        except PvError as error:
-            errors[key] = error
-            continue
-        if leaf.group:
-            group = leaf.group, leaf.points
-            masks[group] = masks[group] & good if group in masks else good
-    return masks
-
-
-def _tail(leaf: Buffer, reading: Reading) -> Any:
-    """Take the newest points.
-
-    :raises PvInvalid: when the buffer has fewer.
-    """
-    values = np.asarray(reading.value, dtype=float)
-    if values.ndim != 1 or len(values) < leaf.points:
-        raise PvInvalid(leaf.pv, f"the buffer has {values.size} points, and {leaf.points} are wanted")
-    return values[-leaf.points :]
-
-
-def _sample(
-    name: str,
-    what: Measurable,
-    leaves: Mapping[_Key, Observable | Buffer],
-    taken: Mapping[_Key, list[Reading]],
-    errors: Mapping[_Key, PvError],
-    masks: Mapping[tuple[str, int], Any],
-) -> Sample:
-    values: dict[str, Any] = {}
-    readings: list[Reading] = []
-    partly = False
-    for part in _leaves(what):
-        if (name, part) in errors:
-            raise errors[name, part]
-        leaf, got = leaves[name, part], taken[name, part]
-        readings += got
-        values[part] = _reduced(leaf, got, masks)
-        partly |= isinstance(leaf, Observable) and leaf.fresh and len(got) < leaf.samples
-    if isinstance(what, Expression):
-        try:
-            value = what.formula(**values)
-        except ArithmeticError as error:
-            raise PvInvalid(name, f"{what.formula.text}: {error}, with {values}") from None
-    else:
-        value = values[""]
-    return Sample(value.item() if isinstance(value, np.generic) else value, tuple(readings), partly)
-
-
-def _reduced(leaf: Observable | Buffer, got: Sequence[Reading], masks: Mapping[tuple[str, int], Any]) -> Any:
-    reduce = reducer(leaf.reduce)
-    if isinstance(leaf, Buffer):
-        values = _tail(leaf, got[0])
-        good = values[masks.get((leaf.group, leaf.points), np.isfinite(values))]
-        if not len(good):
-            raise PvInvalid(leaf.pv, f"none of its last {leaf.points} points is a number")
-        return reduce(good)
-    values = [reading.value for reading in got]
-    if leaf.reduce == "none":
-        return values[-1]
-    try:
-        # An array is reduced by itself, shot by shot, and then the shots.
-        return reduce([reduce(value) if np.ndim(value) else value for value in values])
-    except (TypeError, ValueError):
-        raise PvInvalid(leaf.pv, f"{values[-1]!r} cannot be reduced by {leaf.reduce}") from None
-
-
-def _hertz(pv: str, reading: Reading) -> float:
-    """Read a rate: a number, or a label like ``120 Hz``.
-
-    :raises PvInvalid: when there is no beam to wait for.
-    """
-    text = reading.label if reading.label is not None else str(reading.value)
-    number = re.match(r"\s*([0-9.]+)", text)
-    rate = float(number[1]) if number else 0.0
-    if rate <= 0.0:
-        raise _failure({pv: PvInvalid(pv, f"the beam rate is {text!r}")}, {})
-    return rate
-
-
-def _failure(errors: Mapping[str, PvError], values: Mapping[str, Any]) -> ReadError:
-    lines = [str(error) if error.pv in (name, "") else f"{name}: {error}" for name, error in errors.items()]
-    return read_failure(errors, values, "\n".join(lines))

@@ -52,11 +52,11 @@ def _answer(writer: int, function: Callable[[], Any]) -> None:
     os._exit(0)
 
 
-def read_in_spawned_child(scheme: str, name: str, queue: Any) -> None:
+def read_in_spawned_child(way: Any, name: str, queue: Any) -> None:
     """Read a PV and set it, with a control made here."""
     from badger_k2eg.control import Control, connect
 
-    control = Control(connect(scheme))
+    control = Control(connect(way))
     control.set({name: 2.25})
     queue.put(control.get([name]))
     control.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from .machine import FEATURES, CaMachine, IocMachine, Machine, MemoryMachine, PvaMachine
+from .machine import FEATURES, CaMachine, IocMachine, K2egMachine, Machine, MemoryMachine, PvaMachine
 from .memory_machine import SimulatedMachine
 
 
@@ -32,8 +32,9 @@ BACKENDS = [
     _backend(MemoryMachine),
     _backend(PvaMachine, "p4p", "softioc"),
     _backend(CaMachine, "p4p", "softioc", "caproto", "badger_k2eg.backends.ca"),
+    _backend(K2egMachine, "p4p", "softioc"),
 ]
-KINDS: tuple[Any, ...] = (MemoryMachine, PvaMachine, CaMachine)
+KINDS: tuple[Any, ...] = (MemoryMachine, PvaMachine, CaMachine, K2egMachine)
 _left_out: Counter[tuple[str, str, str]] = Counter()
 
 
@@ -75,9 +76,9 @@ def independent_client() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The user's own ini file and environment say nothing here."""
+    """The user's own ini file and environment say nothing here; journal and locks are in the session's folder."""
     for name in list(os.environ):
-        if name.startswith("BADGER_K2EG_"):
+        if name.startswith("BADGER_K2EG_") and not name.endswith("_DIR"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
@@ -86,8 +87,14 @@ def _shared(request: pytest.FixtureRequest) -> Machine:
     kind: type[Machine] = request.param
     if issubclass(kind, IocMachine):
         faults = request.getfixturevalue("fault_server") if kind.has("faults") else None
-        return kind(request.getfixturevalue("soft_ioc"), faults)
+        return _behind(request, kind, request.getfixturevalue("soft_ioc"), faults)
     return MemoryMachine(SimulatedMachine())
+
+
+def _behind(request: pytest.FixtureRequest, kind: type[IocMachine], ioc: Any, faults: Any) -> IocMachine:
+    if issubclass(kind, K2egMachine):
+        return kind(ioc, faults, request.getfixturevalue("gateway"))
+    return kind(ioc, faults)
 
 
 @pytest.fixture(params=BACKENDS)
@@ -127,7 +134,7 @@ def own_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         made.close_controls()
         return
     ioc = request.getfixturevalue("victim")
-    made = kind(ioc)
+    made = _behind(request, kind, ioc, None)
     yield made
     ioc.cont() if made.server_runs else made.come_back()
     made.close()

@@ -12,7 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from badger_k2eg.backend import Backend, Gate, Sink
+from badger_k2eg.backend import Backend, Gate, NullSink, Sink
+from badger_k2eg.backends import ThroughK2eg, Way
 from badger_k2eg.control import Control, connect
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.model import PutResult, PvAddress, SetReport
@@ -20,6 +21,7 @@ from badger_k2eg.settings import parse, resolve
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.fault_server import FaultServer
+    from badger_k2eg.testing.gateway import GatewayProcess
     from badger_k2eg.testing.soft_ioc import Part, SoftIoc
 
     from .memory_machine import SimulatedMachine
@@ -36,6 +38,10 @@ FEATURES = {
     "rights": "write access known before a put",
     "completion": "put completion: an answer when the record has finished processing",
     "process": "a server in a process of its own, to be killed, restarted and stopped",
+    "sizes": "sizes known before a put: bits of a number, length of an array or a text",
+    "unsent": "whether a put has left for the server or not",
+    "fields": "fields of a record",
+    "prompt": "an update seen within 20 ms, every one of them",
 }
 
 
@@ -62,9 +68,14 @@ class Machine:
     def pvs(self, *names: str) -> list[str]:
         return [self.pv(name) for name in names]
 
+    @property
+    def way(self) -> Way:
+        """What leads to the PVs; a spawned child can be given it."""
+        return self.name
+
     def backend(self) -> Backend:
-        """Give a way to the PVs, for one control."""
-        raise NotImplementedError
+        """Connect to the PVs, for one control."""
+        return connect(self.way)
 
     def control(self, *, sink: Sink | None = None, gate: Gate | None = None, **options: Any) -> Control:
         """Make a control with these options; it has already heard of every PV asked for so far.
@@ -193,9 +204,6 @@ class IocMachine(Machine):
         self._used.add(name)
         return self._server(name).pv(_RENAMED.get(name, name))
 
-    def backend(self) -> Backend:
-        return connect(self.name)
-
     def warm(self, control: Control) -> None:
         known = [name for name in self._used if not name.startswith("NOBODY")]
         updates = control.updates([self.pv(name) for name in known], Deadline(PATIENCE))
@@ -261,6 +269,28 @@ class CaMachine(IocMachine):
     }
 
 
+class K2egMachine(IocMachine):
+    """The same servers behind the gateway, which reaches them over PVAccess."""
+
+    name = "k2eg"
+    lacks: ClassVar[Mapping[str, str]] = {
+        "rights": "the gateway does not tell of write access before a put",
+        "completion": "K2EG knows no put completion: such a PV is read back",
+        "sizes": "no type travels over K2EG: the server refuses what is too wide or too long, or a read-back tells",
+        "unsent": "a gateway has the put all the same, and nothing takes it back",
+        "fields": "K2EG drops the field and uses the record: they are refused",
+        "prompt": "an update takes two more hops, and what seems to have arrived is read before it is believed",
+    }
+
+    def __init__(self, ioc: SoftIoc, faults: FaultServer | None, gateway: GatewayProcess) -> None:
+        super().__init__(ioc, faults)
+        self.gateway = gateway
+
+    @property
+    def way(self) -> Way:
+        return ThroughK2eg(self.gateway.environment_name, "contract", str(self.gateway.folder))
+
+
 class MemoryMachine(Machine):
     """The same PVs in memory."""
 
@@ -304,7 +334,7 @@ class MemoryMachine(Machine):
 # -- helpers of the tests ---------------------------------------------------------------------------------------
 
 
-class Recorder:
+class Recorder(NullSink):
     """A sink that keeps what it is told, and may do something about it."""
 
     def __init__(self, on_attempt: Callable[[PutResult], None] = lambda result: None) -> None:
@@ -313,10 +343,11 @@ class Recorder:
         self.reports: list[SetReport] = []
         self._on_attempt = on_attempt
 
-    def put_attempted(self, address: PvAddress, result: PutResult) -> None:
-        self.attempts.append(result)
-        self.times.append(time.monotonic())
-        self._on_attempt(result)
+    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
+        for result in results.values():
+            self.attempts.append(result)
+            self.times.append(time.monotonic())
+            self._on_attempt(result)
 
     def set_finished(self, report: SetReport) -> None:
         self.reports.append(report)

@@ -205,7 +205,7 @@ def test_a_spawned_child_works(machine: Machine) -> None:
     assert control.get([name], Deadline(PATIENCE)) == {name: 1.0}
     context = multiprocessing.get_context("spawn")
     answers = context.Queue()
-    child = context.Process(target=read_in_spawned_child, args=(machine.name, name, answers))
+    child = context.Process(target=read_in_spawned_child, args=(machine.way, name, answers))
     child.start()
     assert answers.get(timeout=30.0) == {name: 2.25}
     child.join(30.0)

@@ -133,6 +133,7 @@ def test_a_scheme_says_the_way(machine: Machine) -> None:
     assert machine.control().get([named, bare]) == {named: 1.5, bare: 1.5}
 
 
+@pytest.mark.needs("fields")
 def test_a_field_of_a_record_is_a_pv(own_machine: Machine) -> None:
     if own_machine.name == "memory":
         own_machine.memory.add("MEM:DBL.EGU", "mm")

@@ -229,6 +229,7 @@ def arrived_at_once(*, set_pv: str, set_value: Any, context: Any, timeout: float
     """A validator after which a setpoint needs no second look: nothing is read between the puts of the two tests."""
 
 
+@pytest.mark.needs("unsent")
 def test_what_never_left_may_be_sent_again_and_says_so(own_machine: Machine) -> None:
     """The server dies between the first put of a call and the second."""
     first, second = own_machine.pvs("SP:000", "DBL")
@@ -244,6 +245,7 @@ def test_what_never_left_may_be_sent_again_and_says_so(own_machine: Machine) -> 
     assert own_machine.look("DBL") == 1.5
 
 
+@pytest.mark.needs("unsent")
 def test_a_put_that_never_left_is_sent_when_the_server_is_back(own_machine: Machine) -> None:
     first, second = own_machine.pvs("SP:000", "DBL")
     gone: list[str] = []

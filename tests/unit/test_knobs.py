@@ -14,6 +14,7 @@ from badger_k2eg.knobs import Bounds, Condition, Knob, Mover, filled, wait_for
 from badger_k2eg.model import Limits
 from badger_k2eg.sampling import Buffer, Expression, Observable
 from badger_k2eg.settings import Settings, load
+from badger_k2eg.units import Quantity
 
 
 @pytest.fixture
@@ -144,11 +145,41 @@ def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
         (lambda: Knob("Q", settle=-1.0), "settle"),
         (lambda: Condition("P"), "say equals="),
         (lambda: Condition("P", equals=1, timeout=0.0), "timeout"),
+        (lambda: Knob("Q", readback="R", tolerance="0.1"), "knob Q: tolerance is a number >= 0, not '0.1'"),
+        (lambda: Knob("Q", timeout="5"), "knob Q: timeout is a number of seconds, not '5'"),
+        (lambda: Knob("Q", bounds=3), "bounds are a low and a higher number, not 3"),
+        (lambda: Knob("Q", readback=3, tolerance=1.0), "knob Q: a PV is a text, not 3"),
+        (lambda: Condition("P", at_least="x"), "condition on P: at_least is a number, not 'x'"),
+        (lambda: Knob("Q", readback="R", tolerence=1.0), "Knob Q: there is no 'tolerence'; did you mean 'tolerance'?"),
+        (lambda: Knob(setpoint="Q", readbck="R"), "Knob Q: there is no 'readbck'; did you mean 'readback'?"),
+        (lambda: Condition("P", equal=1), "Condition P: there is no 'equal'; did you mean 'equals'?"),
+        (lambda: Knob(), "Knob: missing 1 required positional argument: 'setpoint'"),
     ],
 )
 def test_a_wrong_declaration_says_so(wrong: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         wrong()
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "bounds", "against"),
+    [
+        (2.0, None, "its range, -10 to 10"),
+        (0.5, (0.0, 8.0), "its range, 0 to 8"),
+        (0.3, (0.0, 8.0), "this step of 0.25"),
+        (0.1, (0.0, 8.0), None),
+    ],
+)
+def test_a_tolerance_that_is_not_small_is_warned_of_once(
+    machine: MemoryBackend, caplog: pytest.LogCaptureFixture, tolerance: float, bounds: Any, against: str | None
+) -> None:
+    mover = Mover(control(machine))
+    knobs = {"q": Knob("Q:SET", readback="Q:READ", tolerance=tolerance, bounds=bounds)}
+    for value in (1.25, 1.5):
+        mover.move({"q": value}, knobs)
+    warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    said = f"q: the tolerance {tolerance:g} is not small against {against}: it counts as arrived before it moves"
+    assert warned == ([said] if against else [])
 
 
 def test_parameters_are_filled_in_everywhere() -> None:
@@ -160,3 +191,36 @@ def test_parameters_are_filled_in_everywhere() -> None:
     assert filled([Condition("{p}:OK", equals=1)], names) == [Condition("LINAC:OK", equals=1)]
     with pytest.raises(ValueError, match="the parameters are p"):
         filled(Knob("{q}:SET"), names)
+
+
+def test_an_emptied_parameter_is_named() -> None:
+    # None is what Badger's window makes of an entry that is emptied; an empty text is somebody's will.
+    with pytest.raises(ValueError, match="parameter p is empty"):
+        filled(Knob("{p}:SET"), {"p": None, "q": "LINAC"})
+    assert filled(Knob("{p}SET"), {"p": ""}).setpoint == "SET"
+
+
+def test_a_quantity_is_turned_to_in_the_setpoints_unit() -> None:
+    memory = MemoryBackend()
+    memory.add("AMPS", 1.0, units="Amps", limits=(-50.0, 50.0))
+    memory.add("BARE", 1.0)
+    mover = Mover(Control(memory))
+    knobs = {"amps": Knob("AMPS", approach="below"), "bare": Knob("BARE", unit="kG"), "plain": Knob("BARE")}
+    mover.move({"amps": Quantity(-2000, "mA")}, knobs)
+    mover.move({"bare": Quantity(0.5, "T")}, knobs)
+    assert memory.value("AMPS") == -2.0 and memory.value("BARE") == pytest.approx(5.0)
+    for name, value, says in (
+        ("amps", Quantity(1, "T"), "its unit is Amps"),
+        ("bare", Quantity(1, "A"), "its unit is kG"),
+        ("plain", Quantity(1, "A"), "it has no unit"),
+    ):
+        with pytest.raises(SetpointBlocked, match=says):
+            mover.move({name: value}, knobs)
+    with pytest.raises(SetpointBlocked, match="declares mA, and its record says Amps"):
+        mover.move({"x": 1.0}, {"x": Knob("AMPS", unit="mA")})
+    assert memory.value("AMPS") == -2.0
+
+
+def test_a_unit_that_a_knob_declares_must_exist() -> None:
+    with pytest.raises(ValueError, match="there is no unit 'ampers'"):
+        Knob("X", unit="ampers")

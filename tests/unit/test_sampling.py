@@ -198,6 +198,16 @@ def test_close_ends_every_subscription(sampler: Sampler, memory_context: MemoryB
         (lambda: Expression("'text'"), "not a number"),
         (lambda: Expression("a +", a="X"), "not a formula"),
         (lambda: reducer("percentile 101"), "no reducer"),
+        (lambda: Observable("X", sample=3), "Observable X: there is no 'sample'; did you mean 'samples'?"),
+        (lambda: Buffer("X", 5, rat=1.0), "Buffer X: there is no 'rat'; did you mean 'rate'?"),
+        (lambda: Observable("X", samples="3"), "X: samples is a whole number from 1 on, not '3'"),
+        (lambda: Observable("X", timeout="3"), "X: the timeout is a number of seconds, not '3'"),
+        (lambda: Observable(3), "a PV is a text, not 3"),
+        (lambda: Buffer("X", 5, rate=None), "rate"),
+        (lambda: Expression("x", x="A", sample=3), "sample is a PV, an Observable or a Buffer, not 3"),
+        (lambda: Expression("x", x="A", z="B"), "formula 'x' has no z"),
+        (lambda: Expression("sqrt", x="A"), "nothing says what sqrt is"),
+        (lambda: Expression(3, x="A"), "a formula is a text, not 3"),
     ],
 )
 def test_a_wrong_declaration_says_so(wrong: object, message: str) -> None:

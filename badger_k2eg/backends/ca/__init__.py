@@ -31,16 +31,15 @@ from typing import TYPE_CHECKING, Any
 from ... import fork
 from ...backend import Subscription, Update
 from ...deadline import Deadline
-from ...errors import CallCancelled, MissingExtra
+from ...errors import MissingExtra
 from ...model import PutAnswer, PvAddress
+from ..underway import end_all, names_of, wait_for_puts
 from .calls import Batch, CaSubscription, Operation, dispatch
 from .values import update
 
 if TYPE_CHECKING:
     from .client import Client
 
-# A fork waits for puts in flight, but not for ever.
-_FORK_PATIENCE = 10.0
 _LONGEST_WAIT = 3600.0
 
 
@@ -92,8 +91,7 @@ class CaBackend:
         """
         answers = self._run(Batch(deadline, puts=False), dict.fromkeys(addresses))
         if deadline.cancelled:
-            names = ", ".join(address.text for address in addresses[:3])
-            raise CallCancelled(f"reading {names}{' and others' if len(addresses) > 3 else ''} cancelled")
+            raise deadline.interruption(f"reading {names_of(addresses)} cancelled")
         return {address: update(address, answer) for address, answer in answers.items()}
 
     def put_many(
@@ -174,14 +172,7 @@ class CaBackend:
             batches, subscriptions = list(self._batches), list(self._subscriptions)
             client, self._client = self._client, None
             dispatcher, self._dispatcher = self._dispatcher, None
-        for batch in batches:
-            batch.deadline.cancel("the interface was closed")
-        for subscription in subscriptions:
-            subscription.close()
-        if dispatcher is not None:
-            self._events.put(None)
-            if dispatcher is not threading.current_thread():
-                dispatcher.join()
+        end_all(batches, subscriptions, dispatcher, self._events)
         if client is not None:
             client.close()
 
@@ -194,8 +185,7 @@ class CaBackend:
     def before_fork(self) -> None:
         """Wait for puts in flight, then end the client: a child must not share its connections."""
         self._lock.acquire()
-        for batch in [batch for batch in self._batches if batch.puts]:
-            batch.finished.wait(min(batch.deadline.remaining(), _FORK_PATIENCE))
+        wait_for_puts(self._batches)
         if self._client is not None:
             self._client.close()
             self._client = None

@@ -15,7 +15,7 @@ import numpy as np
 from ...backend import Update
 from ...errors import PvError, PvInvalid
 from ...model import Fields, Kind, PvAddress, PvType, Reading
-from ..structures import reading_from_tree
+from ..structures import drive_limits, reading_from_tree
 
 EPOCH = 631_152_000
 """1990-01-01 UTC, where EPICS time begins, in Unix seconds."""
@@ -88,21 +88,67 @@ def update(address: PvAddress, answer: Answer | PvError) -> Update:
 
 
 def _reading(answer: Answer) -> Reading:
+    control = answer.control
+    reading = dataclasses.replace(
+        reading_from_tree(_tree(answer), answer.native.type),
+        units=_label(getattr(control, "units", b"")),
+        precision=getattr(control, "precision", None),
+        writable=answer.writable,
+    )
+    if not hasattr(control, "lower_ctrl_limit"):
+        return reading
+    low, high = _limit(control.lower_ctrl_limit), _limit(control.upper_ctrl_limit)
+    return dataclasses.replace(reading, limits=drive_limits({"limitLow": low, "limitHigh": high}))
+
+
+def _tree(answer: Answer) -> dict[str, Any]:
+    """Lay an answer out as a normative type: what pvAccess's own provider for Channel Access has, in its order."""
     stamp, control = answer.time.stamp, answer.control
     status = answer.time.status
-    tree = {
+    tree: dict[str, Any] = {
         "value": _value(answer),
+        "timeStamp": {
+            "secondsPastEpoch": stamp.secondsSinceEpoch + EPOCH,
+            "nanoseconds": stamp.nanoSeconds,
+            "userTag": 0,
+        },
         "alarm": {
             "severity": answer.time.severity,
             "status": status,
             "message": _CONDITIONS[status] if 0 <= status < len(_CONDITIONS) else f"status {status}",
         },
-        "timeStamp": {"secondsPastEpoch": stamp.secondsSinceEpoch + EPOCH, "nanoseconds": stamp.nanoSeconds},
-        "display": {"units": _label(getattr(control, "units", b"")), "precision": getattr(control, "precision", None)},
     }
-    if hasattr(control, "lower_ctrl_limit"):
-        tree["control"] = {"limitLow": _limit(control.lower_ctrl_limit), "limitHigh": _limit(control.upper_ctrl_limit)}
-    return dataclasses.replace(reading_from_tree(tree, answer.native.type), writable=answer.writable)
+    if not hasattr(control, "lower_ctrl_limit") or answer.native.long_text:
+        return tree
+    tree["display"] = {
+        "limitLow": float(_limit(control.lower_disp_limit)),
+        "limitHigh": float(_limit(control.upper_disp_limit)),
+        "description": "",
+        "format": _format(control),
+        "units": _label(control.units),
+    }
+    if answer.native.elements > 1:
+        return tree
+    tree["control"] = {
+        "limitLow": float(_limit(control.lower_ctrl_limit)),
+        "limitHigh": float(_limit(control.upper_ctrl_limit)),
+        "minStep": 0.0,
+    }
+    limits = {
+        "lowAlarmLimit": _limit(control.lower_alarm_limit),
+        "lowWarningLimit": _limit(control.lower_warning_limit),
+        "highWarningLimit": _limit(control.upper_warning_limit),
+        "highAlarmLimit": _limit(control.upper_alarm_limit),
+    }
+    # Which severity a limit has, Channel Access does not tell.
+    severities = dict.fromkeys((name.replace("Limit", "Severity") for name in limits), 0)
+    tree["valueAlarm"] = {"active": False, **limits, **severities, "hysteresis": 0}
+    return tree
+
+
+def _format(control: Any) -> str:
+    precision = getattr(control, "precision", None)
+    return "I12" if precision is None else f"F{max(precision, 0) + 6}.{max(precision, 0)}"
 
 
 def _value(answer: Answer) -> Any:

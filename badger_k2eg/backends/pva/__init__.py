@@ -30,12 +30,14 @@ from p4p.client.thread import Context as Context
 from ... import fork
 from ...backend import Subscription, Update
 from ...deadline import Deadline
-from ...errors import CallCancelled, PvInvalid, PvNotConnected, PvRefused
+from ...errors import PvInvalid, PvNotConnected, PvRefused
 from ...model import Kind, PutAnswer, PvAddress, PvType, Reading
 from ..closing import Closer
 from ..structures import pv_type, reading_from_tree
+from ..underway import end_all, names_of, wait_for_puts
 from .operations import NO_ANSWER, Batch, Operation, put_answer
 from .subscription import PvaSubscription, dispatch
+from .unions import whole_tree
 
 logger = logging.getLogger(__name__)
 
@@ -45,8 +47,6 @@ _P4P_CONTEXT = Context
 # A channel whose server was restarted is searched for with growing pauses (0.8 to 4.7 s measured); a new channel is
 # found in 10 ms. So a get that has waited this long is sent over a new channel too; the first answer counts.
 _FIRST_PATIENCE = 0.3
-# A fork waits for puts in flight, and a close for a callback that runs, but not for ever.
-_PATIENCE = 10.0
 
 
 def is_mocked() -> bool:
@@ -124,7 +124,7 @@ class PvaBackend:
             # The next call finds them at once, if they are back by then.
             self._renew(batch.pending)
         if batch.deadline.cancelled and not batch.puts:
-            raise CallCancelled(f"reading {_names(values)} cancelled")
+            raise batch.deadline.interruption(f"reading {names_of(values)} cancelled")
         return {address: answers[address] for address in values}
 
     def _collect(self, batch: Batch, answers: dict[PvAddress, tuple[Operation, Any]]) -> None:
@@ -206,9 +206,11 @@ class PvaBackend:
     def _decode(self, structure: Any) -> Reading:
         kind = structure.type()
         if "value" not in structure:
-            return reading_from_tree(structure.todict(None, dict), PvType(Kind.OTHER))
-        code = kind.aspy("value")
-        return reading_from_tree(structure.todict(None, dict), pv_type(code, structure.getID()))
+            return reading_from_tree(whole_tree(structure), PvType(Kind.OTHER))
+        of_type = pv_type(kind.aspy("value"), structure.getID())
+        # Of the types with a value of their own none has a union, and to look for one takes its time.
+        tree = whole_tree(structure) if of_type.kind is Kind.OTHER else structure.todict(None, dict)
+        return reading_from_tree(tree, of_type)
 
     # -- monitors -----------------------------------------------------------------------------------------------
 
@@ -240,14 +242,7 @@ class PvaBackend:
             batches, subscriptions = list(self._batches), list(self._subscriptions)
             context, self._context = self._context, None
             dispatcher, self._dispatcher = self._dispatcher, None
-        for batch in batches:
-            batch.deadline.cancel("the interface was closed")
-        for subscription in subscriptions:
-            subscription.close()
-        if dispatcher is not None:
-            self._events.put(None)
-            if dispatcher is not threading.current_thread():
-                dispatcher.join(_PATIENCE)
+        end_all(batches, subscriptions, dispatcher, self._events)
         self._closer.close()
         if context is not None:
             context.close()
@@ -261,8 +256,7 @@ class PvaBackend:
     def before_fork(self) -> None:
         """Close operations first, then subscriptions, then the context: the reverse order hangs or loses answers."""
         self._lock.acquire()
-        for batch in [batch for batch in self._batches if batch.puts]:
-            batch.finished.wait(min(batch.deadline.remaining(), _PATIENCE))
+        wait_for_puts(self._batches)
         for batch in list(self._batches):
             for operation in list(batch.pending.values()):
                 operation.let_go()
@@ -303,8 +297,3 @@ def _close_all() -> None:
     # process down with SIGABRT: 4 of 60 exits with an open subscription [M].
     for backend in list(_backends):
         backend.close()
-
-
-def _names(values: Collection[PvAddress]) -> str:
-    texts = [address.text for address in values]
-    return ", ".join(texts[:3]) + (f" and {len(texts) - 3} more" if len(texts) > 3 else "")

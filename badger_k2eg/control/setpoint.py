@@ -1,0 +1,78 @@
+"""One PV of a call to set, and how far it has come. Part of the room ``control``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..conversion import in_units_of
+from ..errors import SetError
+from ..model import Outcome, PutResult, PvAddress, Reading, plain
+from ..validation import AllOf, Validator, Watch
+
+
+@dataclass(slots=True, eq=False)
+class Setpoint:
+    """One PV of the call, and how far it has come."""
+
+    key: str
+    asked: Any
+    address: PvAddress
+    validator: AllOf | Validator | None = None
+    value: Any = None
+    before: Reading | None = None
+    path: list[Any] = field(default_factory=list)
+    watches: list[Watch] = field(default_factory=list)
+    outcome: Outcome | None = None
+    message: str = ""
+    attempts: int = 0
+    #: Whether one of the attempts was sent and not answered.
+    unanswered: bool = False
+    began: float = 0.0
+    ended: float = 0.0
+    readback: Reading | None = None
+    arrived: Any = None
+    error: Exception | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing has gone wrong with it so far."""
+        return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED, None)
+
+    def end(self, outcome: Outcome, message: str = "", error: type[SetError] | None = None) -> None:
+        """Say how its put ended."""
+        self.outcome, self.message = outcome, message
+        if error is not None:
+            self.fail(error(f"{self.key} = {self.asked!r}: {message}"))
+
+    def fail(self, error: Exception) -> None:
+        """Keep the first thing that went wrong."""
+        if self.error is None:
+            self.error = error
+
+    def settle_unit(self, before: Reading) -> None:
+        """Bring a quantity into the PV's unit, now that it is known.
+
+        :raises Refusal: when it does not fit.
+        """
+        value = in_units_of(self.value, before.units)
+        if value is not self.value:
+            self.value, self.asked = value, plain(value)
+            for watch in self.watches:
+                watch.aim_at(value)
+
+    def result(self) -> PutResult:
+        """Give the present state as the record of it."""
+        return PutResult(
+            pv=self.key,
+            asked=self.asked,
+            outcome=self.outcome or Outcome.NOT_SENT,
+            message=self.message or ("" if self.outcome else "not tried"),
+            attempts=self.attempts,
+            seconds=(self.ended or time.monotonic()) - self.began if self.began else 0.0,
+            before=self.before,
+            readback=self.readback,
+            arrived=self.arrived,
+            error=self.error,
+        )

@@ -1,0 +1,257 @@
+"""``badger-k2eg get | put | monitor | snapshot``: PVs from the shell, directly or through K2EG.
+
+Owns the four commands and how a reading is written. A put takes the one write path: guard, retry, read-back, read-only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import queue
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .. import settings
+from ..backend import Update
+from ..backends import ThroughK2eg
+from ..control import Control, connect
+from ..deadline import Deadline
+from ..errors import PvError, PvNameError, SetError, SetpointBlocked
+from ..k2eg.environment import default_app_name, default_environment
+from ..model import Kind, Outcome, PvAddress, Reading, SetReport, Severity
+from . import FAILED, REFUSED, USAGE
+from .ending import ended_by_signals
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# Above the ten seconds that a gateway itself waits for a PV.
+_K2EG_TIMEOUT = 12.0
+_STYLES = {Severity.MINOR: "yellow", Severity.MAJOR: "red", Severity.INVALID: "magenta"}
+# Elements of an array that are written out for people.
+_SHOWN = 8
+
+
+def _reached(command: F) -> F:
+    """Add the options that say how PVs are reached and how they are shown."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="write JSON"),
+        click.option("--timeout", type=click.FloatRange(min=0.0, min_open=True), help="seconds for one attempt"),
+        click.option("--app-name", metavar="NAME", help="with K2EG: replies come on the topic NAME-reply"),
+        click.option("--environment", metavar="NAME", help="the K2EG environment (NAME.ini); means --via k2eg"),
+        click.option("--via", type=click.Choice(["k2eg"]), help="go through a K2EG gateway, not directly"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("uris", nargs=-1, required=True, metavar="URI...")
+@_reached
+def get(uris: Sequence[str], as_json: bool, **reached: Any) -> int:
+    """Read PVs: pva://NAME, ca://NAME, or a bare NAME over PVAccess."""
+    with _Way(uris, **reached) as control:
+        return _show(control.updates(list(dict.fromkeys(uris))), as_json)
+
+
+@click.command()
+@click.argument("uris", nargs=-1, required=True, metavar="URI...")
+@click.option(
+    "--window",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="through K2EG: how long values are gathered",
+)
+@_reached
+def snapshot(uris: Sequence[str], window: float, as_json: bool, **reached: Any) -> int:
+    """Read PVs at one instant, as closely as the way to them can."""
+    with _Way(uris, **reached) as control:
+        addresses = {uri: PvAddress.parse(uri) for uri in uris}
+        deadline = Deadline(control.settings.timeout + window)
+        updates = control.backend.snapshot(list(dict.fromkeys(addresses.values())), window, deadline)
+        return _show({uri: updates[address] for uri, address in addresses.items()}, as_json)
+
+
+@click.command()
+@click.argument("pairs", nargs=-1, required=True, metavar="URI VALUE...")
+@_reached
+def put(pairs: Sequence[str], as_json: bool, **reached: Any) -> int:
+    """Set PVs, each URI followed by its VALUE: a number, a text, the label of an enum, or JSON.
+
+    Nothing is set when one of them would be refused; BADGER_K2EG_READ_ONLY and its kin are honoured. Exit code 3: the
+    guard refused, or read-only.
+    """
+    if len(pairs) % 2:
+        raise click.UsageError("each URI needs a VALUE behind it")
+    texts = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    if 2 * len(texts) < len(pairs):
+        raise click.UsageError("the same URI twice")
+    with _Way(list(texts), **reached) as control:
+        present = control.updates(texts)
+        values = {uri: _value(text, present[uri]) for uri, text in texts.items()}
+        try:
+            report = control.set(values)
+        except SetError as error:
+            click.echo(str(error), err=True)
+            if as_json and error.report is not None:
+                click.echo(json.dumps(_told(error.report)))
+            return REFUSED if isinstance(error, SetpointBlocked) else FAILED
+        click.echo(json.dumps(_told(report)) if as_json else str(report))
+        return REFUSED if any(result.outcome is Outcome.SKIPPED for result in report.results) else 0
+
+
+@click.command()
+@click.argument("uris", nargs=-1, required=True, metavar="URI...")
+@click.option("--count", type=click.IntRange(min=1), help="end after so many updates")
+@_reached
+def monitor(uris: Sequence[str], count: int | None, as_json: bool, **reached: Any) -> int:
+    """Show PVs whenever they change, until Ctrl-C."""
+    news: queue.SimpleQueue[tuple[str, Update]] = queue.SimpleQueue()
+    console = Console(highlight=False)
+    shown = 0
+    with _Way(uris, **reached) as control, ended_by_signals() as ended:
+        for uri in dict.fromkeys(uris):
+            control.monitor(uri, lambda update, uri=uri: news.put((uri, update)))  # type: ignore[misc]
+        while not ended.is_set() and (count is None or shown < count):
+            try:
+                uri, update = news.get(timeout=0.2)
+            except queue.Empty:
+                continue
+            shown += 1
+            if as_json:
+                click.echo(json.dumps({"pv": uri, **_plain(update)}))
+            else:
+                console.print(Text("  ").join(_cells(uri, update)))
+    return 0
+
+
+class _Way:
+    """A control for the time of a command."""
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        via: str | None,
+        environment: str | None,
+        app_name: str | None,
+        timeout: float | None,
+    ) -> None:
+        try:
+            for name in names:
+                PvAddress.parse(name)
+        except PvNameError as error:
+            raise click.UsageError(str(error)) from None
+        through = via is not None or environment is not None
+        if app_name is not None and not through:
+            raise click.UsageError("--app-name is for --via k2eg")
+        way = ThroughK2eg(environment or default_environment(), app_name or default_app_name()) if through else "pva"
+        words = {"timeout": timeout} if timeout is not None else {}
+        in_force = settings.load(words, defaults={"timeout": _K2EG_TIMEOUT} if through else None)
+        self._control = Control(connect(way), in_force)
+
+    def __enter__(self) -> Control:
+        return self._control
+
+    def __exit__(self, *exception: object) -> None:
+        self._control.close()
+        self._control.backend.close()
+
+
+def _show(updates: Mapping[str, Update], as_json: bool) -> int:
+    if as_json:
+        click.echo(json.dumps({uri: _plain(update) for uri, update in updates.items()}, indent=2))
+    else:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("PV", "value", "unit", "alarm", "time"):
+            table.add_column(heading, overflow="fold")
+        for uri, update in updates.items():
+            table.add_row(*_cells(uri, update))
+        Console(highlight=False).print(table)
+    errors = [update for update in updates.values() if isinstance(update, PvError)]
+    for error in errors:
+        click.echo(str(error), err=True)
+    if any(isinstance(error, PvNameError) for error in errors):
+        return USAGE
+    return FAILED if errors else 0
+
+
+def _cells(uri: str, update: Update) -> list[Text]:
+    if isinstance(update, PvError):
+        return [Text(uri), Text("-"), Text(""), Text("no reading", "red"), Text("")]
+    alarm = update.severity.name if update.severity else ""
+    if alarm and update.message:
+        alarm += f" ({update.message})"
+    style = _STYLES.get(update.severity, "")
+    return [Text(uri), Text(_text(update), style), Text(update.units), Text(alarm, style), Text(_time(update) or "")]
+
+
+def _text(reading: Reading) -> str:
+    value = reading.value
+    if reading.label is not None:
+        return f"{reading.label} ({value})"
+    if isinstance(value, np.ndarray | list):
+        shown = ", ".join(str(item) for item in reading.plain[:_SHOWN])
+        return f"[{shown}{f', … {len(value)} in all' if len(value) > _SHOWN else ''}]"
+    if isinstance(value, float) and reading.precision:
+        return f"{value:.{reading.precision}f}"
+    return "a structure: --json shows it" if value is None else str(reading.plain)
+
+
+def _time(reading: Reading) -> str | None:
+    if reading.timestamp is None:
+        return None
+    return datetime.fromtimestamp(reading.timestamp, UTC).astimezone().isoformat(sep=" ", timespec="milliseconds")
+
+
+def _plain(update: Update) -> dict[str, Any]:
+    """Give an update in what JSON can hold."""
+    if isinstance(update, PvError):
+        return {"error": update.message}
+    told: dict[str, Any] = {
+        "value": _finite(update.plain if update.type.kind is not Kind.OTHER else dict(update.tree)),
+        "units": update.units,
+        "severity": update.severity.name,
+        "message": update.message,
+        "time": _time(update),
+        "type": str(update.type),
+    }
+    if update.label is not None:
+        told["label"] = update.label
+    return told
+
+
+def _finite(value: Any) -> Any:
+    """Write what JSON has no number for as a text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _told(report: SetReport) -> dict[str, Any]:
+    return {
+        result.pv: {"outcome": str(result.outcome), "asked": _finite(result.asked), "message": result.message}
+        for result in report.results
+    }
+
+
+def _value(text: str, present: Update) -> Any:
+    """Understand a value as what the PV holds; without a reading the guard refuses it anyway."""
+    if isinstance(present, Reading) and not present.type.array:
+        if present.type.kind is Kind.STRING or text in present.choices:
+            return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

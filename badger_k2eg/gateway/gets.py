@@ -1,0 +1,113 @@
+"""Gets of a gateway: many together where their PVs answer at once, each by itself where one may not.
+
+A batch of gets costs little more than one, and lasts as long as its slowest PV. So only PVs that have answered before
+are read together, and they get a short time for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+
+from ..backend import Update
+from ..control import Control
+from ..deadline import Deadline
+from ..errors import ControlError, PvError, PvTimeout
+from ..k2eg.codec import Get, PvUri, Reply, ValueReply, parse_uri
+from ..model import PvAddress, Reading
+from .access import MALFORMED, TIMEOUT, address_of, failure
+from .workers import Workers
+
+logger = logging.getLogger(__name__)
+
+# Seconds for a batch: a PV that has just died delays the others of its batch so long, once.
+_TOGETHER = 0.25
+# Gets that may wait for the batch under way; then no more commands are read.
+_MOST_PENDING = 2_000
+_ROOM = 0.002
+
+
+class Gets:
+    """Serves gets.
+
+    :param answer: sends a reply to a command.
+    """
+
+    def __init__(self, control: Control, workers: Workers, answer: Callable[[Get, ValueReply | Reply], None]) -> None:
+        """Read nothing yet."""
+        self._control = control
+        self._workers = workers
+        self._answer = answer
+        self._lock = threading.Lock()
+        self._pending: list[Get] = []
+        self._running = False
+        # PVs that answered when they were asked last.
+        self._known: set[PvAddress] = set()
+
+    def add(self, command: Get) -> None:
+        """Serve a get soon; waits where too many wait already."""
+        while len(self._pending) >= _MOST_PENDING:
+            time.sleep(_ROOM)
+        with self._lock:
+            self._pending.append(command)
+            if self._running:
+                return
+            self._running = True
+        self._workers.submit(self._run)
+
+    def _run(self) -> None:
+        """Serve what is there, again and again until there is nothing (a worker)."""
+        while True:
+            with self._lock:
+                commands, self._pending = self._pending, []
+                if not commands:
+                    self._running = False
+                    return
+            try:
+                self._serve(commands)
+            except Exception:  # whatever it was, it must not end all gets for ever
+                logger.exception("a batch of gets failed")
+
+    def _serve(self, commands: list[Get]) -> None:
+        together: list[tuple[Get, PvUri]] = []
+        for command in commands:
+            if (uri := parse_uri(command.pv_name)) is None:
+                self._answer(command, Reply(command.reply_id, -1, MALFORMED))
+            elif address_of(uri) in self._known:
+                together.append((command, uri))
+            else:
+                self._alone(command, uri)
+        if not together:
+            return
+        updates = self._read({address_of(uri) for _, uri in together}, _TOGETHER)
+        for command, uri in together:
+            if isinstance(update := updates[address_of(uri)], PvTimeout):
+                self._known.discard(address_of(uri))
+                self._alone(command, uri)
+            else:
+                self._answer(command, _reply(command, uri, update))
+
+    def _alone(self, command: Get, uri: PvUri) -> None:
+        def serve() -> None:
+            address = address_of(uri)
+            update = self._read([address], TIMEOUT)[address]
+            if isinstance(update, Reading):
+                self._known.add(address)
+            self._answer(command, _reply(command, uri, update))
+
+        self._workers.submit(serve)
+
+    def _read(self, addresses: Collection[PvAddress], seconds: float) -> Mapping[PvAddress, Update]:
+        try:
+            return self._control.backend.get_many(list(addresses), Deadline(seconds))
+        except ControlError as error:
+            # It is the same for all: a part that is not installed.
+            return {address: PvError(address.text, str(error)) for address in addresses}
+
+
+def _reply(command: Get, uri: PvUri, update: Update) -> ValueReply | Reply:
+    if isinstance(update, Reading):
+        return ValueReply(command.reply_id, uri.name, update.tree)
+    return Reply(command.reply_id, *failure(update))

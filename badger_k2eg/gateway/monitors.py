@@ -1,0 +1,167 @@
+"""Monitors of a gateway: updates of PVs as events on topics, until nobody asks for them any more.
+
+A *stream* is one PV to one topic. K2EG has no command to end one: where an expiry is set, a stream that no client has
+asked for again within it is dropped. Callbacks of PVs write to Kafka directly; see ``Publisher`` for why that is safe.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+
+from ..backend import Subscription, Update
+from ..control import Control
+from ..deadline import Deadline
+from ..errors import ControlError, KafkaError
+from ..k2eg.codec import Monitor, MonitorEvent, MultiMonitor, PvUri, Serialization, monitor_topic, parse_uri
+from ..kafka import Topics
+from ..model import Reading
+from .access import address_of, stale
+from .clock import Clock
+from .publisher import Publisher
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for the broker to make or delete a topic.
+TOPIC_PATIENCE = 5.0
+#: As the real gateway makes them: an hour, and no more than 50 MiB.
+RETENTION: Mapping[str, str] = {"retention.ms": "3600000", "retention.bytes": "52428800"}
+_PARTITIONS = 3
+
+
+class Monitors:
+    """The streams of one gateway.
+
+    :param expiry: seconds after which a stream that nobody has asked for again is dropped; None: never.
+    :param purge: whether its topic is deleted then.
+    """
+
+    def __init__(
+        self, control: Control, publisher: Publisher, topics: Topics, clock: Clock, expiry: float | None, *, purge: bool
+    ) -> None:
+        """Monitor nothing yet."""
+        self._control = control
+        self._publisher = publisher
+        self._topics = topics
+        self._clock = clock
+        self._expiry = expiry
+        self._purge = purge
+        self._lock = threading.Lock()
+        self._streams: dict[tuple[str, str], _Stream] = {}
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def monitor(self, command: Monitor) -> None:
+        """Begin the stream, or publish its present value once more. A malformed URI is no error in K2EG."""
+        if (uri := parse_uri(command.pv_name)) is not None:
+            topic = command.monitor_dest_topic or command.reply_topic
+            self._make(topic)
+            self._want(uri, topic, command.serialization)
+        self._publisher.acknowledge(command, 0, f"Monitor activated for {command.pv_name}")
+
+    def monitor_many(self, command: MultiMonitor) -> None:
+        """Begin the streams of all well-formed URIs, each to the topic of its name."""
+        uris = [uri for uri in map(parse_uri, command.pv_name_list) if uri is not None]
+        self._make(*[monitor_topic(uri.name) for uri in uris])
+        for uri in uris:
+            self._want(uri, monitor_topic(uri.name), command.serialization)
+        self._publisher.acknowledge(command, 0, "Monitor activated")
+
+    def _want(self, uri: PvUri, topic: str, serialization: Serialization) -> None:
+        key = uri.name, topic
+        with self._lock:
+            stream = self._streams.get(key)
+            if is_new := stream is None:
+                # The first command's serialization stays in force.
+                stream = self._streams[key] = _Stream(uri, topic, serialization, self._publisher)
+            stream.wanted = time.monotonic()
+        if not is_new:
+            stream.repeat(self._control)
+            return
+        try:
+            stream.open(self._control)
+        except ControlError:
+            with self._lock:
+                self._streams.pop(key, None)
+            raise
+        if self._expiry is not None:
+            self._clock.call_later(self._expiry, lambda: self._expire(key))
+
+    def _make(self, *topics: str) -> None:
+        try:
+            self._topics.create_many(topics, Deadline(TOPIC_PATIENCE), partitions=_PARTITIONS, config=RETENTION)
+        except KafkaError as error:
+            # The broker may make them with the first event.
+            logger.warning("topics for monitors cannot be made: %s", error)
+
+    def _expire(self, key: tuple[str, str]) -> None:
+        """Drop a stream, or look again when that is due (clock)."""
+        expiry = self._expiry or 0.0
+        with self._lock:
+            stream = self._streams.get(key)
+            if stream is None:
+                return
+            due = stream.wanted + expiry
+            if due > time.monotonic():
+                self._clock.call_at(due, lambda: self._expire(key))
+                return
+            del self._streams[key]
+            shared = any(topic == stream.topic for _, topic in self._streams)
+        stream.close()
+        logger.info("the monitor of %s to topic %s is dropped: not asked for in %g s", *key, expiry)
+        if self._purge and not shared:
+            try:
+                self._topics.delete(stream.topic, Deadline(TOPIC_PATIENCE))
+            except KafkaError as error:
+                logger.warning("topic %s cannot be deleted: %s", stream.topic, error)
+
+    def repeat(self) -> None:
+        """Publish the present value of every PV once more: the broker is back, and events may be lost."""
+        for stream in self._all():
+            stream.repeat(self._control)
+
+    def close(self) -> None:
+        """End every stream."""
+        for stream in self._all():
+            stream.close()
+
+    def _all(self) -> list[_Stream]:
+        with self._lock:
+            return list(self._streams.values())
+
+
+class _Stream:
+    """One PV to one topic."""
+
+    def __init__(self, uri: PvUri, topic: str, serialization: Serialization, publisher: Publisher) -> None:
+        self.topic = topic
+        #: When a client asked for it last, monotonic seconds.
+        self.wanted = 0.0
+        self._uri = uri
+        self._serialization = serialization
+        self._publisher = publisher
+        self._subscription: Subscription | None = None
+        self._last: Reading | None = None
+
+    def open(self, control: Control) -> None:
+        self._subscription = control.feeds.attach(address_of(self._uri), self._tell)
+
+    def repeat(self, control: Control) -> None:
+        # Through the same feed, so that an older value never follows a newer one.
+        control.feeds.attach(address_of(self._uri), self._tell).close()
+
+    def close(self) -> None:
+        if self._subscription is not None:
+            self._subscription.close()
+
+    def _tell(self, update: Update) -> None:
+        if isinstance(update, Reading):
+            self._last, tree = update, update.tree
+        elif self._last is not None:
+            tree = stale(self._last.tree)
+        else:
+            return
+        self._publisher.publish(self.topic, self._uri.name, MonitorEvent(self._uri.name, tree), self._serialization)

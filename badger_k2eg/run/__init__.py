@@ -1,0 +1,32 @@
+"""A run: baseline, locks, guards, record, its one end with a reason, and the way back. Knows no Badger.
+
+::
+
+    from badger_k2eg import run
+
+    with run.running({"what": "a scan by hand"}):   # or nothing at all: the first set opens one
+        control.set({"QUAD:1:BCTRL": 1.2})
+"""
+
+from __future__ import annotations
+
+from .attachment import Attachment
+from .core import Reason, Run
+from .guards import Guards
+from .process import begin, current, declare, end, inside, running, stop
+from .settings import RunSettings
+
+__all__ = [
+    "Attachment",
+    "Guards",
+    "Reason",
+    "Run",
+    "RunSettings",
+    "begin",
+    "current",
+    "declare",
+    "end",
+    "inside",
+    "running",
+    "stop",
+]

@@ -1,0 +1,135 @@
+"""``Recorder``: what a ``Control`` tells of its work, as lines of a journal under the id of one run.
+
+Used by a run while it goes on, and by a restore after it. Without a journal it keeps nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..backend import Update
+from ..errors import PvError
+from ..journal import Journal
+from ..journal.readings import told, told_error
+from ..model import PutResult, PvAddress, SetReport, plain
+from ..records import Level, Record, RecordKind
+
+
+class Recorder:
+    """Writes lines.
+
+    :param journal: None keeps no record.
+    :param run: the id of the run that every line belongs to.
+    :ivar evaluation: the number that lines get; 0 for none.
+    """
+
+    def __init__(self, journal: Journal | None, run: str) -> None:
+        """Write nothing yet."""
+        self.journal = journal
+        self.run = run
+        self.evaluation = 0
+        self._calls = threading.local()
+        self._profiled: set[str] = set()
+
+    def write(self, *records: Record, required: bool = False, sync: bool = False) -> int | None:
+        """Append lines.
+
+        :returns: the number of the first; None where nothing was kept.
+        :raises JournalWriteError: when they are required, and cannot be written.
+        """
+        if self.journal is None or not records:
+            return None
+        lines = self.journal.write(*records, required=required, sync=sync)
+        return lines.start if lines else None
+
+    def line(self, kind: RecordKind, **fields: Any) -> Record:
+        """Make a line of this run, and of its present evaluation."""
+        fields.setdefault("evaluation", self.evaluation or None)
+        return Record(kind=kind, run=self.run, **fields)
+
+    def event(self, name: str, message: str, *, level: Level = Level.INFO, **fields: Any) -> None:
+        """Note that something has happened."""
+        self.write(self.line(RecordKind.EVENT, name=name, message=message, level=level, **fields))
+
+    # -- what a Control tells ---------------------------------------------------------------------------------------
+
+    @property
+    def _open(self) -> list[int | None]:
+        # A validator may set something itself, within the call that it validates.
+        if not hasattr(self._calls, "open"):
+            self._calls.open = []
+        calls: list[int | None] = self._calls.open
+        return calls
+
+    @property
+    def in_call(self) -> bool:
+        """Whether this thread is in a call that has begun."""
+        return bool(self._open)
+
+    def set_began(self, asked: Mapping[str, Any]) -> None:
+        """A call is about to send something."""
+        setpoints = {pv: plain(value) for pv, value in asked.items()}
+        self._open.append(self.write(self.line(RecordKind.SET_BEGIN, data={"setpoints": setpoints})))
+
+    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
+        """One attempt on each has ended."""
+        self.write(*(self._result(RecordKind.PUT, result) for result in results.values()))
+
+    def set_finished(self, report: SetReport) -> None:
+        """A call has ended; one that never began gets both its ends here."""
+        records = [self._result(RecordKind.SETPOINT, result) for result in report.results]
+        if not records:
+            return
+        if not self._open:
+            self.set_began({result.pv: result.asked for result in report.results})
+        begin = self._open.pop()
+        message = None if report.ok else "; ".join(str(result) for result in report.failed)
+        level = None if report.ok else Level.WARNING
+        self.write(*records, self.line(RecordKind.SET_END, begin=begin, message=message, level=level))
+
+    def read_finished(self, updates: Mapping[str, Update]) -> None:
+        """PVs were read for the user."""
+        self.write(*self.reads(updates))
+
+    def reads(self, updates: Mapping[str, Update]) -> list[Record]:
+        """Make the lines of a read."""
+        return [self._read(pv, update) for pv, update in updates.items()]
+
+    def _read(self, pv: str, update: Update) -> Record:
+        if isinstance(update, PvError):
+            return self.line(RecordKind.READ, pv=pv, level=Level.WARNING, **told_error(update))
+        # Type, limits and choices, once for each PV: they hardly ever change.
+        is_first = pv not in self._profiled
+        self._profiled.add(pv)
+        return self.line(RecordKind.READ, pv=pv, **told(update, profile=is_first))
+
+    def _result(self, kind: RecordKind, result: PutResult) -> Record:
+        seen = {} if result.readback is None else told(result.readback)
+        more = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
+        if result.error is not None:
+            more["error"] = type(result.error).__name__
+        if more:
+            seen["data"] = (seen.get("data") or {}) | more
+        seen["message"] = result.message or None
+        return self.line(
+            kind,
+            pv=result.pv,
+            asked=plain(result.asked),
+            outcome=result.outcome,
+            attempt=result.attempts or None,
+            duration=result.seconds,
+            **seen,
+        )
+
+    @contextlib.contextmanager
+    def restoring(self, where: str) -> Iterator[dict[str, Any]]:
+        """Enclose a restore; what the dict holds in the end is its outcome."""
+        begin = self.write(self.line(RecordKind.RESTORE_BEGIN, name=where), sync=True)
+        outcome: dict[str, Any] = {}
+        try:
+            yield outcome
+        finally:
+            self.write(self.line(RecordKind.RESTORE_END, name=where, begin=begin, data=outcome), sync=True)

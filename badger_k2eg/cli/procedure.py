@@ -1,0 +1,236 @@
+"""``badger-k2eg procedure MODULE:FUNCTION``: a procedure, run as an optimization is: record, locks, guards, safe stop.
+
+Owns how the function is found and its parameters are read; the run itself is the room ``run``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from ..errors import SetpointBlocked, SettingsError
+from ..wording import did_you_mean
+from . import FAILED, INTERRUPTED, REFUSED, TERMINATED
+from .assignments import assignments
+
+if TYPE_CHECKING:
+    from .. import run
+    from ..procedures import Step
+
+_SIGNALS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
+
+
+@click.command()
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    callback=assignments,
+    metavar="NAME=VALUE",
+    help="a parameter of the function; a number, true, false, null, a JSON list, or a text; may be repeated",
+)
+@click.option("--scheme", type=click.Choice(["pva", "ca"]), default="pva", show_default=True, help="of bare PV names")
+@click.option("--read-only", is_flag=True, help="set nothing on the machine")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw the result into FILE.png")
+@click.option("--quiet", is_flag=True, help="say nothing but what went wrong")
+@click.option("--json", "as_json", is_flag=True, help="write the result to standard output as JSON")
+def procedure(
+    function: str,
+    parameters: Mapping[str, str],
+    scheme: str,
+    read_only: bool,
+    plot: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> int:
+    """Run a procedure: a Python function whose first parameter is the control.
+
+    The module is looked for in the working directory too. Options come from the environment and the ini file as for an
+    interface. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, 130 Ctrl-C, 143 SIGTERM.
+    """
+    call = _bound(_found(function), function, parameters)
+    console = Console(highlight=False, quiet=quiet, stderr=as_json, soft_wrap=True)
+    manifest = {"what": "procedure", "procedure": function, "parameters": dict(parameters), "read_only": read_only}
+    with _Run(manifest, scheme, read_only) as ours:
+        code, result, error = _run(ours, call, console)
+    if ours.run.began:
+        console.print(f"run {ours.run.id}, recorded in {ours.run.place or 'no journal'}")
+    if error is None:
+        code, error = _show(result, plot, as_json, console)
+    if error is not None:
+        click.echo(f"badger-k2eg procedure: {error}", err=True)
+    return code
+
+
+# -- the function -----------------------------------------------------------------------------------------------------
+
+
+def _found(text: str) -> Callable[..., Any]:
+    module_name, colon, name = text.partition(":")
+    if not colon or not module_name or not name:
+        raise click.UsageError(f"{text!r} is not MODULE:FUNCTION, like badger_k2eg.procedures:degauss")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise click.UsageError(f"{module_name} cannot be imported: {error}") from None
+    functions = [each for each, _ in inspect.getmembers(module, inspect.isfunction) if not each.startswith("_")]
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise click.UsageError(f"{module_name} has no function {name!r}; {did_you_mean(name, functions, 'functions')}")
+    call: Callable[..., Any] = found
+    return call
+
+
+def _bound(call: Callable[..., Any], text: str, parameters: Mapping[str, str]) -> Callable[..., Any]:
+    """Give the function with its parameters, to be called with the control alone."""
+    signature = inspect.signature(call)
+    names = list(signature.parameters)[1:]
+    if not signature.parameters:
+        raise click.UsageError(f"{text} takes no control: a procedure is a function def name(control, ...)")
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
+    for name in parameters:
+        if name not in names and not takes_any:
+            raise click.UsageError(f"{text} has no parameter {name!r}; {did_you_mean(name, names, 'parameters')}")
+    values = {name: _value(word) for name, word in parameters.items()}
+    try:
+        signature.bind(None, **values)
+    except TypeError as error:
+        raise click.UsageError(f"{text}: {error}") from None
+    return lambda control: call(control, **values)
+
+
+def _value(word: str) -> Any:
+    try:
+        return json.loads(word)
+    except ValueError:
+        return word
+
+
+# -- the run ----------------------------------------------------------------------------------------------------------
+
+
+class _Run:
+    """The run of the procedure, with its Control. Ctrl-C and SIGTERM stop it: every call of ours ends at once."""
+
+    run: run.Run
+
+    def __init__(self, manifest: Mapping[str, Any], scheme: str, read_only: bool) -> None:
+        self._manifest, self._scheme = manifest, scheme
+        self._options = {"read_only": True} if read_only else {}
+        self.codes: list[int] = []
+
+    def __enter__(self) -> _Run:
+        from .. import run
+        from ..control import Control, connect
+        from ..settings import load
+
+        settings = load(self._options)
+        self.control = run.Attachment(lambda: self._manifest).attach(Control(connect(self._scheme), settings))
+        self.run = run.begin(self._manifest, signals=False)
+        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        return self
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        name, code = _SIGNALS[signal.Signals(number)]
+        self.codes.append(code)
+        self.run.stop(f"stopped by {name}")
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self.control.close()
+        self.control.backend.close()
+
+
+def _run(ours: _Run, call: Callable[..., Any], console: Console) -> tuple[int, Any, str | None]:
+    """Do it.
+
+    :returns: exit code, result, and what went wrong in one line.
+    """
+    from .. import procedures, run
+
+    def show(step: Step) -> None:
+        of = "" if step.total is None else f"/{step.total}"
+        console.print(f"{step.done}{of} {step.text}")
+
+    try:
+        with run.inside(ends=False), procedures.reported_to(show):
+            result = call(ours.control)
+    except CancelledError:
+        run.end(run.Reason.STOPPED, ours.run.message or "cancelled")
+        return (ours.codes[0] if ours.codes else FAILED), None, ours.run.message or "cancelled"
+    except Exception as problem:
+        # Whatever a procedure raises is a failed run, told in one line.
+        ours.run.failure = problem
+        run.end(run.Reason.FAILED, str(problem))
+        code = REFUSED if isinstance(problem, SetpointBlocked) else FAILED
+        if isinstance(problem, SettingsError):
+            raise
+        kind = "" if str(problem) else type(problem).__name__
+        return code, None, f"{kind}{problem}"
+    run.end(run.Reason.SUCCESS)
+    return 0, result, None
+
+
+# -- the result -------------------------------------------------------------------------------------------------------
+
+
+def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tuple[int, str | None]:
+    if as_json:
+        click.echo(json.dumps(_plain(result), indent=2))
+    elif result is not None and not hasattr(result, "rows"):
+        console.print(_text(result))
+    if plot is None:
+        return 0, None
+    if not hasattr(result, "plot"):
+        return FAILED, f"no plot: the procedure returns {type(result).__name__}, which has none"
+    try:
+        result.plot(plot)
+    except OSError as error:
+        return FAILED, f"no plot: {plot}: {error.strerror or error}"
+    console.print(f"plot: {plot}")
+    return 0, None
+
+
+def _text(result: Any) -> str:
+    from ..model import Reading
+
+    if isinstance(result, Reading):
+        shown = result.label if result.label is not None else result.plain
+        return f"{shown} {result.units}".rstrip()
+    if isinstance(result, Mapping):
+        return "\n".join(f"{name}: {_text(item)}" for name, item in result.items())
+    return str(result)
+
+
+def _plain(value: Any) -> Any:
+    """Turn a result into what JSON can hold."""
+    from ..model import Reading, plain
+
+    value = plain(value)
+    if hasattr(value, "rows"):
+        return _plain(value.rows)
+    if isinstance(value, Reading):
+        return {"value": value.plain, "units": value.units, "timestamp": value.timestamp}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | None) else str(value)

@@ -1,0 +1,24 @@
+"""Procedures: what is done to a machine step by step, as plain functions of a ``Control``. Knows no Badger, and no run.
+
+A function ``def scan(control, ...)`` is a procedure; ``badger-k2eg procedure MODULE:FUNCTION`` runs it with the record,
+the locks and the safe stop of a run.
+"""
+
+from .beam import wait_for_beam
+from .degauss import degauss
+from .emittance import Emittance, fit_emittance, quadrupole_scan
+from .progress import Step, progress, reported_to
+from .scan import ScanResult, scan
+
+__all__ = [
+    "Emittance",
+    "ScanResult",
+    "Step",
+    "degauss",
+    "fit_emittance",
+    "progress",
+    "quadrupole_scan",
+    "reported_to",
+    "scan",
+    "wait_for_beam",
+]

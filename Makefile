@@ -19,8 +19,13 @@ HAS_TORCH := import importlib.util, sys; sys.exit(importlib.util.find_spec("torc
 # `import badger` loads Qt, and Qt loads these from the system: file name = Debian package.
 SYSTEM_LIBS := libGL.so.1=libgl1 libEGL.so.1=libegl1 libgthread-2.0.so.0=libglib2.0-0 \
                libfontconfig.so.1=libfontconfig1 libxkbcommon.so.0=libxkbcommon0 libdbus-1.so.3=libdbus-1-3
+# Its window needs these besides. badger_k2eg/badger_app/display.py has both lists; a test compares them.
+WINDOW_LIBS := libX11-xcb.so.1=libx11-xcb1 libxkbcommon-x11.so.0=libxkbcommon-x11-0 libxcb-icccm.so.4=libxcb-icccm4 \
+               libxcb-image.so.0=libxcb-image0 libxcb-keysyms.so.1=libxcb-keysyms1 libxcb-randr.so.0=libxcb-randr0 \
+               libxcb-render-util.so.0=libxcb-render-util0 libxcb-shape.so.0=libxcb-shape0 \
+               libxcb-xinerama.so.0=libxcb-xinerama0 libxcb-xkb.so.1=libxcb-xkb1
 
-# More arguments for pytest, for the targets test and bench.
+# More arguments for pytest, for the targets test, test-cluster and bench.
 ARGS ?=
 # Which interface the demo goes through; empty: the demo's own choice.
 INTERFACE ?=
@@ -28,13 +33,19 @@ INTERFACE ?=
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench clean help check-qt missing-packages
+.PHONY: demo test test-cluster gui-soak lint bench clean help check-qt missing-packages
 
 demo: check-qt ## tune a real IOC with Badger, without a window
 	$(BIN)/python -m badger_k2eg.cli demo $(if $(INTERFACE),--interface $(INTERFACE))
 
 test: check-qt ## all tests, without the benchmarks
 	$(BIN)/python -m pytest $(ARGS)
+
+test-cluster: check-qt ## three Kafka brokers, one killed under load; a password; TLS (Java 17 and Maven)
+	$(BIN)/python -m pytest tests/system -m cluster $(ARGS)
+
+gui-soak: check-qt ## Badger's window, started twenty times; none may hang (Xvfb)
+	GUI_STARTS=20 $(BIN)/python -m pytest tests/gui -k every_start $(ARGS)
 
 lint: $(STAMP) ## style, format, types, and who may import whom
 	$(BIN)/ruff check .
@@ -51,8 +62,8 @@ clean: ## remove what the targets left behind; .venv stays
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) \
-	  | while read -r target what; do printf '  make %-6s %s\n' "$$target" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1 \2/p' $(firstword $(MAKEFILE_LIST)) \
+	  | while read -r target what; do printf '  make %-12s %s\n' "$$target" "$$what"; done
 
 $(STAMP): pyproject.toml
 	@$(BIN)/python -c '$(IS_RIGHT)' 2>/dev/null || { \
@@ -78,6 +89,6 @@ check-qt: $(STAMP)
 # on Debian it is not on every user's path.
 missing-packages:
 	@PATH="$$PATH:/usr/sbin:/sbin"; command -v ldconfig >/dev/null || exit 0; known=$$(ldconfig -p); \
-	for pair in $(SYSTEM_LIBS); do \
+	for pair in $(SYSTEM_LIBS) $(WINDOW_LIBS); do \
 	  case "$$known" in *"$${pair%%=*} "*) ;; *) echo "$${pair#*=}";; esac; \
 	done

@@ -1,0 +1,88 @@
+"""``badger-k2eg doctor``: what of a setup is right, in one table.
+
+Owns the command, the table and the exit code; what is looked at stands in ``checks``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import PvNameError
+from ..wording import did_you_mean
+from . import FAILED
+from .assignments import assignments
+from .checks import Finding, Status, Subject, look
+
+_MARKS = {Status.GOOD: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.BAD: ("✗", "bold red")}
+
+
+@click.command()
+@click.argument("pvs", nargs=-1, metavar="[PV]...")
+@click.option("--environment", help="look at all PVs of this environment")
+@click.option(
+    "--set",
+    "parameters",
+    multiple=True,
+    callback=assignments,
+    metavar="NAME=VALUE",
+    help="a parameter of the environment; may be repeated",
+)
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Badger's configuration file, if not its own place",
+)
+@click.option("--json", "as_json", is_flag=True, help="write the findings as JSON")
+def doctor(
+    pvs: Sequence[str], environment: str | None, parameters: dict[str, str], config: Path | None, as_json: bool
+) -> int:
+    """Look at Badger, its window, its configuration, and PVs; tell what is right and what to do about the rest.
+
+    Exit code: 0 all is well, 1 something is wrong, 2 a mistake in the command. Nothing is written and nothing is set.
+    """
+    subject = Subject(pvs, environment, parameters, config)
+    _check_words(subject)
+    try:
+        findings = list(look(subject))
+    except PvNameError as error:
+        raise click.UsageError(str(error)) from None
+    wrong = sum(finding.status == Status.BAD for finding in findings)
+    if as_json:
+        told = [{"what": each.what, "status": each.status, "text": each.text} for each in findings]
+        click.echo(json.dumps({"good": wrong == 0, "findings": told}, indent=2))
+    else:
+        console = Console(highlight=False)
+        console.print(_table(findings))
+        console.print("all is well" if not wrong else f"{wrong} thing{'s' if wrong > 1 else ''} to be put right")
+    return FAILED if wrong else 0
+
+
+def _check_words(subject: Subject) -> None:
+    from ..badger_app.runner import plugin_names
+
+    if subject.parameters and subject.environment is None:
+        raise click.UsageError("--set is for the parameters of an --environment")
+    names = plugin_names("environments", subject.plugin_root())
+    if subject.environment is not None and subject.environment not in names:
+        hint = did_you_mean(subject.environment, names, "environments")
+        raise click.UsageError(f"there is no environment {subject.environment!r}; {hint}")
+    if mistaken := [pv for pv in subject.pvs if pv in names]:
+        raise click.UsageError(f"{mistaken[0]} is an environment, not a PV: --environment {mistaken[0]}")
+
+
+def _table(findings: Sequence[Finding]) -> Table:
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
+    for finding in findings:
+        mark, style = _MARKS[finding.status]
+        table.add_row(Text(mark, style), Text(finding.what), Text(finding.text, style if mark == "✗" else ""))
+    return table

@@ -15,15 +15,18 @@ from badger.errors import BadgerNoInterfaceError
 from badger.interface import InterfaceInfo
 from pydantic import PrivateAttr
 
+from .. import run
 from ..control import Control
 from ..deadline import Deadline
-from ..errors import ReadError, SettingsError
+from ..errors import PvError, ReadError, SettingsError
 from ..knobs import Condition, Knob, Mover, filled, wait_for
 from ..model import SetReport
-from ..sampling import Measurable, Observable, Sample, Sampler
-from . import recording
+from ..sampling import Buffer, Expression, Measurable, Observable, Sample, Sampler, Skew
+from . import recording, running
+from .class_body import DeclaredMeta, check_declarations
 from .options import AS_CONFIGURED, ConfiguredEnvironment
 from .plugin import ControlInterface
+from .replay import ReplayInterface
 
 __all__ = ["AS_CONFIGURED", "ControlEnvironment"]
 
@@ -55,23 +58,32 @@ class _Machine:
         return _Machine, ()
 
 
-class ControlEnvironment(ConfiguredEnvironment):
+class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     """An environment for our interfaces, declared in class attributes.
 
     ``knobs`` are its variables and ``measures`` its observables, by name; a text is a PV. ``{name}`` in a PV stands for
-    the parameter (field) of that name. ``conditions`` are waited for before anything is measured. In place of ``knobs``
-    and ``measures`` there may be Badger's own ``variables`` and ``observables``: each stands for the PV that the
-    parameter of the same name holds, or else is itself a PV; so is what a user adds by hand in Badger's window.
+    the parameter (field) of that name. ``conditions`` are waited for before anything is measured;
+    ``can_start`` must hold before the first set of a run and ``keep_running`` before every set: where one does not,
+    nothing is set, and its reason is told. Of each PV in ``record`` every update is recorded while a run goes on.
+    Methods ``on_cancelled(run)`` and ``on_exception(run, error)``, where there are any, are called when a run is
+    stopped or fails, and may still set PVs. In place of ``knobs`` and ``measures`` there may be Badger's own
+    ``variables`` and ``observables``: each stands for the PV that the parameter of the same name holds, or else is
+    itself a PV; so is what a user adds by hand in Badger's window.
 
     What ``measures`` declares counts only when it was taken after the move (``sampling.Observable``); what is just a
-    name is read as it is.
+    name is read as it is. With ``skew`` it must also be of one instant, or of one pulse.
 
-    :raises SettingsError: for an unknown parameter or a wrong value, in one line.
+    :raises SettingsError: for an unknown parameter or a wrong value; the class itself, for a wrong word or declaration
+        in its body. Each is one line.
     """
 
     knobs: ClassVar[Mapping[str, Knob | str]] = {}
     measures: ClassVar[Mapping[str, Measurable | str]] = {}
     conditions: ClassVar[Sequence[Condition]] = ()
+    skew: ClassVar[Skew | None] = None
+    can_start: ClassVar[Sequence[Condition]] = ()
+    keep_running: ClassVar[Sequence[Condition]] = ()
+    record: ClassVar[Sequence[str]] = ()
 
     _machine: _Machine = PrivateAttr(default_factory=_Machine)
 
@@ -79,6 +91,7 @@ class ControlEnvironment(ConfiguredEnvironment):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         """Tell Badger the names, and the bounds that are known without the machine."""
         super().__pydantic_init_subclass__(**options)
+        check_declarations(cls)
         if "knobs" in vars(cls) and "variables" not in vars(cls):
             own = {name: knob.bounds if isinstance(knob, Knob) else None for name, knob in cls.knobs.items()}
             cls.variables = {name: list(bounds or ()) for name, bounds in own.items()}
@@ -143,6 +156,27 @@ class ControlEnvironment(ConfiguredEnvironment):
             seen[knob.setpoint] = name
         return knobs
 
+    def recorded_pvs(self) -> list[str]:
+        """List the PVs of which every update is recorded while a run goes on."""
+        return [str(self._filled("record", pv)) for pv in self.record]
+
+    def pvs(self) -> list[str]:
+        """List every PV that it stands on: setpoints, readbacks, status, what is measured, conditions.
+
+        :raises SettingsError: when a parameter is empty.
+        """
+        named: list[str | None] = []
+        for name in dict.fromkeys([*self.knobs, *self.variables]):
+            knob = self._knob(name)
+            named += [knob.setpoint, knob.readback, knob.done]
+        for name in dict.fromkeys([*self.measures, *self.observables]):
+            measure = self._measure(name)
+            for leaf in measure.parts.values() if isinstance(measure, Expression) else [measure]:
+                named += [leaf.pv, leaf.rate if isinstance(leaf, Buffer) and isinstance(leaf.rate, str) else None]
+        for condition in (*self.conditions, *self.can_start, *self.keep_running):
+            named.append(self._filled("a condition", condition).pv)
+        return list(dict.fromkeys(pv for pv in named if pv is not None))
+
     # -- the machine --------------------------------------------------------------------------------------------------
 
     def _interface(self) -> ControlInterface:
@@ -161,11 +195,19 @@ class ControlEnvironment(ConfiguredEnvironment):
             machine.control = interface.control
             machine.mover = Mover(interface.control, self._write)
             machine.sampler = Sampler(interface.control)
+            running.tell(self, interface.attachment)
+            interface.attachment.guard(
+                *(
+                    [self._filled("a condition", condition) for condition in conditions]
+                    for conditions in (self.can_start, self.keep_running)
+                )
+            )
         return machine
 
     def _write(self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline) -> SetReport:
         # Through the interface, so that Badger's own recording has it too.
-        return self._interface().set_values(values, validators)
+        report: SetReport = self._interface().set_values(values, validators)
+        return report
 
     @property
     def last_samples(self) -> dict[str, Sample]:
@@ -187,10 +229,15 @@ class ControlEnvironment(ConfiguredEnvironment):
         :raises SettingsError: when two of them stand for the same PV.
         """
         knobs = self._knobs(list(variable_inputs))
+        if isinstance(interface := self._interface(), ReplayInterface):
+            # Nothing turns: there is no way to come by, and nothing to settle.
+            interface.set_values({knobs[name].setpoint: value for name, value in variable_inputs.items()})
+            return
         machine = self._attached()
         assert machine.mover is not None  # noqa: S101 - made together with the control
         try:
-            machine.mover.move(variable_inputs, knobs)
+            with self._interface().attachment.point(variable_inputs):
+                machine.mover.move(variable_inputs, knobs)
         finally:
             # After a failed move too: what was measured before it says nothing about now.
             machine.moved_at = time.monotonic()
@@ -202,22 +249,37 @@ class ControlEnvironment(ConfiguredEnvironment):
         :raises ReadError: when an observable cannot be measured, unless ``on_read_error`` is ``nan``.
         """
         wanted = {name: self._measure(name) for name in observable_names}
+        interface = self._interface()
+        self._machine.samples = {}
+        try:
+            if isinstance(interface, ReplayInterface):
+                values = interface.observe({n: m.pv if isinstance(m, Observable) else "" for n, m in wanted.items()})
+            else:
+                values = self._measured(wanted)
+        except ReadError as error:
+            if interface.settings.on_read_error != "nan":
+                self._tell(error.partial, error.errors)
+                raise
+            logger.warning("%s: NaN in its place", error)
+            values = {name: error.partial.get(name, math.nan) for name in wanted}
+        recording.observed(interface, values)
+        self._tell(values)
+        return values
+
+    def _measured(self, wanted: Mapping[str, Measurable]) -> dict[str, Any]:
         machine = self._attached()
         control, sampler = machine.control, machine.sampler
         assert control is not None and sampler is not None  # noqa: S101 - made together
         wait_for(control, [self._filled("a condition", condition) for condition in self.conditions])
         # Where nothing was moved, what is measured must be from after this call.
         since = None if control.settings.read_only else machine.moved_at
-        try:
-            machine.samples = sampler.measure(wanted, since=since)
-            values = {name: sample.value for name, sample in machine.samples.items()}
-        except ReadError as error:
-            if control.settings.on_read_error != "nan":
-                raise
-            logger.warning("%s: NaN in its place", error)
-            values = {name: error.partial.get(name, math.nan) for name in wanted}
-        recording.observed(self._interface(), values)
-        return values
+        machine.samples = sampler.measure(wanted, since=since, skew=self.skew)
+        return {name: sample.value for name, sample in machine.samples.items()}
+
+    def _tell(self, values: Mapping[str, Any], errors: Mapping[str, PvError] | None = None) -> None:
+        if (ours := run.current()) is not None:
+            samples = self._machine.samples
+            ours.evaluations.observed(values, {name: sample.readings for name, sample in samples.items()}, errors)
 
     def get_bounds(self, variable_names: Sequence[str]) -> dict[str, list[float]]:
         """Give bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.

@@ -22,9 +22,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..deadline import FOREVER
 from ..errors import ControlError, SettingsError
+from ..run import Run, inside
+from . import running
+from .evaluation import Evaluation, direction, front, is_read_only
 from .routine_loading import load_routine
-from .runner import Evaluation, direction, open_badger, run
+from .runner import open_badger, reaching, run
 
 if TYPE_CHECKING:
     from badger.routine import Routine
@@ -73,6 +77,7 @@ class HeadlessRun:
     :ivar reason: why it ended, in words.
     :ivar archive: the file for Badger's window; None where there was no evaluation.
     :ivar moved: what became of ``at_end``, in words.
+    :ivar record: the run as it is on record: its ``id``, the ``place`` of its journal; None before.
     """
 
     def __init__(
@@ -88,7 +93,9 @@ class HeadlessRun:
         self.at_end = AtEnd(at_end)
         self.direction = direction(routine)
         self._condition = routine.stopping_condition
-        self.is_default = all(each is None for each in (evaluations, seconds, target, self._condition))
+        # In read-only nothing is the best, so a target is never reached.
+        reachable = None if self.read_only else target
+        self.is_default = all(each is None for each in (evaluations, seconds, reachable, self._condition))
         self.most = DEFAULT_EVALUATIONS if self.is_default else evaluations
         self.seconds = seconds
         self.target = target
@@ -103,6 +110,7 @@ class HeadlessRun:
         self.moved: str | None = None
         self._began = 0.0
         self._stopped: str | None = None
+        self.record: Run | None = None
 
     def _take_over_number(self) -> None:
         """Count evaluations here, where the routine's condition does no more than that."""
@@ -127,7 +135,7 @@ class HeadlessRun:
         ends = [] if self.most is None else [f"after {self.most} evaluation{'s' if self.most > 1 else ''}"]
         if self.seconds is not None:
             ends.append(f"after {self.seconds:g} s")
-        if self.target is not None:
+        if self.target is not None and not self.read_only:
             ends.append(f"when {self.objective} is {self.target:g} or {'more' if self.direction == 1 else 'less'}")
         if self._condition is not None:
             ends.append(f"by the routine's {type(self._condition).__name__}")
@@ -144,19 +152,32 @@ class HeadlessRun:
         return next((each for each in reversed(self.evaluations) if each.best), None)
 
     @property
+    def front(self) -> list[Evaluation]:
+        """Of several objectives, the evaluations that no other one beats in all of them; empty for one objective."""
+        return front(self.routine, self.evaluations)
+
+    @property
     def read_only(self) -> bool:
-        """Whether the interface sets nothing."""
-        settings = getattr(self.routine.environment.interface, "settings", None)
-        return bool(getattr(settings, "read_only", False))
+        """Whether the interface sets nothing: then every evaluation looks at the machine as it is."""
+        return is_read_only(self.routine.environment)
+
+    @property
+    def title(self) -> str:
+        """The routine's name, and that the machine never was at its points where that is so."""
+        return f"{self.routine.name} (read-only: nothing was set)" if self.read_only else str(self.routine.name)
 
     @property
     def stopping(self) -> str | None:
         """Why it is about to stop, in words; None while nobody asked for it."""
+        if self._stopped is None and self.record is not None and self.record.stopping:
+            return self.record.message
         return self._stopped
 
     def stop(self, reason: str) -> None:
-        """End the run after the present evaluation. Only sets a mark: may be called in a signal handler."""
+        """End the run: the set or the read that goes on is cancelled. May be called in a signal handler."""
         self._stopped = self._stopped or reason
+        if self.record is not None:
+            self.record.stop(reason)
 
     def run(self, on_evaluation: Callable[[Evaluation], object] | None = None) -> list[Evaluation]:
         """Run, leave the machine as asked, and write the archive; this whatever happens.
@@ -169,26 +190,45 @@ class HeadlessRun:
 
         def evaluated(evaluation: Evaluation) -> None:
             self.evaluations.append(evaluation)
+            if evaluation.best and self.record is not None:
+                self.record.is_best(evaluation.objectives)
             if on_evaluation is not None:
                 on_evaluation(evaluation)
 
-        self.start = self._look()
-        if self.at_end == AtEnd.RESTORE:
-            self._check_way_back(self.start)
+        self.record = running.begin(self.routine, keeps_policy=self.at_end == AtEnd.STAY)
+        try:
+            self.start = self._look()
+            if self.at_end == AtEnd.RESTORE and not self.read_only:
+                self._check_way_back(self.start)
+        except BaseException as error:
+            running.end(self.record, "not begun", error, None)
+            raise
         if (interface := environment.interface) is not None:
             interface.start_recording()
         self._began = time.monotonic()
+        failure: BaseException | None = None
         try:
-            run(self.routine, None, evaluated, ended=self._is_over)
+            with inside(ends=False):
+                run(self.routine, None, evaluated, ended=self._is_over)
+        except ControlError as error:
+            # A stop cancels the call that goes on, and refuses the next one.
+            self.reason = self.stopping or f"evaluation {len(self.evaluations) + 1} failed"
+            if self.stopping is None:
+                failure = error
+                raise
         except BaseException as error:
+            failure = error
             self.reason = f"evaluation {len(self.evaluations) + 1} failed"
             if isinstance(error, KeyboardInterrupt):
                 self.reason = "interrupted"
             raise
         finally:
             # Everything in here goes on where something fails: the first error is what the caller must see.
-            self._leave()
+            with self.record.closing(FOREVER):
+                self._leave()
             wrong = self._archive()
+            running.end(self.record, self.reason, failure, self.archive)
+            self._look_again()
         if self.move_failed:
             raise ControlError(self.moved)
         if wrong:
@@ -196,7 +236,7 @@ class HeadlessRun:
         return self.evaluations
 
     def _is_over(self, done: Sequence[Evaluation]) -> bool:
-        reason = self._stopped
+        reason = self.stopping
         if reason is None and self.target is not None and (best := self.best) is not None and self.direction:
             value = best.objectives[self.objective]
             if self.direction * value >= self.direction * self.target:
@@ -215,7 +255,8 @@ class HeadlessRun:
 
     def _look(self) -> State:
         environment, vocs = self.routine.environment, self.routine.vocs
-        variables = environment.get_variables(list(vocs.variable_names))
+        with reaching(environment):
+            variables = environment.get_variables(list(vocs.variable_names))
         outputs = environment.get_observables(list(vocs.output_names))
         return State(
             {name: float(variables[name]) for name in vocs.variable_names},
@@ -232,8 +273,10 @@ class HeadlessRun:
                 )
 
     def _leave(self) -> None:
-        """Bring the machine where it is to be left, and look at it."""
-        if self.evaluations or self.at_end == AtEnd.RESTORE:
+        """Bring the machine where it is to be left."""
+        if self.read_only:
+            self.moved = "read-only: nothing was set on the machine"
+        elif self.evaluations or self.at_end == AtEnd.RESTORE:
             target = None
             if self.at_end == AtEnd.RESTORE and self.start is not None:
                 target = self.start.variables
@@ -241,6 +284,8 @@ class HeadlessRun:
                 target = self.best.variables
             if target is not None:
                 self._move(target)
+
+    def _look_again(self) -> None:
         try:
             self.end = self._look()
         except Exception as error:
@@ -256,7 +301,7 @@ class HeadlessRun:
             self.moved = f"the machine is NOT {where}: {first_line(error)}"
             self.move_failed = True
             return
-        self.moved = f"read-only: not set {where}" if self.read_only else f"the machine is {where}"
+        self.moved = f"the machine is {where}"
 
     #: Whether ``at_end`` could not be done.
     move_failed = False
@@ -301,5 +346,5 @@ def _number(value: Any) -> float:
 
 def first_line(error: BaseException) -> str:
     """Tell an error in one line; what is foreseen speaks for itself, and others are named."""
-    text = "; ".join(line for line in str(error).splitlines() if line.strip())
+    text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()).replace(":; ", ": ")
     return text if isinstance(error, ControlError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

@@ -6,7 +6,6 @@ an environment survive both. Imports badger.environment; touches no PV, and stay
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from typing import Any, Self
@@ -17,11 +16,15 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..errors import SettingsError
 from ..plugin_root import plugin_root
+from ..wording import close_to, did_you_mean
+from . import running
 from .plugin import ControlInterface
+from .replay import ReplayInterface
 from .runner import plugin_names
 
 #: The first choice of each option: keyword, environment variable and ini file of the interface decide.
 AS_CONFIGURED = "as configured"
+_POLICIES = ("leave", "restore")
 _SAYS = {"yes": True, "no": False, AS_CONFIGURED: None}
 
 
@@ -45,13 +48,32 @@ class ConfiguredEnvironment(Environment):
         AS_CONFIGURED, description="send all setpoints of a step at once: yes, no or as configured"
     )
     timeout: str | None = Field(AS_CONFIGURED, description="seconds for one attempt, or as configured")
+    after_stop: str | None = Field(
+        AS_CONFIGURED,
+        description="the setpoints of a run that is stopped: leave, restore or as configured",
+    )
+    after_failure: str | None = Field(
+        AS_CONFIGURED, description="the setpoints of a run that fails: leave, restore or as configured"
+    )
+
+    replay_run: str | None = Field(
+        AS_CONFIGURED, description="for the interface replay: the recorded run, by id or name, or last"
+    )
+    replay_matching: str | None = Field(
+        AS_CONFIGURED, description="for the interface replay: strict, nearest or time, or as configured"
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Let the calls of an environment be frames of ours, whoever writes them."""
+        super().__pydantic_init_subclass__(**options)
+        running.framed(cls)
 
     def __init__(self, **parameters: Any) -> None:
         known = type(self).model_fields
         # Badger itself adds "params" while it lists plugins.
         for name in parameters.keys() - known.keys() - {"params"}:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"parameters are {', '.join(known)}"
+            hint = did_you_mean(name, known, "parameters")
             raise SettingsError(f"environment {self.name}: there is no parameter {name!r}; {hint}")
         try:
             super().__init__(**parameters)
@@ -78,6 +100,14 @@ class ConfiguredEnvironment(Environment):
             raise ValueError(f"say yes, no or {AS_CONFIGURED}, not {value!r}")
         return text
 
+    @field_validator("after_stop", "after_failure", mode="before")
+    @classmethod
+    def _policy(cls, value: Any) -> str:
+        text = _words(value)
+        if text not in (*_POLICIES, AS_CONFIGURED):
+            raise ValueError(f"say {', '.join(_POLICIES)} or {AS_CONFIGURED}, not {value!r}")
+        return text
+
     @field_validator("timeout", mode="before")
     @classmethod
     def _seconds_or_as_configured(cls, value: Any) -> str:
@@ -96,9 +126,9 @@ class ConfiguredEnvironment(Environment):
         if text.lower() in ("", AS_CONFIGURED):
             return AS_CONFIGURED
         if text not in (names := interface_names()):
-            near = difflib.get_close_matches(text, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"there is no interface {text!r}; {hint}there are {', '.join(names)}")
+            # All of them, besides: who chooses one must know what there is.
+            meant = f"did you mean {close!r}? " if (close := close_to(text, names)) else ""
+            raise ValueError(f"there is no interface {text!r}; {meant}there are {', '.join(names)}")
         return text
 
     @model_validator(mode="after")
@@ -108,12 +138,18 @@ class ConfiguredEnvironment(Environment):
         if wanted != AS_CONFIGURED and (self.interface is None or self.interface.name != wanted):
             # Not by assignment: that would come here again.
             self.__dict__["interface"] = interface_class(wanted)()
+        if isinstance(self.interface, ReplayInterface):
+            self.interface.choose(run=_chosen(self.replay_run), matching=_chosen(self.replay_matching))
         if isinstance(self.interface, ControlInterface):
             self.interface.configure(
                 read_only=_SAYS[self.read_only or AS_CONFIGURED],
                 parallel=_SAYS[self.parallel or AS_CONFIGURED],
                 timeout=None if self.timeout in (None, AS_CONFIGURED) else float(self.timeout),
             )
+            said = {"on_cancelled": self.after_stop, "on_exception": self.after_failure}
+            self.interface.attachment.policies = {
+                name: policy for name, policy in said.items() if policy not in (None, AS_CONFIGURED)
+            }
         return self
 
 
@@ -140,6 +176,10 @@ def interface_class(name: str) -> type[Interface]:
 def _words(value: Any) -> str:
     text = "" if value is None else str(value).strip().lower()
     return text or AS_CONFIGURED
+
+
+def _chosen(value: str | None) -> str | None:
+    return None if _words(value) == AS_CONFIGURED else str(value).strip()
 
 
 def _first_line(error: ValidationError) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .runner import Evaluation
+from .evaluation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ def plot_run(
     title: str,
     ranges: Mapping[str, Sequence[float]],
     target: float | None = None,
+    front: Sequence[Evaluation] = (),
 ) -> Path:
     """Draw a run and save it.
 
@@ -31,14 +32,21 @@ def plot_run(
     :param ranges: of each variable, ``(low, high)``; variables are drawn as fractions of it where there are several
         ranges.
     :param target: drawn as a line.
+    :param front: of two objectives: drawn in a panel of its own, one objective over the other.
     :returns: the file.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     objectives = list(evaluations[0].objectives)[:_PANELS]
-    figure = Figure(figsize=(8, 2.6 * (len(objectives) + 1)), layout="constrained")
-    *above, below = figure.subplots(len(objectives) + 1, 1, sharex=True)
+    has_front = bool(front) and len(evaluations[0].objectives) == 2
+    rows = len(objectives) + 1 + has_front
+    figure = Figure(figsize=(8, 2.6 * rows), layout="constrained")
+    panels = [figure.add_subplot(rows, 1, 1)]
+    panels += [figure.add_subplot(rows, 1, row, sharex=panels[0]) for row in range(2, len(objectives) + 2)]
+    *above, below = panels
+    if has_front:
+        _front(figure.add_subplot(rows, 1, rows), evaluations, front)
     for axes, name in zip(above, objectives, strict=True):
         _objective(axes, evaluations, name)
         axes.set_ylabel(name)
@@ -69,6 +77,18 @@ def _objective(axes: Axes, evaluations: Sequence[Evaluation], name: str) -> None
         axes.step([each.number for each in evaluations], line, where="post", label="best so far")
 
 
+def _front(axes: Axes, evaluations: Sequence[Evaluation], front: Sequence[Evaluation]) -> None:
+    first, second = evaluations[0].objectives
+    for points, style, label in (
+        (evaluations, "o", "each evaluation"),
+        (front, "o-", "front: nothing beats these in both"),
+    ):
+        values = [(each.objectives[first], each.objectives[second]) for each in points]
+        axes.plot(*zip(*values, strict=True), style, markersize=5, linewidth=1, label=label)
+    axes.set(xlabel=first, ylabel=second)
+    axes.legend(fontsize="small")
+
+
 def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[str, Sequence[float]]) -> None:
     numbers = [each.number for each in evaluations]
     together = len({tuple(limits) for limits in ranges.values()}) == 1
@@ -78,5 +98,6 @@ def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[st
             low, high = ranges[name]
             values = [(value - low) / (high - low) for value in values]
         axes.plot(numbers, values, ".-", linewidth=1, label=name)
-    axes.set_ylabel("variables" if together else "variables (of their range)")
+    asked = "variables" if evaluations[0].was_set else "variables, not set"
+    axes.set_ylabel(asked if together else f"{asked} (of their range)")
     axes.legend(fontsize="small", ncols=2)

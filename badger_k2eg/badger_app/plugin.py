@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from badger.errors import BadgerInterfaceChannelError
 from badger.interface import Interface as BadgerInterface
 from badger.interface import InterfaceInfo
 from pydantic import Field, PrivateAttr
 
+from .. import run
 from ..backend import Backend
-from ..control import Control, connect
-from ..deadline import Deadline
-from ..errors import ReadError, ReadTimeout, SettingsError
+from ..backends import Way
+from ..control import Control, SynchronousCalls, connect
+from ..deadline import Deadline, in_seconds
+from ..errors import ReadError, SettingsError
 from ..model import Reading, SetReport
+from ..run.manifest import recorded_way
 from ..settings import Options, Settings, from_environment, load, parse
+from ..synchronized import ABSENT, Absent, Callback, Time, call
 from . import recording
+from .channel import in_badgers_words
 from .info import describe, describe_all
 
 logger = logging.getLogger("badger_k2eg")
@@ -31,10 +36,6 @@ logger = logging.getLogger("badger_k2eg")
 _INFO_TIMEOUT = 3.0
 
 _warned: set[str] = set()
-
-
-class ChannelNotFound(ReadTimeout, BadgerInterfaceChannelError):
-    """A PV does not answer. Also Badger's own error for that, by which its window tells the user in plain words."""
 
 
 class _Live:
@@ -70,8 +71,11 @@ def _option(name: str) -> Any:
     return Field(None if absent else default, description=Options.model_fields[name].description)
 
 
-class ControlInterface(BadgerInterface):
+class ControlInterface(SynchronousCalls, BadgerInterface):
     """PVs for Badger, through one ``Control``.
+
+    Every call that waits takes ``timeout=`` (seconds or a Quantity, -1 for ever) and ``callback=``: given, or None, it
+    returns a Future at once (``badger_k2eg.synchronized``).
 
     Options are fields, each of which may be given by keyword. One that is not given comes from the environment variable
     ``BADGER_K2EG_<OPTION>``, the ini file, or its default, in this order; restrictions only tighten. Nothing happens
@@ -173,16 +177,38 @@ class ControlInterface(BadgerInterface):
             self._configured = configured
             self._rebuild()
 
+    def _way(self) -> Way:
+        """Say what leads to the PVs."""
+        return self.scheme
+
     def _make_control(self) -> Control:
-        own = {name: getattr(self, name) for name in self.model_fields_set}
+        own = {name: getattr(self, name) for name in self.model_fields_set & Options.model_fields.keys()}
         together = own | self._configured
         if own.get("read_only"):
             together["read_only"] = True
         settings = load(together, defaults={"timeout": type(self).model_fields["timeout"].get_default()})
-        backend: Backend = self._live.once("backend", lambda: connect(self.scheme, self._live.context))
-        control = Control(backend, settings)
+        backend: Backend = self._live.once("backend", lambda: connect(self._way(), self._live.context))
+        control = self.attachment.attach(self._new_control(backend, settings))
         control.last_report = self._live.report
         return control
+
+    def _new_control(self, backend: Backend, settings: Settings) -> Control:
+        return Control(backend, settings)
+
+    @property
+    def attachment(self) -> run.Attachment:
+        """What ties this interface to the run of its process."""
+        attachment: run.Attachment = self._live.once("attachment", self._make_attachment)
+        return attachment
+
+    def _make_attachment(self) -> run.Attachment:
+        # Somebody's own context is a simulation or a test; its PVs only look like the machine's.
+        return run.Attachment(self._manifest, locks=self._live.context is None)
+
+    def _manifest(self) -> dict[str, Any]:
+        options = self.settings.model_dump(mode="json", exclude_defaults=True)
+        way = recorded_way(self._way())
+        return {"interface": self.name, "way": way, "read_only": self.settings.read_only, "options": options}
 
     def _rebuild(self) -> None:
         """Let the next call find other options; client and last report stay."""
@@ -193,61 +219,118 @@ class ControlInterface(BadgerInterface):
 
     # -- reading and setting --------------------------------------------------------------------------------------
 
-    def get_values(self, channel_names: Sequence[str], timeout: float | None = None) -> dict[str, Any]:
+    def _begin(self, work: Callable[[], Any], callback: Callback | Absent | None, name: str) -> Any:
+        """Do a call of this interface, here or in the background."""
+
+        def enclosed() -> Any:
+            with self._enclosed():
+                return work()
+
+        return call(enclosed, callback, parent=None if callback is ABSENT else self.control.life, name=name)
+
+    @property
+    def _control(self) -> Control:
+        return self.control
+
+    def _enclosed(self) -> AbstractContextManager[None]:
+        return run.inside()
+
+    def get_values(
+        self, channel_names: Sequence[str], timeout: Time = None, callback: Callback | Absent | None = ABSENT
+    ) -> Any:
         """Read PVs.
 
-        :param timeout: seconds for this call; None takes the option's.
+        :param timeout: seconds for this call, or a Quantity; None takes the option's.
         :returns: ``{name: value}`` of builtin Python types; arrays are lists, an enum is its index.
         :raises ReadError: by the first PV that cannot be read (a TimeoutError where it does not answer); ``.partial``
             has the values of the others. With ``on_read_error="nan"`` NaN stands in the place of a value instead.
         """
-        names, deadline = _names(channel_names), _deadline(timeout)
+        names, seconds = _names(channel_names), None if timeout is None else in_seconds(timeout)
+        return self._begin(lambda: self._get_values(names, seconds), callback, "get_values")
+
+    def _get_values(self, names: list[str], seconds: float | None) -> dict[str, Any]:
         try:
-            values = recording.get_values(self, names, deadline)
+            values = recording.get_values(self, names, _deadline(seconds))
         except ReadError as error:
-            raise _in_badgers_words(error) from None
+            raise in_badgers_words(error) from None
         # Badger's record holds that dict, and its environments write into what they get.
         return {name: recording.recordable(value) for name, value in values.items()}
 
-    def get_value(self, channel_name: str, timeout: float | None = None) -> Any:
+    def get_value(self, channel_name: str, timeout: Time = None, callback: Callback | Absent | None = ABSENT) -> Any:
         """Read one PV, as ``get_values`` does."""
-        return self.get_values([channel_name], timeout)[channel_name]
+        seconds = None if timeout is None else in_seconds(timeout)
+        return self._begin(lambda: self._get_values([channel_name], seconds)[channel_name], callback, "get_value")
 
-    def get_readings(self, channel_names: Sequence[str], timeout: float | None = None) -> dict[str, Reading]:
-        """Read PVs with all that comes with their values: unit, timestamp, severity, limits.
+    def get_readings(
+        self, channel_names: Sequence[str], timeout: Time = None, callback: Callback | Absent | None = ABSENT
+    ) -> Any:
+        """Read PVs with all that comes with their values: unit, timestamp, severity, limits, pulse id, description.
 
+        :returns: ``{name: Reading}``; a Reading can be calculated with, and has its ``quantity``.
         :raises ReadError: as ``get_values``, whatever ``on_read_error`` is.
         """
-        try:
-            return self.control.read(_names(channel_names), _deadline(timeout))
-        except ReadError as error:
-            raise _in_badgers_words(error) from None
+        names, seconds = _names(channel_names), None if timeout is None else in_seconds(timeout)
 
-    def set_values(self, channel_inputs: Mapping[str, Any], configs: Mapping[str, Any] | None = None) -> SetReport:
+        def read() -> dict[str, Reading]:
+            try:
+                return self.control.read(names, _deadline(seconds))
+            except ReadError as error:
+                raise in_badgers_words(error) from None
+
+        return self._begin(read, callback, "get_readings")
+
+    def set_values(
+        self,
+        channel_inputs: Mapping[str, Any],
+        configs: Mapping[str, Any] | None = None,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> Any:
         """Set PVs, and wait until each has arrived where ``configs`` has a validator for it.
 
-        :param channel_inputs: ``{pv: value}``, set in this order unless ``parallel``.
+        :param channel_inputs: ``{pv: value}``, set in this order unless ``parallel``; a Quantity is converted into the
+            PV's unit, a number is taken in it.
+        :param timeout: seconds for the whole call, or a Quantity; None leaves it to the attempts' own timeouts.
         :param configs: ``{set pv: functools.partial}``, called with ``set_pv=, set_value=, context=, timeout=``.
-        :returns: what became of each; Badger itself does not look at it.
+        :returns: what became of each, a SetReport; Badger itself does not look at it.
         :raises SetError: SetpointBlocked or ValidationFailed (ValueErrors), PutTimeout or PutUnknown (TimeoutErrors),
             PutRefused (a PermissionError) and so on, by the first PV that did not end as asked; ``.report`` tells all.
         """
-        for what, given in (("set_values", channel_inputs), ("configs=", configs or {})):
+        return self._put(channel_inputs, configs or {}, timeout=timeout, callback=callback)
+
+    def _put(self, values: Mapping[str, Any], validators: Mapping[str, Any], **how: Any) -> Any:
+        for what, given in (("set_values", values), ("configs=", validators)):
             if not isinstance(given, Mapping):
                 raise TypeError(f"{what} takes a dict by PV, not {given!r}")
-        recorded = {str(name): recording.recordable(value) for name, value in channel_inputs.items()}
-        report: SetReport = recording.set_values(self, recorded, channel_inputs, configs or {})
-        return report
+        recorded = {str(name): recording.recordable(value) for name, value in values.items()}
+        callback = how.pop("callback", ABSENT)
+        if how.get("timeout") is not None:
+            how["timeout"] = in_seconds(how["timeout"])
+        return self._begin(
+            lambda: recording.set_values(self, recorded, values, validators, how), callback, "set_values"
+        )
 
-    def set_value(self, channel_name: str, channel_value: Any, validation_function: Any = None) -> Any:
+    def set_value(
+        self,
+        channel_name: str,
+        channel_value: Any,
+        validation_function: Any = None,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> Any:
         """Set one PV, as ``set_values`` does.
 
         :param validation_function: its validator.
         :returns: what the validator returned (the readback, for the shipped ones), or else the value set.
         """
         configs = {} if validation_function is None else {channel_name: validation_function}
-        result = self.set_values({channel_name: channel_value}, configs)[channel_name]
-        return result.asked if result.arrived is None else recording.recordable(result.arrived)
+        seconds = None if timeout is None else in_seconds(timeout)
+
+        def put() -> Any:
+            result = self._put({channel_name: channel_value}, configs, timeout=seconds)[channel_name]
+            return result.asked if result.arrived is None else recording.recordable(result.arrived)
+
+        return self._begin(put, callback, "set_value")
 
     # -- Badger's other questions ---------------------------------------------------------------------------------
 
@@ -271,8 +354,9 @@ class ControlInterface(BadgerInterface):
     def reset_interface(self) -> None:
         """Begin anew: options are read again, failures forgotten, the client is given back and leased at the next call.
 
-        Badger calls it in the process that is about to run a routine.
+        Badger calls it in the process that is about to run a routine: the next set opens its run.
         """
+        run.declare()
         parts = vars(self._live)
         control: Control | None = parts.pop("control", None)
         backend: Backend | None = parts.pop("backend", None)
@@ -311,10 +395,3 @@ def _names(channel_names: Sequence[str]) -> list[str]:
 
 def _deadline(timeout: float | None) -> Deadline | None:
     return None if timeout is None else Deadline(timeout)
-
-
-def _in_badgers_words(error: ReadError) -> ReadError:
-    """Make an error that Badger's window knows, where there is one for it."""
-    if not isinstance(error, ReadTimeout):
-        return error
-    return ChannelNotFound(str(error), error.partial, error.errors).with_traceback(error.__traceback__)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from badger.interface import log
 
+from ..model import Reading
+
 if TYPE_CHECKING:
     from ..deadline import Deadline
     from ..model import SetReport
@@ -23,6 +25,8 @@ def recordable(value: Any) -> Any:
     """Copy a value into builtin types; what is none of them is recorded as its text."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
+    if isinstance(value, Reading):
+        return recordable(value.value)
     if value is None or isinstance(value, bool):
         return value
     # Subclasses (p4p's ntfloat, an annotated reading) lose what makes them special, and what cannot be pickled.
@@ -45,9 +49,11 @@ def set_values(
     channel_inputs: dict[str, Any],
     originals: Mapping[str, Any],
     configs: Mapping[str, Any],
+    how: Mapping[str, Any],
 ) -> SetReport:
-    """Set ``originals``; ``channel_inputs`` is what Badger records of them."""
-    return interface.control.set(originals, configs)
+    """Set ``originals``, with the keywords of ``how``; ``channel_inputs`` is what Badger records of them."""
+    report: SetReport = interface.control.set(originals, configs, **how)
+    return report
 
 
 def observed(interface: ControlInterface, values: Mapping[str, Any]) -> None:

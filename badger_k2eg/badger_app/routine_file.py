@@ -6,9 +6,8 @@ and asks no machine; ``routine_loading`` makes the routine.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,10 @@ import yaml
 from pydantic import ValidationError
 
 from ..errors import ControlError, SettingsError
+from ..wording import close_to
+
+#: Keys that are needed, or may stand beside them; none of them is a misspelt other one.
+_KEYS = {"environment", "generator", "vocs", "interface"}
 
 
 @dataclass(slots=True)
@@ -77,22 +80,18 @@ def read_routine_file(path: Path) -> RoutineFile:
         raise SettingsError(f"{path}: not a YAML file: {getattr(error, 'problem', None) or error}{where}") from None
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: not a routine file: it holds no names with values")
+    file = RoutineFile(path, {str(key): value for key, value in content.items()})
     for key in ("environment", "generator"):
-        if not content.get(key):
-            raise SettingsError(f"{path}: {key}: missing")
-    return RoutineFile(path, {str(key): value for key, value in content.items()})
+        if not file.content.get(key):
+            if misspelt := close_to(key, file.content.keys() - _KEYS):
+                raise file.wrong(misspelt, f"no such key; did you mean {key!r}?")
+            raise file.wrong(key, "missing")
+    return file
 
 
 def _plain(message: str) -> str:
     lines = message.strip().removeprefix("Value error, ").splitlines()
     return lines[0] if lines else ""
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """Say which of the known names may have been meant."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names) or 'none'}"
 
 
 def check_range(file: RoutineFile, key: str, domain: list[Any]) -> None:

@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import SettingsError
+from ..wording import did_you_mean
 from . import runner
-from .routine_file import RoutineFile, check_range, near, read_routine_file
+from .evaluation import is_read_only
+from .plugin_files import environment_class
+from .routine_file import RoutineFile, check_range, read_routine_file
 
 if TYPE_CHECKING:
     from badger.environment import Environment
@@ -42,10 +45,14 @@ def load_routine(
     :raises ControlError: when the machine does not say where it is.
     """
     file = read_routine_file(Path(path))
-    content = file.content
-    _check_keys(file, content)
+    _check_keys(file, file.content)
     environment = _environment(file, dict(parameters or {}), read_only, context)
-    vocs = _vocs(file)
+    with runner.reaching(environment):
+        return _checked(file, environment)
+
+
+def _checked(file: RoutineFile, environment: Environment) -> Routine:
+    content, vocs = file.content, _vocs(file)
     _extend(environment, file, vocs)
     _check_names(file, vocs, environment)
     if content.get("relative_to_current"):
@@ -84,28 +91,29 @@ def _check_keys(file: RoutineFile, content: Mapping[str, Any]) -> None:
     known = {*Routine.model_fields, "vocs", "interface", "max_evaluations", "dump_file"}
     for name in content:
         if name not in known:
-            raise file.wrong(name, f"no such key; {near(name, known)}")
+            raise file.wrong(name, f"no such key; {did_you_mean(name, known)}")
 
 
 # -- environment and interface ----------------------------------------------------------------------------------------
 
 
 def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool, context: Any) -> Environment:
-    from badger.factory import get_env, list_env
+    from badger.factory import list_env
 
-    given = file.content.pop("environment")
-    given = {"name": given} if isinstance(given, str) else file.mapping({"environment": given}, "environment", "it")
+    if isinstance(name := file.content["environment"], str):
+        file.content["environment"] = {"name": name}
+    given = file.mapping(file.content, "environment", "environment")
     name = str(given.pop("name", None) or "")
     if name not in list_env():
-        raise file.wrong("environment", f"there is no environment {name!r}; {near(name, list_env())}")
+        raise file.wrong("environment", f"there is no environment {name!r}; {did_you_mean(name, list_env())}")
     interface = file.mapping(given, "interface", "environment: interface")
     interface |= file.mapping(file.content, "interface", "interface")
+    fields = environment_class(name)[0].model_fields
     with file.complaints("environment"):
-        fields = get_env(name)[0].model_fields
         for parameter in (*given, *parameters):
             if parameter not in fields:
                 raise SettingsError(
-                    f"environment {name}: there is no parameter {parameter!r}; {near(parameter, fields)}"
+                    f"environment {name}: there is no parameter {parameter!r}; {did_you_mean(parameter, fields)}"
                 )
         given |= parameters
         if read_only and "read_only" in fields:
@@ -116,7 +124,7 @@ def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool,
             interface=_interface_name(given, interface),
             interface_options=_interface_options(given, interface, read_only, context),
         )
-    if read_only and not _is_read_only(environment):
+    if read_only and not is_read_only(environment):
         raise SettingsError(f"environment {name} has an interface that knows no read-only mode")
     environment.reset_environment()
     return environment
@@ -162,11 +170,6 @@ def _same(value: Any, default: Any) -> bool:
     )
 
 
-def _is_read_only(environment: Environment) -> bool:
-    settings = getattr(environment.interface, "settings", None)
-    return bool(getattr(settings, "read_only", False))
-
-
 # -- what is varied, and what is looked at ----------------------------------------------------------------------------
 
 
@@ -181,12 +184,15 @@ def _vocs(file: RoutineFile) -> Any:
         raise file.wrong("generator", f"this is {generator!r}, where a name is expected, or names with values")
     inner = file.mapping(generator, "vocs", "generator: vocs")
     vocs = file.mapping(file.content, "vocs", "vocs") or inner
+    for part in vocs:
+        if part not in VOCS.model_fields:
+            raise file.wrong(f"vocs: {part}", f"no such key; {did_you_mean(part, VOCS.model_fields)}")
     if not vocs.get("variables"):
         raise file.wrong("vocs: variables", "there is none")
     if not vocs.get("objectives"):
         raise file.wrong("vocs: objectives", "there is none")
-    for part in ("variables", "objectives"):
-        if not isinstance(vocs[part], Mapping):
+    for part in ("variables", "objectives", "constraints"):
+        if not isinstance(vocs.get(part) or {}, Mapping):
             raise file.wrong(f"vocs: {part}", f"this is {vocs[part]!r}, where names with values are expected")
     for name, given in vocs["variables"].items():
         domain = given.get("domain") if isinstance(given, Mapping) else given
@@ -194,9 +200,23 @@ def _vocs(file: RoutineFile) -> Any:
             check_range(file, f"vocs: variables: {name}", domain)
         elif domain is not None or not isinstance(given, Mapping):
             raise file.wrong(f"vocs: variables: {name}", f"a range is two numbers, not {domain!r}")
+    _check_rules(file, vocs)
     with file.complaints("vocs"):
         # Xopt does not like empty parts.
         return VOCS(**{part: value for part, value in vocs.items() if value})
+
+
+def _check_rules(file: RoutineFile, vocs: Mapping[str, Any]) -> None:
+    """Look at the words ``MINIMIZE``, ``LESS_THAN`` and so on; Xopt does not say which there are."""
+    from gest_api.vocs import CONSTRAINT_CLASSES, OBJECTIVE_CLASSES
+
+    for part, rules in (("objectives", OBJECTIVE_CLASSES), ("constraints", CONSTRAINT_CLASSES)):
+        for name, rule in (vocs.get(part) or {}).items():
+            word = rule[0] if isinstance(rule, list) and rule else rule
+            # A mapping is what Badger's window saves.
+            if not isinstance(word, Mapping) and str(word).upper() not in rules:
+                hint = did_you_mean(str(word), rules, "rules")
+                raise file.wrong(f"vocs: {part}: {name}", f"there is no rule {word!r}; {hint}")
 
 
 def _extend(environment: Environment, file: RoutineFile, vocs: Any) -> None:
@@ -214,7 +234,7 @@ def _extend(environment: Environment, file: RoutineFile, vocs: Any) -> None:
 def _check_names(file: RoutineFile, vocs: Any, environment: Environment) -> None:
     for name in vocs.variable_names:
         if name not in environment.variables:
-            known = near(name, environment.variables)
+            known = did_you_mean(name, environment.variables)
             raise file.wrong(
                 f"vocs: variables: {name}", f"environment {environment.name} has no such variable; {known}"
             )
@@ -222,7 +242,7 @@ def _check_names(file: RoutineFile, vocs: Any, environment: Environment) -> None
         for name in getattr(vocs, part) or {}:
             # A name with ` is a formula of observables.
             if name not in environment.observables and "`" not in name:
-                known = near(name, environment.observables)
+                known = did_you_mean(name, environment.observables)
                 raise file.wrong(
                     f"vocs: {part}: {name}", f"environment {environment.name} has no such observable; {known}"
                 )
@@ -271,14 +291,14 @@ def _generator(file: RoutineFile, vocs: Any) -> Any:
     name = str(options.pop("name", None) or "")
     known = {"random"}.union(*all_generator_names.values())
     if name not in known:
-        raise file.wrong("generator", f"there is no generator {name!r}; {near(name, known)}")
+        raise file.wrong("generator", f"there is no generator {name!r}; {did_you_mean(name, known)}")
     with file.complaints(f"generator {name}"):
         generator_class = get_generator(name)
         for option in (*_PROGRESS, *(field for field, info in generator_class.model_fields.items() if info.frozen)):
             options.pop(option, None)
         for option in options:
             if option not in generator_class.model_fields:
-                raise ValueError(f"there is no option {option!r}; {near(option, generator_class.model_fields)}")
+                raise ValueError(f"there is no option {option!r}; {did_you_mean(option, generator_class.model_fields)}")
         if isinstance(turbo := options.get("turbo_controller"), dict):
             options["turbo_controller"] = {k: v for k, v in turbo.items() if k not in _TRUST_REGION_PROGRESS}
         return generator_class.model_validate({**options, "vocs": vocs})
@@ -290,8 +310,8 @@ def _initial_points(file: RoutineFile, vocs: Any, generator: Any, environment: E
 
     names = list(vocs.variable_names)
     given = file.content.pop("initial_points", None)
+    begun = any(getattr(generator, name, None) is not None for name in ("initial_point", "initial_simplex"))
     if given is None:
-        begun = any(getattr(generator, name, None) is not None for name in ("initial_point", "initial_simplex"))
         given = [] if begun else [environment.get_variables(names)]
     with file.complaints("initial_points"):
         if isinstance(given, Mapping):
@@ -308,4 +328,9 @@ def _initial_points(file: RoutineFile, vocs: Any, generator: Any, environment: E
                 raise file.wrong(
                     "initial_points", f"{name} = {value:g} is not within its range, {domain[0]:g} to {domain[1]:g}"
                 )
+    if not begun:
+        begin, rest = runner.beginning(generator.name, points.to_dict("records"))
+        for option, value in begin.items():
+            setattr(generator, option, value)
+        points = DataFrame(rest, columns=names)
     return points

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from ..errors import ControlError, SettingsError
+from ..errors import ControlError, PvNotConnected, ReadError, SettingsError, read_failure
 from ..plugin_root import plugin_root as our_plugin_root
+from ..wording import did_you_mean
+from .evaluation import Evaluation, evaluation_of
+from .plugin_files import environment_class
 
 if TYPE_CHECKING:
     from badger.environment import Environment
     from badger.routine import Routine
 
-_ROOTS = {
+#: Badger's folders: setting -> name of the folder.
+ROOTS = {
     "BADGER_TEMPLATE_ROOT": "templates",
     "BADGER_LOGBOOK_ROOT": "logbook",
     "BADGER_ARCHIVE_ROOT": "archive",
@@ -32,37 +37,24 @@ _ROOTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One evaluation of a run.
-
-    :ivar number: from 1 on.
-    :ivar best: whether it is the best so far; there is no best one of several objectives.
-    :ivar others: the constraints and the further observables.
-    :ivar feasible: whether every constraint holds.
-    """
-
-    number: int
-    variables: dict[str, float]
-    objectives: dict[str, float]
-    best: bool
-    others: dict[str, float] = field(default_factory=dict)
-    feasible: bool = True
-
-
 def open_badger(folder: Path, *, plugin_root: Path | None = None) -> Path:
     """Configure Badger for this process alone: the user's own configuration is neither read nor written.
 
     :param folder: for Badger's archive, logs and so on; made if it is not there.
     :param plugin_root: ours by default.
     :returns: the configuration file, as for ``badger -cf``.
+    :raises SettingsError: for a plugin root that is none.
     :raises ControlError: when Badger does not load, or has another configuration in this process already.
     """
     root = plugin_root or our_plugin_root()
+    for kind in ("interfaces", "environments"):
+        if not (root / kind).is_dir():
+            ours = our_plugin_root() / kind
+            raise SettingsError(f"plugin root {root}: there is no folder {kind}/ in it; a copy of {ours} will do")
     file = folder / "badger.yaml"
-    for name in _ROOTS.values():
+    for name in ROOTS.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
-    roots = {key: str(folder / name) for key, name in _ROOTS.items()}
+    roots = {key: str(folder / name) for key, name in ROOTS.items()}
     file.write_text(yaml.safe_dump({"BADGER_PLUGIN_ROOT": str(root), **roots}), encoding="utf-8")
     # Badger imports its window toolkit, and so may a plotting one; neither must look for a display.
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
@@ -76,6 +68,8 @@ def open_badger(folder: Path, *, plugin_root: Path | None = None) -> Path:
     in_force = init_settings(str(file)).config_path
     if in_force != str(file):
         raise ControlError(f"Badger is already configured in this process, by {in_force}")
+    # Badger appends it to the path: where a package or a clone has a plugin of the same name, that one would be taken.
+    sys.path.insert(0, str(root))
     return file
 
 
@@ -100,26 +94,22 @@ def load_environment(
     :param interface: its name; by default the one that the environment's ``configs.yaml`` names first.
     :raises SettingsError: for an unknown name, option or parameter.
     """
-    from badger.factory import get_env, get_intf, list_env, list_intf
+    from badger.factory import get_intf, list_env, list_intf
 
-    environment_class, configs = get_env(_known("environment", name, list_env()))
-    wanted = interface or next(iter(configs.get("interface", [])), None)
+    found, configs = environment_class(_known("environment", name, list_env()))
+    wanted = interface or next(iter(configs.get("interface") or []), None)
     if wanted is None:
         raise SettingsError(f"environment {name} names no interface: say which")
     interface_class, _ = get_intf(_known("interface", wanted, list_intf()))
     built = interface_class(**(interface_options or {}))
-    environment: Environment = environment_class(interface=built, **(parameters or {}))
+    environment: Environment = found(interface=built, **(parameters or {}))
     return environment
 
 
 def _known(kind: str, name: str, names: Sequence[str]) -> str:
     if name not in names:
-        raise SettingsError(f"there is no {kind} {name!r}; there {_are(names)}")
+        raise SettingsError(f"there is no {kind} {name!r}; {did_you_mean(name, names, f'{kind}s')}")
     return name
-
-
-def _are(names: Sequence[str]) -> str:
-    return f"is {names[0]}" if len(names) == 1 else f"are {', '.join(names) or 'none'}"
 
 
 def make_routine(
@@ -145,10 +135,11 @@ def make_routine(
 
     ranges = dict(variables or environment.get_bounds(list(environment.variables)))
     points = initial_points if initial_points is not None else [environment.get_variables(list(ranges))]
+    begin, points = beginning(generator, points)
     return Routine(
         name=name,
         environment=environment,
-        generator={"name": generator, **(generator_options or {})},
+        generator={"name": generator, **begin, **(generator_options or {})},
         vocs=VOCS(
             variables={variable: list(limits) for variable, limits in ranges.items()}, objectives=dict(objectives)
         ),
@@ -156,6 +147,19 @@ def make_routine(
         # The archive makes its file's name of it.
         creation_ts=curr_ts_to_str("lcls-fname"),
     )
+
+
+def beginning(generator: str, points: Sequence[Mapping[str, float]]) -> tuple[dict[str, Any], list[dict[str, float]]]:
+    """Let a run begin at its one initial point without measuring that twice.
+
+    Nelder-Mead takes the last point that was measured for the first of its simplex, and asks for it again.
+
+    :returns: options of the generator, and the points that are still to be evaluated before it.
+    """
+    given = [dict(point) for point in points]
+    if generator == "neldermead" and len(given) == 1:
+        return {"initial_point": given[0]}, []
+    return {}, given
 
 
 def first_simplex(environment: Environment, fraction: float) -> dict[str, Any]:
@@ -201,7 +205,7 @@ def run(
     try:
         for point in _points(routine, lambda: _is_over(done, evaluations, ended)):
             data = routine.evaluate_data(point)
-            done.append(_evaluation(data, routine, done))
+            done.append(evaluation_of(data, routine, done))
             if on_evaluation is not None:
                 on_evaluation(done[-1])
     except Exception:
@@ -252,37 +256,22 @@ class _Watched:
             raise
 
 
-def _evaluation(data: Any, routine: Routine, before: Sequence[Evaluation]) -> Evaluation:
-    from xopt.vocs import get_feasibility_data
-
-    vocs = routine.vocs
-    # An observable that is an array makes several rows of one evaluation.
-    first = data.iloc[:1]
-    row = first.iloc[0]
-    feasible = bool(get_feasibility_data(vocs, first)["feasible"].iloc[0])
-    objectives = {name: float(row[name]) for name in vocs.objective_names}
-    return Evaluation(
-        number=len(before) + 1,
-        variables={name: float(row[name]) for name in vocs.variable_names},
-        objectives=objectives,
-        best=feasible and _is_best(objectives, routine, before),
-        others={name: float(row[name]) for name in (*vocs.constraint_names, *vocs.observable_names)},
-        feasible=feasible,
-    )
+#: What says where the PVs of an interface are.
+_ADDRESSES = {"pva": "EPICS_PVA_ADDR_LIST", "ca": "EPICS_CA_ADDR_LIST"}
 
 
-def _is_best(objectives: Mapping[str, float], routine: Routine, before: Sequence[Evaluation]) -> bool:
-    if (sign := direction(routine)) is None:
-        return False
-    (name,) = objectives
-    value = sign * objectives[name]
-    best = next((each for each in reversed(before) if each.best), None)
-    return not math.isnan(value) and (best is None or value > sign * best.objectives[name])
+@contextmanager
+def reaching(environment: Environment) -> Iterator[None]:
+    """Say what to look at, where not one PV of an environment answers.
 
-
-def direction(routine: Routine) -> int | None:
-    """Give 1 where the one objective is to be large, -1 where it is to be small, None where there is no best one."""
-    if len(routine.vocs.objectives) != 1:
-        return None
-    (objective,) = routine.vocs.objectives.values()
-    return {"MaximizeObjective": 1, "MinimizeObjective": -1}.get(type(objective).__name__)
+    :raises ReadError: what was raised inside, with that hint.
+    """
+    try:
+        yield
+    except ReadError as error:
+        where = _ADDRESSES.get(getattr(environment.interface, "scheme", ""))
+        silent = error.errors and all(isinstance(each, PvNotConnected) for each in error.errors.values())
+        if where is None or error.partial or not silent:
+            raise
+        hint = f"none of the PVs answers: does {where} say where they are? `badger-k2eg ioc` starts a machine to try"
+        raise read_failure(error.errors, error.partial, f"{error}\n{hint}") from None

@@ -7,7 +7,6 @@ on stderr (one per PV where PVs failed), never a traceback.
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -15,36 +14,34 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import ControlError, SettingsError
+from ..errors import ControlError, NoSuchRecord, SettingsError
+from .lazy import Lazy
 
 FAILED, USAGE, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 
-#: Command -> (module, what it does). The module has a click command of the same name, with _ for -.
+#: See ``Lazy``.
 _COMMANDS = {
     "demo": (".demo", "Tune a simulated machine by Badger, without its window."),
+    "doctor": (".doctor", "Look at Badger, its window, its configuration and PVs: what is right, what to do."),
+    "gateway": (".gateway", "Serve PVs to K2EG clients on a Kafka broker."),
+    "get": (".pv", "Read PVs, directly or through K2EG."),
+    "gui": (".gui", "Open Badger's own window on our plugins."),
     "ioc": (".ioc", "Start an example IOC, and say how a client reaches it."),
+    "log": (".log", "Look into the journal: what was done to the machine, line by line."),
+    "monitor": (".pv", "Show PVs whenever they change."),
     "plugin-root": (".plugins", "Print the folder to give to Badger as BADGER_PLUGIN_ROOT."),
+    "procedure": (".procedure", "Run a procedure: a scan, a degauss cycle, a function of your own."),
+    "put": (".pv", "Set PVs, by the one write path with its guard."),
+    "rerun": (".rerun", "Run the routine of a recorded run again."),
     "run": (".run", "Run a routine file without Badger's window."),
+    "runs": (".runs", "List, compare, undo, export and annotate recorded runs."),
+    "snapshot": (".pv", "Read PVs at one instant."),
+    "unlock": (".unlock", "Show who has locked PVs, and take locks away by force."),
 }
 
 
-class _Commands(click.Group):
-    """Imports a command at its first use, and ends every foreseen error in one line."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module = importlib.import_module(_COMMANDS[cmd_name][0], __name__)
-        command = getattr(module, cmd_name.replace("-", "_"))
-        assert isinstance(command, click.Command)  # noqa: S101 - the table above is ours
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(_COMMANDS.items())])
+class _Commands(Lazy):
+    """Ends every foreseen error in one line."""
 
     def main(
         self,
@@ -67,8 +64,8 @@ class _Commands(click.Group):
             where = context.command_path if context else name
             _end(f"{where}: {error.format_message().splitlines()[0]}", error.exit_code)
         except ControlError as error:
-            # A wrong option, wherever it comes from, is the user's; all else is the machine's.
-            _end(f"{name}: {error}", USAGE if isinstance(error, SettingsError) else FAILED)
+            # A wrong option or name, wherever it comes from, is the user's; all else is the machine's.
+            _end(f"{name}: {error}", USAGE if isinstance(error, SettingsError | NoSuchRecord) else FAILED)
         except OSError as error:
             # A file that is not there, a folder that cannot be made.
             _end(f"{name}: {error.filename or 'a file'}: {error.strerror or error}", USAGE)
@@ -82,7 +79,7 @@ def _end(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-@click.command(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=_Commands, table=_COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="badger-k2eg")
 def main() -> None:
     """Badger over EPICS, through PVAccess, Channel Access or K2EG."""

@@ -11,9 +11,10 @@ import argparse
 import contextlib
 import os
 import tempfile
-import threading
 import time
 from pathlib import Path
+
+from .ending import exit_with_parent
 
 #: Where the beam is smallest, and how small (mm) it is there; the size is noisy by a hundredth of that.
 BEST = {"COR:1:SP": 1.2, "COR:2:SP": -0.7}
@@ -56,18 +57,6 @@ def database(prefix: str) -> str:
     return "".join(correctors) + beam
 
 
-def _exit_with_parent() -> None:
-    """End with the process that started this one: its end of the pipe closes then."""
-
-    def watch() -> None:
-        with contextlib.suppress(OSError):
-            while os.read(0, 4096):
-                pass
-        os._exit(0)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def main() -> None:
     """Serve until ended."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -75,7 +64,7 @@ def main() -> None:
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
     options = parser.parse_args()
     if options.exit_with_parent:
-        _exit_with_parent()
+        exit_with_parent()
 
     # Nobody else's client shall find this machine, unless somebody says so.
     for protocol in ("PVAS", "CAS"):

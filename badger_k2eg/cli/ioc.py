@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -17,13 +16,13 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import IO
 
 import click
 
 from ..errors import ControlError, MissingExtra
 from . import demo_ioc
+from .ending import ended_by_signals
 
 _LOOPBACK = "127.0.0.1"
 _READY_TIMEOUT = 30.0
@@ -50,7 +49,7 @@ def ioc(name: str, prefix: str | None) -> int:
     if _served(int(os.environ.get("EPICS_PVAS_SERVER_PORT", "5075"))):
         # Two with the same names would answer in turn, and nobody could say which machine was moved.
         click.echo(f"warning: another PVAccess server runs on this host; if it serves {used}:* too, end it", err=True)
-    with _ended_by_signals() as ended, _started(name, used, ended) as process:
+    with ended_by_signals() as ended, _started(name, used, ended) as process:
         if not ended.is_set():
             click.echo("\n".join(_how_to_reach(name, used, os.environ)))
         while not ended.wait(0.2):
@@ -78,22 +77,6 @@ def command(name: str, prefix: str) -> list[str]:
     if not program.is_file():
         raise ControlError(f"the IOC {name} is an example of the clone, in {_VIRTUAL_INJECTOR}: a wheel has none")
     return [sys.executable, str(program), prefix, "--exit-with-parent"]
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and SIGTERM set: both are the ordinary end of a server."""
-    ended = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:
-        ended.set()
-
-    previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield ended
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

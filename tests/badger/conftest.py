@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.plugin import SessionPorts
-from badger_k2eg.testing.soft_ioc import Part, SoftIoc
+from badger_k2eg.testing.soft_ioc import SoftIoc
+from examples.first_ioc.part import FirstIoc
+
+from .routines import CLONE, SETPOINTS, SLOW_STEPS, START
 
 pytest.importorskip("badger", reason="pip install 'badger-k2eg[badger]'")
-
-CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -53,18 +55,10 @@ def badger_config(plugin_root: Path, tmp_path_factory: pytest.TempPathFactory) -
 def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Neither the developer's variables nor an ini file of theirs count here."""
     for name in [name for name in os.environ if name.startswith("BADGER_K2EG_")]:
-        monkeypatch.delenv(name)
+        # Journal and locks are in the session's folder.
+        if not name.endswith("_DIR"):
+            monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
-
-
-class FirstIoc(Part):
-    """The demo's machine, as FIRST."""
-
-    _module = "badger_k2eg.cli.demo_ioc"
-    _package = "softioc"
-
-    def _arguments(self) -> list[str]:
-        return ["--exit-with-parent"]
 
 
 @pytest.fixture(scope="session")
@@ -122,3 +116,43 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@pytest.fixture(scope="session")
+def slow_steps(plugin_root: Path) -> Path:
+    """The plugin root, with the environment ``slow_steps``."""
+    folder = plugin_root / "environments" / "slow_steps"
+    folder.mkdir(exist_ok=True)
+    (folder / "__init__.py").write_text(SLOW_STEPS)
+    (folder / "configs.yaml").write_text("name: slow_steps\nversion: '1'\ninterface: [epics_pva]\n")
+    return plugin_root
+
+
+@pytest.fixture
+def machine(first_ioc: FirstIoc) -> Any:
+    """Looks at the machine, which is where each run starts."""
+    from interfaces.epics_pva import Interface
+
+    interface = Interface()
+    interface.set_values(START)
+    return interface
+
+
+@pytest.fixture
+def memory(memory_context: MemoryBackend) -> MemoryBackend:
+    """The same machine without noise, in memory: f is the sum of the squares."""
+    for name, value in START.items():
+        memory_context.add(name, value)
+    memory_context.add("FIRST:BEAM:SIZE", sum(value**2 for value in START.values()))
+    present = dict(START)
+
+    def follow(name: str) -> None:
+        def put(value: float) -> None:
+            present[name] = value
+            memory_context.post("FIRST:BEAM:SIZE", sum(each**2 for each in present.values()))
+
+        memory_context.on_put(name, put)
+
+    for name in SETPOINTS:
+        follow(name)
+    return memory_context

@@ -45,11 +45,11 @@ def test_the_demo_tunes_a_real_ioc_and_leaves_nothing_behind(tmp_path: Path) -> 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - began < 60
-    evaluations = re.findall(r"^ ?(\d+)/20  COR:1:SP \S+  COR:2:SP \S+  BEAM:SIZE (\S+)", done.stdout, re.MULTILINE)
+    evaluations = re.findall(r"^ ?(\d+)/20  x0 \S+  x1 \S+  f (\S+)", done.stdout, re.MULTILINE)
     assert [int(number) for number, _ in evaluations] == list(range(1, 21))
     (times,) = re.findall(r"is ([\d.]+) times smaller than before", done.stdout)
     assert float(times) > 3
-    before, after = re.findall(r"BEAM:SIZE │ *\+([\d.]+) │ *\+([\d.]+)", done.stdout)[0]
+    before, _, after = re.findall(r"f +│ +(\S+) │ +(\S+) │ +(\S+) │", done.stdout)[0]
     assert float(before) == pytest.approx(float(evaluations[0][1]), rel=0.05)
     assert float(after) == pytest.approx(min(float(size) for _, size in evaluations), rel=0.05)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["demo-output/demo.png"]
@@ -73,6 +73,7 @@ def test_a_demo_that_is_ended_takes_its_ioc_along(number: signal.Signals, code: 
     with process:
         try:
             assert process.stdout is not None
+            assert "over PVAccess" in process.stdout.readline()
             assert "an IOC serves" in process.stdout.readline()
             (ioc,) = psutil.Process(process.pid).children()
             process.send_signal(number)
@@ -92,7 +93,8 @@ def test_a_demo_that_is_ended_takes_its_ioc_along(number: signal.Signals, code: 
     [
         (("demo", "--interface", "pigeon"), "badger-k2eg demo: there is no interface 'pigeon'; choices: epics_pva"),
         (("demo", "--elephants"), "badger-k2eg demo: No such option"),
-        (("dmeo",), "badger-k2eg: No such command 'dmeo'."),
+        (("dmeo",), "badger-k2eg: No such command 'dmeo'; did you mean 'demo'?"),
+        (("rnu",), "badger-k2eg: No such command 'rnu'; did you mean 'run'?"),
         (("plugin-root", "x"), "badger-k2eg plugin-root: Got unexpected extra argument"),
     ],
 )

@@ -139,6 +139,8 @@ def test_what_badger_makes_its_widgets_from(badger_config: Any, plugin_root: Pat
         "interface_name": AS_CONFIGURED,
         "parallel": AS_CONFIGURED,
         "timeout": AS_CONFIGURED,
+        "after_stop": AS_CONFIGURED,
+        "after_failure": AS_CONFIGURED,
         "x0": "FIRST:COR:1:SP",
         "x1": "FIRST:COR:2:SP",
         "f": "FIRST:BEAM:SIZE",

@@ -1,4 +1,4 @@
-"""Badger without its window: pv_template and the hand-written environment (row B11) over real IOCs."""
+"""Badger without its window: pv_template and the hand-written environment over real IOCs."""
 
 from __future__ import annotations
 
@@ -12,23 +12,16 @@ from typing import Any
 import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.badger_app.evaluation import Evaluation
 from badger_k2eg.errors import ControlError, PutRefused, SettingsError
-from badger_k2eg.testing.soft_ioc import Part, SoftIoc
+from badger_k2eg.testing.soft_ioc import SoftIoc
 from interfaces.epics_pva import Interface
+
+from .routines import SETPOINTS, START
 
 pytestmark = pytest.mark.usefixtures("badger_config", "quiet")
 
-SETPOINTS = ["FIRST:COR:1:SP", "FIRST:COR:2:SP"]
 READBACKS = ["FIRST:COR:1:RB", "FIRST:COR:2:RB"]
-START = dict(zip(SETPOINTS, (-0.5, 0.75), strict=True))
-
-
-@pytest.fixture
-def machine(first_ioc: Part) -> Interface:
-    """Looks at the machine, which is where each run starts."""
-    interface = Interface()
-    interface.set_values(START)
-    return interface
 
 
 def test_pv_template_finds_the_smallest_beam(machine: Interface) -> None:
@@ -36,7 +29,7 @@ def test_pv_template_finds_the_smallest_beam(machine: Interface) -> None:
 
     environment = runner.load_environment("pv_template")
     before = machine.get_value("FIRST:BEAM:SIZE")
-    seen: list[runner.Evaluation] = []
+    seen: list[Evaluation] = []
     routine = runner.make_routine(
         environment, {"f": "MINIMIZE"}, initial_points=[], generator_options=runner.first_simplex(environment, 0.15)
     )
@@ -160,7 +153,10 @@ def test_a_run_leaves_badgers_archive_readable(soft_ioc: SoftIoc, restored: Call
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("nowhere",), "there is no environment 'nowhere'; there are fel_linac, handwritten_environment, pv_template,"),
+        (
+            ("nowhere",),
+            "there is no environment 'nowhere'; environments are fel_linac, handwritten_environment, pv_template,",
+        ),
         (("pv_template", {"readonly": "yes"}), "there is no parameter 'readonly'"),
     ],
 )
@@ -169,7 +165,7 @@ def test_a_wrong_name_is_one_clear_line(arguments: Any, words: str) -> None:
 
     with pytest.raises(SettingsError, match=words):
         runner.load_environment(*arguments)
-    with pytest.raises(SettingsError, match="there is no interface 'carrier_pigeon'; there is epics_pva"):
+    with pytest.raises(SettingsError, match="there is no interface 'carrier_pigeon'; interfaces are epics_pva"):
         runner.load_environment("pv_template", interface="carrier_pigeon")
 
 

@@ -1,139 +1,27 @@
-"""``badger-k2eg run`` and ``ioc``: exit codes, what is said and written, and the mistakes that a file may hold."""
+"""``badger-k2eg run``: exit codes, what is said and written."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import json
-import os
 import pickle
 import re
+import shutil
 import signal
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from badger_k2eg.backends.memory import MemoryBackend
-from badger_k2eg.errors import ControlError, PutRefused, SettingsError
-from badger_k2eg.testing.ports import PartPorts
-from badger_k2eg.testing.soft_ioc import Part, client_environment
 from interfaces.epics_pva import Interface
 
+from .routines import CLONE, SETPOINTS, START, archives, command, rows, written
+
 pytestmark = pytest.mark.usefixtures("badger_config", "quiet")
-
-CLONE = Path(__file__).resolve().parents[2]
-SETPOINTS = ["FIRST:COR:1:SP", "FIRST:COR:2:SP"]
-START = dict(zip(SETPOINTS, (-0.5, 0.75), strict=True))
-POINTS = [{"x0": -0.6, "x1": 0.8}, {"x0": 0.0, "x1": 0.8}, {"x0": -0.6, "x1": 0.2}]
-
-#: pv_template, but every step takes a while, and one of them fails on demand.
-SLOW_STEPS = """
-import time
-
-from environments.pv_template import Environment as PvTemplate
-
-
-class Environment(PvTemplate):
-    name = "slow_steps"
-    variables = dict(PvTemplate.variables)
-    observables = ["f"]
-
-    pause: float = 0.0
-    fails_above: float = 9.0
-
-    def set_variables(self, variable_inputs):
-        time.sleep(self.pause)
-        if variable_inputs["x0"] > self.fails_above:
-            raise RuntimeError("the cooling water is off")
-        super().set_variables(variable_inputs)
-"""
-
-
-@pytest.fixture(scope="session")
-def slow_steps(plugin_root: Path) -> Path:
-    """The plugin root, with the environment ``slow_steps``."""
-    folder = plugin_root / "environments" / "slow_steps"
-    folder.mkdir(exist_ok=True)
-    (folder / "__init__.py").write_text(SLOW_STEPS)
-    (folder / "configs.yaml").write_text("name: slow_steps\nversion: '1'\ninterface: [epics_pva]\n")
-    return plugin_root
-
-
-def content(**changes: Any) -> dict[str, Any]:
-    """A routine as somebody writes it; None takes a key out."""
-    routine = {
-        "name": "by hand",
-        "environment": {"name": "pv_template"},
-        "generator": {"name": "neldermead"},
-        "vocs": {"variables": {"x0": [-2, 2], "x1": [-2, 2]}, "objectives": {"f": "MINIMIZE"}},
-        "initial_points": POINTS,
-        **changes,
-    }
-    return {key: value for key, value in routine.items() if value is not None}
-
-
-def written(folder: Path, **changes: Any) -> Path:
-    file = folder / "routine.yaml"
-    file.write_text(yaml.safe_dump(content(**changes)))
-    return file
-
-
-def command(*words: str | Path, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "badger_k2eg.cli", *map(str, words)],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, **environment},
-        stdin=subprocess.DEVNULL,
-        timeout=55,
-    )
-
-
-def archives(output: Path) -> list[Path]:
-    return sorted((output / "archive").rglob("*.yaml"))
-
-
-def rows(archive: Path) -> int:
-    return len(yaml.safe_load(archive.read_text())["data"]["f"])
-
-
-@pytest.fixture
-def machine(first_ioc: Part) -> Interface:
-    """Looks at the machine, which is where each run starts."""
-    interface = Interface()
-    interface.set_values(START)
-    return interface
-
-
-@pytest.fixture
-def memory(memory_context: MemoryBackend) -> MemoryBackend:
-    """The same machine without noise, in memory: f is the sum of the squares."""
-    for name, value in START.items():
-        memory_context.add(name, value)
-    memory_context.add("FIRST:BEAM:SIZE", sum(value**2 for value in START.values()))
-    present = dict(START)
-
-    def follow(name: str) -> None:
-        def put(value: float) -> None:
-            present[name] = value
-            memory_context.post("FIRST:BEAM:SIZE", sum(each**2 for each in present.values()))
-
-        memory_context.on_put(name, put)
-
-    for name in SETPOINTS:
-        follow(name)
-    return memory_context
-
-
-# -- the command ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -184,10 +72,17 @@ def test_read_only_moves_nothing_and_json_tells_all(machine: Interface, tmp_path
     # What Badger's own loading drops: the interface and its parameters.
     interface = {"name": "epics_pva", "params": {"read_only": True}}
     file = written(tmp_path, environment={"name": "pv_template", "read_only": "no"}, interface=interface)
-    done = command("run", file, "--json", "--set", "timeout=4", "--no-plot", folder=tmp_path)
+    rehearsed = ("--json", "--set", "timeout=4", "--no-plot", "--target", "1e9", "--go-to-best")
+    done = command("run", file, *rehearsed, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
     assert outcome["read_only"] is True
+    # The machine was at none of the points: none is the best, and no line or title says so.
+    assert (outcome["best"], {each["was_set"] for each in outcome["evaluations"]}) == (None, {False})
+    assert outcome["machine"] == "read-only: nothing was set on the machine"
+    assert "best" not in done.stderr.replace("no point is the best one", "")
+    assert re.search(r"^ 1/20  x0 -0.6 .*  not set$", done.stderr, re.MULTILINE)
+    assert "by hand (read-only: nothing was set)" in done.stderr
     assert outcome["exit_code"] == 0
     assert (len(outcome["evaluations"]), outcome["ended"]) == (20, "20 evaluations done")
     assert "ends after 20 evaluations (nothing else was said)" in done.stderr
@@ -231,7 +126,7 @@ def test_an_evaluation_that_fails_is_code_1_and_the_machine_is_restored(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
-def test_a_signal_in_mid_evaluation_ends_the_run_after_it(
+def test_a_signal_in_mid_evaluation_ends_the_run(
     number: signal.Signals, name: str, code: int, machine: Interface, slow_steps: Path, tmp_path: Path
 ) -> None:
     file = written(tmp_path, environment={"name": "slow_steps", "pause": 1.0})
@@ -257,9 +152,10 @@ def test_a_signal_in_mid_evaluation_ends_the_run_after_it(
             process.kill()
     assert (process.returncode, error) == (code, "")
     assert f"stopped by {name}" in output
-    # The second evaluation was finished: the machine is where it asked it to be, and the third never began.
-    assert machine.get_values(SETPOINTS) == dict(zip(SETPOINTS, (0.0, 0.8), strict=True))
-    assert [rows(archive) for archive in archives(tmp_path / "badger-runs")] == [2]
+    # The environment's own sleep is not ours to end; what it sets after it is refused, and nothing else is begun.
+    assert machine.get_values(SETPOINTS) == dict(zip(SETPOINTS, (-0.6, 0.8), strict=True))
+    assert [rows(archive) for archive in archives(tmp_path / "badger-runs")] == [1]
+    assert re.search(r"^record: \d+-\d+-\w+, in /", output, re.MULTILINE)
     assert "│ x0 │" in output
     assert len(list((tmp_path / "badger-runs").glob("*.png"))) == 1
 
@@ -272,6 +168,8 @@ def test_a_signal_in_mid_evaluation_ends_the_run_after_it(
         (("broken.yaml",), "badger-k2eg: broken.yaml: not a YAML file: "),
         (("list.yaml", "--set", "x0"), "badger-k2eg run: Invalid value for '--set': 'x0' is not NAME=VALUE"),
         (("list.yaml", "--plot", "x.txt"), "badger-k2eg run: Invalid value for '--plot': x.txt does not end in .png"),
+        (("list.yaml", "--go-to-best", "--restore"), "badger-k2eg run: --go-to-best and --restore exclude each other"),
+        (("routine.yaml", "--plugin-root", "empty"), "badger-k2eg: plugin root empty: there is no folder interfaces/"),
         (("list.yaml", "--evaluations", "0"), "badger-k2eg run: Invalid value for '--evaluations': 0 is not in"),
     ],
 )
@@ -283,6 +181,8 @@ def test_a_mistake_in_the_command_is_code_2(words: tuple[str, ...], said: str, t
     with contextlib.chdir(tmp_path):
         (tmp_path / "list.yaml").write_text("- 1\n")
         (tmp_path / "broken.yaml").write_text("name: [\n")
+        (tmp_path / "empty").mkdir()
+        written(tmp_path)
         result = CliRunner().invoke(main, ["run", *words], prog_name="badger-k2eg")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith(said)
@@ -298,252 +198,48 @@ def test_a_mistake_in_the_file_is_code_2_and_leaves_no_folder(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["routine.yaml"]
 
 
-# -- mistakes in the file ---------------------------------------------------------------------------------------------
-
-
-def vocs(**changes: Any) -> dict[str, Any]:
-    return {**content()["vocs"], **changes}
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"environment": None}, "environment: missing"),
-        ({"generator": None}, "generator: missing"),
-        ({"environment": {"name": "pv_templat"}}, "environment: there is no environment 'pv_templat'; did you mean"),
-        ({"environment": {"name": "pv_template", "x9": "A"}}, "environment pv_template: there is no parameter 'x9'"),
-        ({"environment": {"name": "pv_template", "read_only": "perhaps"}}, "environment pv_template: read_only: say"),
-        ({"environment": {"name": "pv_template", "interface_name": "pigeon"}}, "there is no interface 'pigeon'"),
-        ({"interface": {"name": "pigeon"}}, "there is no interface 'pigeon'"),
-        ({"interface": {"name": "epics_pva", "params": {"readonly": True}}}, "there is no option 'readonly'"),
-        ({"generator": {"name": "nelder"}}, "generator: there is no generator 'nelder'; did you mean 'neldermead'"),
-        ({"generator": {"name": "neldermead", "adaptiv": True}}, "generator neldermead: there is no option 'adaptiv'"),
-        ({"generator": {"name": "neldermead", "adaptive": "x"}}, "generator neldermead: adaptive: Input should be"),
-        ({"vocs": vocs(variables={})}, "vocs: variables: there is none"),
-        ({"vocs": vocs(objectives={})}, "vocs: objectives: there is none"),
-        ({"vocs": vocs(objectives={"f": "SMALL"})}, "vocs: objectives"),
-        ({"vocs": vocs(variables={"x0": [2, -2]})}, "vocs: variables: x0: bounds reversed: 2 is above -2"),
-        ({"vocs": vocs(variables={"x0": [1, 1]})}, "vocs: variables: x0: nothing lies between 1 and 1"),
-        ({"vocs": vocs(variables={"x0": 3})}, "vocs: variables: x0: a range is two numbers, not 3"),
-        ({"vocs": vocs(variables={"x0": [0, 9]})}, "x0: 0 to 9 goes beyond environment pv_template: -2 to 2"),
-        ({"vocs": vocs(variables={"q1": [0, 1]})}, "q1: environment pv_template has no such variable"),
-        ({"vocs": vocs(objectives={"g": "MINIMIZE"})}, "objectives: g: environment pv_template has no such observable"),
-        ({"initial_points": [{"x0": 0.0}]}, "initial_points: a point has x0, x1, and not x0"),
-        ({"initial_points": [{"x0": 0.0, "x1": 3.0}]}, "initial_points: x1 = 3 is not within its range, -2 to 2"),
-        ({"generators": {}}, "generators: no such key; did you mean 'generator'"),
-        ({"max_evaluations": 0}, "routine: stopping_condition: MaxEvaluationsCondition: max_evaluations: Input should"),
-    ],
-)
-def test_a_mistake_is_one_line_that_names_file_and_key(
-    changes: dict[str, Any], said: str, memory: MemoryBackend, tmp_path: Path
-) -> None:
-    from badger_k2eg.badger_app.headless import load_routine
-
-    file = written(tmp_path, **changes)
-    with pytest.raises(SettingsError, match=f"^{re.escape(str(file))}: .*{re.escape(said)}") as caught:
-        load_routine(file, context=memory)
-    assert "\n" not in str(caught.value)
-    assert str(caught.value).count(str(file)) == 1
-    assert memory.value(SETPOINTS[0]) == START[SETPOINTS[0]]
-
-
-@pytest.mark.parametrize("file", sorted((CLONE / "examples" / "routines").glob("*.yaml")), ids=lambda file: file.stem)
-def test_shipped_routines_fit_their_environments(file: Path) -> None:
-    from badger_k2eg.badger_app.routine_file import read_routine_file
-
-    routine = read_routine_file(file).content
-    environment = importlib.import_module(f"environments.{routine['environment']['name']}").Environment
-    assert routine["environment"].keys() - {"name"} <= environment.model_fields.keys()
-    bounds = {name: environment.variables[name] for name in routine["vocs"]["variables"]}
-    for name, (low, high) in routine["vocs"]["variables"].items():
-        assert bounds[name][0] <= low < high <= bounds[name][1]
-    wanted = {*routine["vocs"]["objectives"], *routine["vocs"].get("constraints", {})}
-    assert wanted <= set(environment.observables)
-    assert routine["max_evaluations"] > 0
-
-
-# -- a run, from Python -----------------------------------------------------------------------------------------------
-
-
-def headless(memory: MemoryBackend, folder: Path, routine: dict[str, Any] | None = None, **options: Any) -> Any:
-    from badger_k2eg.badger_app.headless import HeadlessRun, load_routine
-
-    return HeadlessRun(load_routine(written(folder, **(routine or {})), context=memory), **options)
-
-
-def test_ends_hold_among_the_initial_points_too(memory: MemoryBackend, tmp_path: Path) -> None:
-    run = headless(memory, tmp_path, evaluations=2)
-    assert [each.variables for each in run.run()] == POINTS[:2]
-    assert run.reason == "2 evaluations done"
-    run = headless(memory, tmp_path, target=0.7)
-    assert (len(run.run()), run.reason) == (2, "target reached: f is 0.64")
-    run = headless(memory, tmp_path, seconds=0.25)
-    began = time.monotonic()
-    done = run.run(lambda evaluation: time.sleep(0.1))
-    assert (len(done), run.reason) == (3, "0.25 s are over")
-    assert time.monotonic() - began < 3
-    run = headless(memory, tmp_path)
-    run.run(lambda evaluation: run.stop("enough") if evaluation.number == 2 else None)
-    assert (len(run.evaluations), run.reason) == (2, "enough")
-
-
-def test_the_files_own_ends_are_kept_or_replaced(memory: MemoryBackend, tmp_path: Path) -> None:
-    assert len(headless(memory, tmp_path, {"max_evaluations": 4}).run()) == 4
-    assert len(headless(memory, tmp_path, {"max_evaluations": 4}, evaluations=6).run()) == 6
-    condition = {"name": "TargetValueCondition", "objective_name": "f", "target_value": 0.7}
-    run = headless(memory, tmp_path, {"stopping_condition": condition}, seconds=20)
-    assert (len(run.run()), run.reason) == (2, "the routine's TargetValueCondition holds")
-
-
-def test_where_the_machine_is_left(memory: MemoryBackend, tmp_path: Path) -> None:
-    best = {"generator": {"name": "random"}, "initial_points": [*POINTS, {"x0": 1.0, "x1": 1.0}]}
-    for at_end, left in (("stay", (1.0, 1.0)), ("best", tuple(POINTS[2].values())), ("restore", tuple(START.values()))):
-        before = {name: memory.value(name) for name in SETPOINTS}
-        run = headless(memory, tmp_path, best, evaluations=4, at_end=at_end)
-        run.run()
-        assert tuple(run.start.variables.values()) == tuple(before.values())
-        expected = tuple(before.values()) if at_end == "restore" else left
-        assert tuple(memory.value(name) for name in SETPOINTS) == expected
-        assert tuple(run.end.variables.values()) == expected
-
-
-def test_a_failed_restore_is_not_a_success(memory: MemoryBackend, tmp_path: Path) -> None:
-    run = headless(memory, tmp_path, evaluations=2, at_end="restore")
-    with pytest.raises(ControlError, match=f"NOT where it was before: {SETPOINTS[0]}"):
-        run.run(lambda evaluation: memory.fault(SETPOINTS[0], "refused") if evaluation.number == 2 else None)
-    assert run.archive.is_file()
-    memory.fault(SETPOINTS[0], None)
-    memory.post(SETPOINTS[0], 3.0)
-    run = headless(memory, tmp_path, evaluations=2, at_end="restore")
-    with pytest.raises(ControlError, match=r"x0 is at 3, out of its bounds -2 to 2"):
-        run.run()
-    assert (run.evaluations, memory.value(SETPOINTS[0])) == ([], 3.0)
-
-
-def test_what_failed_is_raised_and_what_was_done_is_kept(memory: MemoryBackend, tmp_path: Path) -> None:
-    run = headless(memory, tmp_path, evaluations=9)
-    with pytest.raises(PutRefused, match=SETPOINTS[0]):
-        run.run(lambda evaluation: memory.fault(SETPOINTS[0], "refused") if evaluation.number == 2 else None)
-    assert (len(run.evaluations), run.reason) == (2, "evaluation 3 failed")
-    assert rows(run.archive) == 2
-
-
-def test_an_archived_run_runs_again_from_its_beginning(memory: MemoryBackend, tmp_path: Path) -> None:
-    from badger_k2eg.badger_app.headless import HeadlessRun, load_routine
-
-    # Without initial points the state that Nelder-Mead has saved of itself would count.
-    simplex = {name: [point[name] for point in POINTS] for name in ("x0", "x1")}
-    generator = {"name": "neldermead", "initial_point": POINTS[0], "initial_simplex": simplex}
-    first = headless(memory, tmp_path, {"generator": generator, "initial_points": None}, evaluations=7)
-    first.run()
-    again = HeadlessRun(load_routine(first.archive, context=memory), evaluations=7)
-    again.run()
-    assert [each.variables for each in again.evaluations] == [each.variables for each in first.evaluations]
-    assert again.archive != first.archive
-    assert (rows(first.archive), rows(again.archive)) == (7, 7)
-
-
-def test_no_point_fulfils_the_constraint_yet(memory: MemoryBackend, tmp_path: Path) -> None:
-    wanted = vocs(objectives={"f": "MAXIMIZE"}, constraints={"f": ["LESS_THAN", 0.5]})
-    run = headless(memory, tmp_path, {"generator": {"name": "random"}, "vocs": wanted}, evaluations=40)
-    run.run()
-    assert [each.feasible for each in run.evaluations] == [each.objectives["f"] < 0.5 for each in run.evaluations]
-    assert [each.feasible for each in run.evaluations[:2]] == [False, False]
-    assert run.best.objectives["f"] == max(each.objectives["f"] for each in run.evaluations if each.feasible)
-
-
-def test_ranges_and_points_around_the_present(memory: MemoryBackend, tmp_path: Path) -> None:
-    option = {"limit_option_idx": 1, "ratio_full": 0.1, "ratio_curr": 0.1}
-    changes = {
-        "generator": {"name": "random"},
-        "relative_to_current": True,
-        "vrange_limit_options": {"x0": option, "x1": option},
-        "initial_point_actions": [
-            {"type": "add_curr"},
-            {"type": "add_rand", "config": {"n_points": 2, "fraction": 0.5}},
-        ],
-    }
-    run = headless(memory, tmp_path, changes, evaluations=8)
-    run.run()
-    assert list(run.evaluations[0].variables.values()) == list(START.values())
-    for each in run.evaluations:
-        for value, here in zip(each.variables.values(), START.values(), strict=True):
-            assert abs(value - here) <= 0.2 + 1e-9
-    assert len({each.variables["x0"] for each in run.evaluations}) == 8
-
-
-def test_restrictions_of_the_file_only_tighten(
-    memory: MemoryBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A saved file holds every option of the interface, also those that nobody has touched.
-    saved = {"name": "epics_pva", "read_only": False, "timeout": 3.0, "put_attempts": 2, "limits": None, "relative": []}
-    environment = {"name": "pv_template", "interface": saved}
-    monkeypatch.setenv("BADGER_K2EG_READ_ONLY", "yes")
-    monkeypatch.setenv("BADGER_K2EG_TIMEOUT", "7")
-    run = headless(memory, tmp_path, {"environment": environment}, evaluations=2)
-    settings = run.routine.environment.interface.settings
-    assert (settings.read_only, settings.timeout) == (True, 7.0)
-    run.run()
-    assert memory.value(SETPOINTS[0]) == START[SETPOINTS[0]]
-    monkeypatch.setenv("BADGER_K2EG_READ_ONLY", "no")
-    environment["interface"] = {**saved, "max_step": {"*": 0.2}, "timeout": 2.0}
-    run = headless(memory, tmp_path, {"environment": environment}, evaluations=2)
-    assert run.routine.environment.interface.settings.timeout == 2.0
-    with pytest.raises(ControlError, match="0.2"):
-        run.run()
-
-
-def test_ends_that_make_no_sense(memory: MemoryBackend, tmp_path: Path) -> None:
-    several = {"vocs": vocs(objectives={"f": "EXPLORE"}), "generator": {"name": "random"}}
-    for options in ({"target": 1.0}, {"at_end": "best"}):
-        with pytest.raises(SettingsError, match="one objective to minimize or maximize"):
-            headless(memory, tmp_path, several, **options)
-    with pytest.raises(SettingsError, match="1 evaluation or more"):
-        headless(memory, tmp_path, evaluations=0)
-
-
-# -- example IOCs -----------------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_a_wrong_option_around_it_is_told_once_and_before_badger_loads(tmp_path: Path) -> None:
+    done = command("run", written(tmp_path), folder=tmp_path, BADGER_K2EG_REDONLY="yes")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("badger-k2eg: environment variable BADGER_K2EG_REDONLY")
+    assert [path.name for path in tmp_path.iterdir()] == ["routine.yaml"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["demo", "virtual_injector"])
-def test_an_example_ioc_in_the_foreground(
-    name: str, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
+def test_a_signal_while_badger_loads_ends_it_in_one_line(
+    number: signal.Signals, name: str, code: int, plugin_root: Path, tmp_path: Path
 ) -> None:
-    psutil = pytest.importorskip("psutil")
-    if name != "demo" and not (CLONE / "examples" / name / "ioc.py").is_file():
-        pytest.skip("no such example yet")
-    ports = PartPorts()
-    outside = {key: value for key, value in os.environ.items() if not key.startswith("EPICS_")}
-    serving = {
-        "EPICS_PVAS_BROADCAST_PORT": str(ports.pva_udp),
-        "EPICS_PVAS_SERVER_PORT": str(ports.pva_tcp),
-        "EPICS_CAS_SERVER_PORT": str(ports.ca),
-    }
+    # A plugin root of its own: it would hold up whoever loads its environment.
+    root, loading = tmp_path / "root", tmp_path / "loading"
+    shutil.copytree(plugin_root / "interfaces", root / "interfaces")
+    folder = root / "environments" / "pv_template"
+    folder.mkdir(parents=True)
+    (folder / "configs.yaml").write_text("name: pv_template\ninterface: [epics_pva]\n")
+    # It catches everything, as libraries do while they are imported.
+    (folder / "__init__.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(loading)!r}).touch()\n"
+        "try:\n    time.sleep(50)\nexcept BaseException:\n    time.sleep(50)\n"
+    )
+    words = ["run", str(written(tmp_path)), "--plugin-root", str(root)]
     process = subprocess.Popen(
-        [sys.executable, "-u", "-m", "badger_k2eg.cli", "ioc", name, "--prefix", "TRY"],
+        [sys.executable, "-m", "badger_k2eg.cli", *words],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        env={**outside, **serving},
     )
     with process:
         try:
-            assert process.stdout is not None
-            assert (first := process.stdout.readline()).startswith(f"the IOC {name} serves TRY:*"), first
-            (pv,) = re.findall(r"try (\S+)\)", first)
-            said = dict(re.findall(r"(EPICS_\w+)=(\S+)", process.stdout.readline() + process.stdout.readline()))
-            # With what it says, and nothing else, a client finds it.
-            program = f"from interfaces.epics_pva import Interface; print(Interface().get_value({pv!r}))"
-            others = {k: v for k, v in client_environment().items() if k in ("EPICS_PVA_BROADCAST_PORT",)}
-            read = run_python(program, env={**outside, **others, **said})
-            assert float(read.stdout) != 0, read.stderr
-            (child,) = psutil.Process(process.pid).children()
-            process.send_signal(signal.SIGINT if name == "demo" else signal.SIGTERM)
-            output, _ = process.communicate(timeout=10)
+            while not loading.exists():
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(number)
+            output, error = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert process.returncode == 0
-    assert output.splitlines()[-1] == f"the IOC {name} is ended"
-    assert psutil.wait_procs([child], timeout=5)[1] == []
+    assert (process.returncode, output) == (code, "")
+    assert error == f"badger-k2eg run: stopped by {name}, before anything was set\n"
+    assert not (tmp_path / "badger-runs").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PvNotConnected
 from badger_k2eg.model import Kind, PvType, Reading
+from badger_k2eg.units import unit
 from badger_k2eg.validation import (
     AllOf,
     Reaches,
@@ -241,3 +243,15 @@ def test_by_hand_it_fails_in_its_time() -> None:
     with pytest.raises(ValueError, match=r"RB wanted 1 \+-0\.1, last seen 0, waited 0\.3 s"):
         within("RB", tolerance=0.1, timeout=0.3)(set_pv="SP", set_value=1.0, context=Context(0.0), timeout=3.0)
     assert 0.3 <= time.monotonic() - began < 3.0
+
+
+def test_times_may_be_quantities_and_minus_one_is_for_ever() -> None:
+    assert within("RB", tolerance=0.1, timeout=2 * unit.minute, settle=50 * unit.ms) == within(
+        "RB", tolerance=0.1, timeout=120.0, settle=0.05
+    )
+    assert reaches("ST", 1, timeout=-1).timeout == within("RB", tolerance=0.1, timeout=-1).timeout == -1
+    watch = Watch(within("RB", tolerance=0.1, timeout=-1), "SP", 1.0, 3.0)
+    watch.arm()
+    assert watch.time_left() == math.inf and not watch.expired()
+    with pytest.raises(ValueError, match="a time is"):
+        within("RB", tolerance=0.1, timeout=3 * unit.meter)

@@ -248,6 +248,17 @@ class Locks:
                     found[name] = owner
         return found
 
+    def left_behind(self) -> dict[str, Owner]:
+        """List every PV of the directory whose owner died without letting go, with that owner. It is free."""
+        found = {}
+        for path in sorted(self.directory.glob("*.lock")):
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                text = path.read_text(encoding="utf-8")
+                name = str(json.loads(text)["pv"])
+                if self.owner(name) is None:
+                    found[name] = _read(text)
+        return found
+
     def path(self, name: str) -> Path:
         """Give the file that stands for a PV."""
         text = quote(name, safe=":")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import configparser
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -200,19 +200,22 @@ def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = Non
     )
 
 
-def parse(values: Mapping[str, Any], source: Callable[[str], str]) -> Options:
+def parse(values: Mapping[str, Any], source: Callable[[str], str], besides: Collection[str] = ()) -> Options:
     """Read one source.
 
     :param source: from an option's name, how to name it to the user (``environment variable BADGER_K2EG_TIMEOUT``).
+    :param besides: names that are options elsewhere, one of which a wrong name may mean.
     :raises SettingsError: one line for the first wrong name or value.
     """
-    return _validated(Options, values, source)
+    return _validated(Options, values, source, besides)
 
 
-def _validated(model: type[M], values: Mapping[str, Any], source: Callable[[str], str]) -> M:
+def _validated(
+    model: type[M], values: Mapping[str, Any], source: Callable[[str], str], besides: Collection[str] = ()
+) -> M:
     for name in values:
         if name not in model.model_fields:
-            hint = did_you_mean(name, model.model_fields, "options")
+            hint = did_you_mean(name, [*model.model_fields, *besides], "options")
             raise SettingsError(f"{source(name)}: there is no option {name!r}; {hint}")
     try:
         return model.model_validate(dict(values))

@@ -7,14 +7,13 @@ fast and offline.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 from badger.interface import Interface as BadgerInterface
 from badger.interface import InterfaceInfo
-from pydantic import Field, PrivateAttr
+from pydantic import PrivateAttr
 
 from .. import run
 from ..backend import Backend
@@ -24,18 +23,15 @@ from ..deadline import Deadline, in_seconds
 from ..errors import ReadError, SettingsError
 from ..model import Reading, SetReport
 from ..run.manifest import recorded_way
-from ..settings import Options, Settings, from_environment, load, parse
+from ..settings import Options, Settings, from_environment, load
 from ..synchronized import ABSENT, Absent, Callback, Time, call
 from . import recording
 from .channel import in_badgers_words
 from .info import describe, describe_all
-
-logger = logging.getLogger("badger_k2eg")
+from .interface_options import normalised, option, warn_of
 
 #: Seconds that the window may be held up for the info on a variable.
 _INFO_TIMEOUT = 3.0
-
-_warned: set[str] = set()
 
 
 class _Live:
@@ -63,14 +59,6 @@ class _Live:
         return _Live, (self.context,)
 
 
-def _option(name: str) -> Any:
-    """Show an option as a field: its effective default, and its one description."""
-    default = Settings.model_fields[name].default
-    # In force, a restriction is a list of what every source says; as an option it is there or it is not.
-    absent = name in ("allow", "limits", "max_step")
-    return Field(None if absent else default, description=Options.model_fields[name].description)
-
-
 class ControlInterface(SynchronousCalls, BadgerInterface):
     """PVs for Badger, through one ``Control``.
 
@@ -89,22 +77,22 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
     #: What a bare PV name means.
     scheme: ClassVar[str]
 
-    read_only: bool = _option("read_only")
-    parallel: bool = _option("parallel")
-    timeout: float = _option("timeout")
-    put_attempts: int = _option("put_attempts")
-    retry_delay: float = _option("retry_delay")
-    on_read_error: str = _option("on_read_error")
-    reject_severity: str = _option("reject_severity")
-    wait: tuple[str, ...] = _option("wait")
-    relative: tuple[str, ...] = _option("relative")
-    ramp: bool = _option("ramp")
-    allow: tuple[str, ...] | None = _option("allow")
-    limits: dict[str, tuple[float | None, float | None]] | None = _option("limits")
-    max_step: dict[str, float] | None = _option("max_step")
-    put_interval: float = _option("put_interval")
-    put_rate: float | None = _option("put_rate")
-    max_failures: int | None = _option("max_failures")
+    read_only: bool = option("read_only")
+    parallel: bool = option("parallel")
+    timeout: float = option("timeout")
+    put_attempts: int = option("put_attempts")
+    retry_delay: float = option("retry_delay")
+    on_read_error: str = option("on_read_error")
+    reject_severity: str = option("reject_severity")
+    wait: tuple[str, ...] = option("wait")
+    relative: tuple[str, ...] = option("relative")
+    ramp: bool = option("ramp")
+    allow: tuple[str, ...] | None = option("allow")
+    limits: dict[str, tuple[float | None, float | None]] | None = option("limits")
+    max_step: dict[str, float] | None = option("max_step")
+    put_interval: float = option("put_interval")
+    put_rate: float | None = option("put_rate")
+    max_failures: int | None = option("max_failures")
 
     _logs: list[dict[str, Any]] = PrivateAttr(default_factory=list)
     _configured: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -114,20 +102,26 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         """Warn of a wrong option, in a file too, while Badger loads the plugin; the constructor reads no file."""
         super().__pydantic_init_subclass__(**options)
-        _warn_of(load)
+        warn_of(load)
 
     def __init__(self, context: Any = None, **options: Any) -> None:
+        besides = self._besides()
+        own = {name: options.pop(name) for name in besides if name in options}
         # Before pydantic sees them: its message is four lines long, and it would ignore an unknown name.
-        super().__init__(**_normalised(options))
+        super().__init__(**normalised(options, besides))
         self._live = _Live(context)
-        _warn_of(from_environment)
+        for name, value in own.items():
+            setattr(self, name, value)
+        warn_of(from_environment)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Take a changed option at once; None gives it back to the other sources."""
         if name not in Options.model_fields:
             super().__setattr__(name, value)
+            if name in self._besides():
+                self._give_back()
             return
-        given = _normalised({name: value})
+        given = normalised({name: value})
         super().__setattr__(name, given.get(name, type(self).model_fields[name].get_default()))
         if not given:
             self.model_fields_set.discard(name)
@@ -140,6 +134,11 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         copied._logs = list(self._logs)
         copied._configured = dict(self._configured)
         return copied
+
+    @classmethod
+    def _besides(cls) -> list[str]:
+        """Name the options that only this kind of interface has: they say which client is meant."""
+        return [name for name in cls.model_fields if name not in ControlInterface.model_fields]
 
     # -- what is in force -----------------------------------------------------------------------------------------
 
@@ -172,7 +171,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
 
         :raises SettingsError: for a wrong value.
         """
-        configured = _normalised({"read_only": read_only, "parallel": parallel, "timeout": timeout})
+        configured = normalised({"read_only": read_only, "parallel": parallel, "timeout": timeout})
         if configured != self._configured:
             self._configured = configured
             self._rebuild()
@@ -216,6 +215,13 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         if control is not None:
             self._live.report = control.last_report
             control.close()
+
+    def _give_back(self) -> None:
+        """Let the next call lease a client anew, perhaps another one."""
+        backend: Backend | None = vars(self._live).pop("backend", None)
+        self._rebuild()
+        if backend is not None and self._live.context is None:
+            backend.close()
 
     # -- reading and setting --------------------------------------------------------------------------------------
 
@@ -357,34 +363,8 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         Badger calls it in the process that is about to run a routine: the next set opens its run.
         """
         run.declare()
-        parts = vars(self._live)
-        control: Control | None = parts.pop("control", None)
-        backend: Backend | None = parts.pop("backend", None)
+        self._give_back()
         self._live.report = None
-        if control is not None:
-            control.close()
-        if backend is not None and self._live.context is None:
-            backend.close()
-
-
-def _normalised(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Check options, and bring them into the simple types that the fields have; None says nothing."""
-    given = {name: value for name, value in options.items() if value is not None or name not in Options.model_fields}
-    parsed = parse(given, lambda name: f"option {name}")
-    values = {name: getattr(parsed, name) for name in given}
-    if "limits" in values:
-        values["limits"] = {pattern: (limits.low, limits.high) for pattern, limits in values["limits"].items()}
-    return values
-
-
-def _warn_of(read: Callable[[], object]) -> None:
-    """Say once what is wrong with the options of a source: while listing it must not be an error."""
-    try:
-        read()
-    except SettingsError as error:
-        if (text := str(error)) not in _warned:
-            _warned.add(text)
-            logger.warning("%s", text)
 
 
 def _names(channel_names: Sequence[str]) -> list[str]:

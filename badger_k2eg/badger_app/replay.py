@@ -75,18 +75,11 @@ class ReplayInterface(ControlInterface):
     speed: float | None = Field(None, description=ReplaySettings.model_fields["speed"].description)
     source: str | None = Field(None, description=ReplaySettings.model_fields["source"].description)
 
-    def __init__(self, context: Any = None, **options: Any) -> None:
-        own = {name: options.pop(name) for name in ReplaySettings.model_fields if name in options}
-        super().__init__(context, **options)
-        for name, value in own.items():
-            setattr(self, name, value)
-
     def choose(self, **chosen: Any) -> None:
         """Take another run, matching, speed or source; None leaves one as it is configured."""
-        if changed := {k: v for k, v in chosen.items() if v is not None and v != getattr(self, k)}:
-            for name, value in changed.items():
+        for name, value in chosen.items():
+            if value is not None and value != getattr(self, name):
                 setattr(self, name, value)
-            self.reset_interface()
 
     @property
     def chosen(self) -> ReplaySettings:
@@ -149,10 +142,10 @@ class ReplayInterface(ControlInterface):
             raise failure_of(errors, found)
         return found
 
-    def reset_interface(self) -> None:
-        """Begin at the start of the run again."""
+    def _give_back(self) -> None:
+        # From here on at the start of the run again, or in another one.
         vars(self._live).pop("replayed", None)
-        super().reset_interface()
+        super()._give_back()
 
 
 def _name(pv: str) -> str:

@@ -24,6 +24,7 @@ from ..errors import SetpointBlocked, SettingsError
 from ..wording import did_you_mean
 from . import FAILED, INTERRUPTED, REFUSED, TERMINATED
 from .assignments import assignments
+from .way import chosen_way, control_by, reached
 
 if TYPE_CHECKING:
     from .. import run
@@ -42,7 +43,7 @@ _SIGNALS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", 
     metavar="NAME=VALUE",
     help="a parameter of the function; a number, true, false, null, a JSON list, or a text; may be repeated",
 )
-@click.option("--scheme", type=click.Choice(["pva", "ca"]), default="pva", show_default=True, help="of bare PV names")
+@reached
 @click.option("--read-only", is_flag=True, help="set nothing on the machine")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw the result into FILE.png")
 @click.option("--quiet", is_flag=True, help="say nothing but what went wrong")
@@ -50,11 +51,11 @@ _SIGNALS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", 
 def procedure(
     function: str,
     parameters: Mapping[str, str],
-    scheme: str,
     read_only: bool,
     plot: Path | None,
     quiet: bool,
     as_json: bool,
+    **way: Any,
 ) -> int:
     """Run a procedure: a Python function whose first parameter is the control.
 
@@ -63,8 +64,11 @@ def procedure(
     """
     call = _bound(_found(function), function, parameters)
     console = Console(highlight=False, quiet=quiet, stderr=as_json, soft_wrap=True)
+    from ..run.manifest import recorded_way
+
     manifest = {"what": "procedure", "procedure": function, "parameters": dict(parameters), "read_only": read_only}
-    with _Run(manifest, scheme, read_only) as ours:
+    manifest["way"] = recorded_way(chosen_way(**way))
+    with _Run(manifest, way, read_only) as ours:
         code, result, error = _run(ours, call, console)
     if ours.run.began:
         console.print(f"run {ours.run.id}, recorded in {ours.run.place or 'no journal'}")
@@ -129,18 +133,15 @@ class _Run:
 
     run: run.Run
 
-    def __init__(self, manifest: Mapping[str, Any], scheme: str, read_only: bool) -> None:
-        self._manifest, self._scheme = manifest, scheme
-        self._options = {"read_only": True} if read_only else {}
+    def __init__(self, manifest: Mapping[str, Any], way: Mapping[str, Any], read_only: bool) -> None:
+        self._manifest, self._way = manifest, way
+        self._options: dict[str, Any] = {"read_only": True} if read_only else {}
         self.codes: list[int] = []
 
     def __enter__(self) -> _Run:
         from .. import run
-        from ..control import Control, connect
-        from ..settings import load
 
-        settings = load(self._options)
-        self.control = run.Attachment(lambda: self._manifest).attach(Control(connect(self._scheme), settings))
+        self.control = run.Attachment(lambda: self._manifest).attach(control_by(self._way, **self._options))
         self.run = run.begin(self._manifest, signals=False)
         self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self

@@ -18,21 +18,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .. import settings
 from ..backend import Update
-from ..backends import ThroughK2eg
-from ..control import Control, connect
+from ..control import Control
 from ..deadline import Deadline
 from ..errors import PvError, PvNameError, SetError, SetpointBlocked
-from ..k2eg.environment import default_app_name, default_environment
 from ..model import Kind, Outcome, PvAddress, Reading, SetReport, Severity
 from . import FAILED, REFUSED, USAGE
 from .ending import ended_by_signals
+from .way import control_by, reached
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# Above the ten seconds that a gateway itself waits for a PV.
-_K2EG_TIMEOUT = 12.0
 _STYLES = {Severity.MINOR: "yellow", Severity.MAJOR: "red", Severity.INVALID: "magenta"}
 # Elements of an array that are written out for people.
 _SHOWN = 8
@@ -40,23 +36,15 @@ _SHOWN = 8
 
 def _reached(command: F) -> F:
     """Add the options that say how PVs are reached and how they are shown."""
-    for option in (
-        click.option("--json", "as_json", is_flag=True, help="write JSON"),
-        click.option("--timeout", type=click.FloatRange(min=0.0, min_open=True), help="seconds for one attempt"),
-        click.option("--app-name", metavar="NAME", help="with K2EG: replies come on the topic NAME-reply"),
-        click.option("--environment", metavar="NAME", help="the K2EG environment (NAME.ini); means --via k2eg"),
-        click.option("--via", type=click.Choice(["k2eg"]), help="go through a K2EG gateway, not directly"),
-    ):
-        command = option(command)
-    return command
+    return click.option("--json", "as_json", is_flag=True, help="write JSON")(reached(command))
 
 
 @click.command()
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
 @_reached
-def get(uris: Sequence[str], as_json: bool, **reached: Any) -> int:
+def get(uris: Sequence[str], as_json: bool, **way: Any) -> int:
     """Read PVs: pva://NAME, ca://NAME, or a bare NAME over PVAccess."""
-    with _Way(uris, **reached) as control:
+    with _Way(uris, **way) as control:
         return _show(control.updates(list(dict.fromkeys(uris))), as_json)
 
 
@@ -71,9 +59,9 @@ def get(uris: Sequence[str], as_json: bool, **reached: Any) -> int:
     help="through K2EG: how long values are gathered",
 )
 @_reached
-def snapshot(uris: Sequence[str], window: float, as_json: bool, **reached: Any) -> int:
+def snapshot(uris: Sequence[str], window: float, as_json: bool, **way: Any) -> int:
     """Read PVs at one instant, as closely as the way to them can."""
-    with _Way(uris, **reached) as control:
+    with _Way(uris, **way) as control:
         addresses = {uri: PvAddress.parse(uri) for uri in uris}
         deadline = Deadline(control.settings.timeout + window)
         updates = control.backend.snapshot(list(dict.fromkeys(addresses.values())), window, deadline)
@@ -83,7 +71,7 @@ def snapshot(uris: Sequence[str], window: float, as_json: bool, **reached: Any) 
 @click.command()
 @click.argument("pairs", nargs=-1, required=True, metavar="URI VALUE...")
 @_reached
-def put(pairs: Sequence[str], as_json: bool, **reached: Any) -> int:
+def put(pairs: Sequence[str], as_json: bool, **way: Any) -> int:
     """Set PVs, each URI followed by its VALUE: a number, a text, the label of an enum, or JSON.
 
     Nothing is set when one of them would be refused; BADGER_K2EG_READ_ONLY and its kin are honoured. Exit code 3: the
@@ -94,7 +82,7 @@ def put(pairs: Sequence[str], as_json: bool, **reached: Any) -> int:
     texts = dict(zip(pairs[::2], pairs[1::2], strict=True))
     if 2 * len(texts) < len(pairs):
         raise click.UsageError("the same URI twice")
-    with _Way(list(texts), **reached) as control:
+    with _Way(list(texts), **way) as control:
         present = control.updates(texts)
         values = {uri: _value(text, present[uri]) for uri, text in texts.items()}
         try:
@@ -112,12 +100,12 @@ def put(pairs: Sequence[str], as_json: bool, **reached: Any) -> int:
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
 @click.option("--count", type=click.IntRange(min=1), help="end after so many updates")
 @_reached
-def monitor(uris: Sequence[str], count: int | None, as_json: bool, **reached: Any) -> int:
+def monitor(uris: Sequence[str], count: int | None, as_json: bool, **way: Any) -> int:
     """Show PVs whenever they change, until Ctrl-C."""
     news: queue.SimpleQueue[tuple[str, Update]] = queue.SimpleQueue()
     console = Console(highlight=False)
     shown = 0
-    with _Way(uris, **reached) as control, ended_by_signals() as ended:
+    with _Way(uris, **way) as control, ended_by_signals() as ended:
         for uri in dict.fromkeys(uris):
             control.monitor(uri, lambda update, uri=uri: news.put((uri, update)))  # type: ignore[misc]
         while not ended.is_set() and (count is None or shown < count):
@@ -136,26 +124,13 @@ def monitor(uris: Sequence[str], count: int | None, as_json: bool, **reached: An
 class _Way:
     """A control for the time of a command."""
 
-    def __init__(
-        self,
-        names: Sequence[str],
-        via: str | None,
-        environment: str | None,
-        app_name: str | None,
-        timeout: float | None,
-    ) -> None:
+    def __init__(self, names: Sequence[str], **way: Any) -> None:
         try:
             for name in names:
                 PvAddress.parse(name)
         except PvNameError as error:
             raise click.UsageError(str(error)) from None
-        through = via is not None or environment is not None
-        if app_name is not None and not through:
-            raise click.UsageError("--app-name is for --via k2eg")
-        way = ThroughK2eg(environment or default_environment(), app_name or default_app_name()) if through else "pva"
-        words = {"timeout": timeout} if timeout is not None else {}
-        in_force = settings.load(words, defaults={"timeout": _K2EG_TIMEOUT} if through else None)
-        self._control = Control(connect(way), in_force)
+        self._control = control_by(way)
 
     def __enter__(self) -> Control:
         return self._control

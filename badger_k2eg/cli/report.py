@@ -86,9 +86,9 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
         console.print(_front(run, points))
     if run.archive is not None:
         console.print(f"archive: {run.archive}", markup=False)
+        console.print(f"         in Badger's window: badger -g -cf {output / 'badger.yaml'}", markup=False)
     if (record := run.record) is not None and record.began and record.place:
         console.print(f"record: {record.id}, in {record.place}", markup=False)
-        console.print(f"         in Badger's window: badger -g -cf {output / 'badger.yaml'}", markup=False)
     if plot is not None:
         console.print(f"plot: {plot}", markup=False)
 

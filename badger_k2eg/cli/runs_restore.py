@@ -87,7 +87,9 @@ def _table(run: str, to: str, steps: Sequence[Any]) -> Table:
     for name in ("PV", "now", "back to", "unit", ""):
         table.add_column(name, justify="right" if name in ("now", "back to") else "left")
     for step in steps:
-        table.add_row(step.pv, _value(step.now), _value(step.value), step.unit, f"{step.fate} {step.message}".strip())
+        table.add_row(
+            step.pv, _value(step.now), _value(step.value), step.unit, ", ".join(filter(None, (step.fate, step.message)))
+        )
     return table
 
 

@@ -2,6 +2,10 @@
 
 A *stream* is one PV to one topic. K2EG has no command to end one: where an expiry is set, a stream that no client has
 asked for again within it is dropped. Callbacks of PVs write to Kafka directly; see ``Publisher`` for why that is safe.
+
+A client that reads the topic only after its command was answered, and from the end of the topic, misses the first
+value, which for a static PV is the only one: some time after each command the value is published once more, unless
+there was a newer one.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ TOPIC_PATIENCE = 5.0
 #: As the real gateway makes them: an hour, and no more than 50 MiB.
 RETENTION: Mapping[str, str] = {"retention.ms": "3600000", "retention.bytes": "52428800"}
 _PARTITIONS = 3
+# Seconds after a command until whoever reads the topic only after the answer does.
+_JOINED = 2.0
 
 
 class Monitors:
@@ -78,17 +84,27 @@ class Monitors:
                 # The first command's serialization stays in force.
                 stream = self._streams[key] = _Stream(uri, topic, serialization, self._publisher)
             stream.wanted = time.monotonic()
-        if not is_new:
+        if is_new:
+            try:
+                stream.open(self._control)
+            except ControlError:
+                with self._lock:
+                    self._streams.pop(key, None)
+                raise
+            if self._expiry is not None:
+                self._clock.call_later(self._expiry, lambda: self._expire(key))
+        else:
             stream.repeat(self._control)
-            return
-        try:
-            stream.open(self._control)
-        except ControlError:
-            with self._lock:
-                self._streams.pop(key, None)
-            raise
-        if self._expiry is not None:
-            self._clock.call_later(self._expiry, lambda: self._expire(key))
+        # The first value may still be on its way to us: it is what may be missed.
+        sent = max(stream.sent, 1)
+        self._clock.call_later(_JOINED, lambda: self._repeat_unless_news(key, sent))
+
+    def _repeat_unless_news(self, key: tuple[str, str], sent: int) -> None:
+        """Publish the present value of a stream once more, if nothing was since (clock)."""
+        with self._lock:
+            stream = self._streams.get(key)
+        if stream is not None and stream.sent == sent:
+            stream.repeat(self._control)
 
     def _make(self, *topics: str) -> None:
         try:
@@ -140,6 +156,8 @@ class _Stream:
         self.topic = topic
         #: When a client asked for it last, monotonic seconds.
         self.wanted = 0.0
+        #: How many events were published.
+        self.sent = 0
         self._uri = uri
         self._serialization = serialization
         self._publisher = publisher
@@ -164,4 +182,5 @@ class _Stream:
             tree = stale(self._last.tree)
         else:
             return
+        self.sent += 1
         self._publisher.publish(self.topic, self._uri.name, MonitorEvent(self._uri.name, tree), self._serialization)

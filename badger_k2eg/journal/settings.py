@@ -20,6 +20,7 @@ from ..settings import Seconds
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NETWORK = ("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "ceph", "9p", "beegfs", "pvfs", "fuse.sshfs", "glusterfs")
+_MOUNTS = Path("/proc/self/mounts")
 
 
 def _bytes(value: Any) -> Any:
@@ -80,18 +81,24 @@ def index_path(directory: Path) -> Path:
     return platformdirs.user_cache_path("badger-k2eg") / f"index-{name}.sqlite3"
 
 
-def network_file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str | None:
+def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
     """Give the kind of network file system that a path is on; None for a local one, or where nothing is known."""
+    kind = file_system(path, mounts)
+    return kind if kind.startswith(_NETWORK) else None
+
+
+def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
+    """Give the kind of file system that a path is on; empty where nothing is known."""
     if not sys.platform.startswith("linux"):
-        return None
+        return ""
     place, found = path.resolve(), ("", "")
     try:
         lines = mounts.read_text().splitlines()
     except OSError:
-        return None
+        return ""
     for line in lines:
         _, mounted, kind, *_ = line.split(" ")
         mounted = mounted.replace("\\040", " ")
         if place.is_relative_to(mounted) and len(mounted) >= len(found[0]):
             found = (mounted, kind)
-    return found[1] if found[1].startswith(_NETWORK) else None
+    return found[1]

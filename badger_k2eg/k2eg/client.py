@@ -111,6 +111,14 @@ class K2egClient:
         """Where its gateways are."""
         return self._link.environment
 
+    @property
+    def ahead(self) -> float:
+        """Seconds that the time of the last record was ahead of this host's clock when it came; NaN before the first.
+
+        The time is the broker's, or that of the gateway's host where the broker keeps it.
+        """
+        return self._link.ahead
+
     def open(self, timeout: Timeout = None) -> None:
         """Connect now; otherwise the first call does.
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import queue
 import secrets
 import threading
@@ -98,6 +99,8 @@ class Link:
         self._given_up: OrderedDict[str, None] = OrderedDict()
         self._listeners: dict[str, Listener] = {}
         self._heard_at = 0.0
+        #: Seconds that the time of the last record was ahead of this host when it came; NaN before the first.
+        self.ahead = math.nan
         self.reply_topic = f"{self._shared_topic}-{self._identity}" if self._unique else self._shared_topic
 
     # -- life -----------------------------------------------------------------------------------------------------
@@ -347,6 +350,7 @@ class Link:
 
     def _received(self, record: KafkaRecord) -> None:
         """Find who waits for a record (the reader's thread)."""
+        self.ahead = record.timestamp - time.time()
         message = decode_record(record.value, record.headers)
         raw = record.value or b""
         if isinstance(message, BadRecord):

@@ -20,7 +20,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 from .. import fork
 from ..deadline import Deadline
 from ..errors import ControlError, KafkaError, OperationError, OperationTimeout, PvError, PvNotConnected
-from .codec import Message, MonitorEvent, MultiMonitor, PvUri, Reply, monitor_topic
+from .codec import Message, MonitorEvent, MultiMonitor, PvUri, Reply, monitor_share, monitor_topic
 from .link import Link
 from .tickets import Ticket
 
@@ -238,8 +238,11 @@ class Monitors:
             now = time.monotonic()
             # By its bytes: trees with a NaN in them are never equal.
             is_news = not isinstance(pv.last, tuple) or pv.last[1] != raw
-            # What is doubled unasked smells of a burst, in which the last value may be missing.
-            pv.due = now + (_QUIET if is_news or not pv.event_by else _REFRESH)
+            # What is doubled unasked, by a gateway or for another client, is no reason to ask sooner or later.
+            if is_news:
+                pv.due = now + _QUIET
+            elif pv.event_by:
+                pv.due = now + _REFRESH
             pv.event_by, pv.silences = 0.0, 0
             if pv.due < self._awake_at:
                 self._awake_at = pv.due
@@ -342,8 +345,7 @@ class Monitors:
         new = {pv.topic: self._heard for pv in pvs if pv.topic not in self._topics}
         missing = self._link.listen(new, Deadline(_PATIENCE)) if new else frozenset()
         self._topics |= new.keys() - missing
-        for first in range(0, len(pvs), _MOST):
-            group = pvs[first : first + _MOST]
+        for group in _groups(pvs):
             names = tuple(pv.uri.text for pv in group)
             what = f"monitor of {len(names)} PVs"
             ticket = self._link.send(partial(MultiMonitor, pv_name_list=names), what, self._news)
@@ -374,6 +376,15 @@ class Monitors:
         with self.changed:
             for pv in pvs:
                 pv.event_by, pv.due = 0.0, time.monotonic() + _RETRY
+
+
+def _groups(pvs: Sequence[_Pv]) -> Iterator[list[_Pv]]:
+    """Divide PVs into those of one command, for which one gateway of several is responsible."""
+    shares: dict[str, list[_Pv]] = {}
+    for pv in pvs:
+        shares.setdefault(monitor_share(pv.uri.text), []).append(pv)
+    for share in shares.values():
+        yield from (share[first : first + _MOST] for first in range(0, len(share), _MOST))
 
 
 def _is_gone(tree: Mapping[str, Any]) -> bool:

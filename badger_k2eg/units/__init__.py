@@ -13,7 +13,7 @@ from typing import Any
 from . import texts
 from .texts import FILE_VARIABLE
 
-__all__ = ["FILE_VARIABLE", "Quantity", "is_quantity", "named", "parse", "same", "text_of", "unit"]
+__all__ = ["FILE_VARIABLE", "Quantity", "is_known", "is_quantity", "named", "parse", "same", "text_of", "unit"]
 
 
 def parse(text: str) -> Any:
@@ -62,6 +62,14 @@ def same(text: str, other: str) -> bool:
     """Whether two texts mean the same unit; does not import pint."""
     one, two = texts.read(text), texts.read(other)
     return one == two if one is not None and two is not None else text.strip() == other.strip()
+
+
+def is_known(text: str) -> bool:
+    """Whether an EGU text is a unit, and not opaque; does not import pint.
+
+    :raises SettingsError: for a wrong file of texts.
+    """
+    return texts.read(text) is not None
 
 
 def is_quantity(value: object) -> bool:

@@ -1,6 +1,6 @@
 """Procedures for the virtual injector, by the shipped ones.
 
-badger-k2eg ioc injector &
+badger-k2eg ioc virtual_injector &
 badger-k2eg procedure examples.virtual_injector.procedures:emittance --param points=9 --plot scan.png
 """
 

@@ -1,4 +1,4 @@
-"""Badger interface ``replay``: a recorded run in the machine's place. All of it is ``badger_k2eg.badger_app.replay``."""
+"""Badger interface ``replay``: a recorded run in the machine's place. All is in ``badger_k2eg.badger_app.replay``."""
 
 from badger_k2eg.badger_app.replay import ReplayInterface
 

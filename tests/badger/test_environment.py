@@ -141,6 +141,8 @@ def test_what_badger_makes_its_widgets_from(badger_config: Any, plugin_root: Pat
         "timeout": AS_CONFIGURED,
         "after_stop": AS_CONFIGURED,
         "after_failure": AS_CONFIGURED,
+        "replay_run": AS_CONFIGURED,
+        "replay_matching": AS_CONFIGURED,
         "x0": "FIRST:COR:1:SP",
         "x1": "FIRST:COR:2:SP",
         "f": "FIRST:BEAM:SIZE",

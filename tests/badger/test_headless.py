@@ -174,4 +174,4 @@ def test_badger_is_configured_once(tmp_path: Path, plugin_root: Path) -> None:
 
     with pytest.raises(ControlError, match="already configured"):
         runner.open_badger(tmp_path)
-    assert runner.plugin_names("interfaces", plugin_root) == ["epics_pva"]
+    assert runner.plugin_names("interfaces", plugin_root) == ["epics_pva", "k2eg", "replay"]

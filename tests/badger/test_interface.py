@@ -121,7 +121,7 @@ def test_a_wrong_option_is_one_clear_line(options: dict[str, Any], words: str) -
 def test_a_wrong_variable_is_warned_about_once_and_an_error_at_the_first_use(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("badger_k2eg.badger_app.plugin._warned", set())
+    monkeypatch.setattr("badger_k2eg.badger_app.interface_options._warned", set())
     monkeypatch.setenv("BADGER_K2EG_REDONLY", "yes")
     with caplog.at_level(logging.WARNING, "badger_k2eg"):
         interface = Interface()

@@ -91,6 +91,7 @@ def test_an_environment_on_a_mock() -> None:
     assert environment.get_observables(["f"]) == {"f": 3.0}
 
 
+@pytest.mark.usefixtures("epics_environment")  # which a real client takes as it is at its first use
 def test_the_real_context_is_back_after_the_patch() -> None:
     with patch("badger_k2eg.backends.pva.Context", return_value=mock_context(A=1.0)):
         interface = Interface()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,9 +109,15 @@ def test_files_that_do_not_fit_each_other(files: Files) -> None:
             environment_class(name)
 
 
-def test_ones_own_plugin_comes_before_ours_of_the_same_name(plugin_root: Path) -> None:
-    from badger_k2eg.badger_app.plugin_files import environment_class
-
-    # The clone has one too, and is on the path.
-    found, _ = environment_class("pv_template")
-    assert Path(str(sys.modules[found.__module__].__file__)).is_relative_to(plugin_root)
+def test_ones_own_plugin_comes_before_ours_of_the_same_name(
+    plugin_root: Path, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    # The clone has one too, and is on the path. In a fresh process: here other tests have imported that one.
+    done = run_python(
+        "import sys; from pathlib import Path; from badger_k2eg.badger_app.runner import open_badger\n"
+        f"open_badger(Path({str(tmp_path)!r}), plugin_root=Path({str(plugin_root)!r}))\n"
+        "from badger_k2eg.badger_app.plugin_files import environment_class\n"
+        "found, _ = environment_class('pv_template'); print(sys.modules[found.__module__].__file__)"
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.splitlines()[-1]).is_relative_to(plugin_root)

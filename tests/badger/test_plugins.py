@@ -131,7 +131,7 @@ def test_a_wrong_ini_file_is_a_warning_while_listing(
     file = tmp_path / "site.ini"
     file.write_text("[badger_k2eg]\nreadonly = yes\n")
     monkeypatch.setenv("BADGER_K2EG_CONFIG", str(file))
-    monkeypatch.setattr(plugin, "_warned", set())
+    monkeypatch.setattr("badger_k2eg.badger_app.interface_options._warned", set())
     with caplog.at_level("WARNING", "badger_k2eg"):
 
         class Loaded(plugin.ControlInterface):

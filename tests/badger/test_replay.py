@@ -27,7 +27,9 @@ class Declared(ControlEnvironment):
     """A knob with readback and overshoot, a status to wait for, and a mean of several updates."""
 
     name = "declared_for_replay"
-    knobs = {"quad": Knob("Q:SET", readback="Q:READ", tolerance=0.05, hold=0.3, timeout=1.0, approach="below", overshoot=0.1)}
+    knobs = {
+        "quad": Knob("Q:SET", readback="Q:READ", tolerance=0.05, hold=0.3, timeout=1.0, approach="below", overshoot=0.1)
+    }
     measures = {"size": Observable("SIZE", samples=3, reduce="mean", timeout=2.0)}
     conditions: ClassVar[list[Condition]] = [Condition("PERMIT", equals="OK", timeout=0.5)]
 

@@ -18,7 +18,10 @@ from rich.table import Table
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".bench"
-PACKAGES = ("badger-k2eg", "p4p", "pvxslibs", "epicscorelibs", "numpy", "pydantic", "badger-opt", "softioc")
+PACKAGES = (
+    *("badger-k2eg", "p4p", "pvxslibs", "epicscorelibs", "numpy", "pydantic", "badger-opt", "softioc"),
+    *("confluent-kafka", "msgpack"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +83,8 @@ class Board:
         # A short run measures too little to judge by.
         self.strict = strict and not short
         self.figures: list[Figure] = []
+        #: What a reader has to know besides, in whole sentences.
+        self.notes: list[str] = []
         self._load_before = os.getloadavg()
 
     def add(self, figure: Figure) -> None:
@@ -104,6 +109,8 @@ class Board:
             table.add_row(*figure.cells(), style="red" if figure.missed else None)
         console.print()
         console.print(table)
+        for note in self.notes:
+            console.print(note, style="bold")
         for figure in self.missed:
             console.print(
                 f"MISSED: {figure.group}, {figure.what}: {figure.judged:.4g}, target {figure.target:g}",
@@ -132,6 +139,7 @@ class Board:
                 "load_after": os.getloadavg(),
             },
             "packages": {name: _version(name) for name in PACKAGES},
+            "notes": self.notes,
             "missed": [f"{figure.group}, {figure.what}" for figure in self.missed],
             "figures": [asdict(figure) | {"missed": figure.missed} for figure in self.figures],
         }
@@ -140,6 +148,11 @@ class Board:
         file.write_text(text)
         (FOLDER / "latest.json").write_text(text)
         return file
+
+
+def is_full() -> bool:
+    """Whether there is time for everything (``FULL=1``)."""
+    return os.environ.get("FULL", "") not in ("", "0")
 
 
 def _with_unit(value: float, unit: str) -> str:

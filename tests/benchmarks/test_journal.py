@@ -17,7 +17,7 @@ from badger_k2eg.model import Outcome, PutResult, PvAddress, Reading, SetReport
 from badger_k2eg.records import Record, RecordKind
 from badger_k2eg.run.recorder import Recorder
 
-from .board import Board, Figure
+from .board import Board, Figure, is_full
 from .rounds import take_turns
 
 GROUP = "journal"
@@ -70,7 +70,7 @@ def test_cost_of_a_pv_operation(board: Board, tmp_path: Path, count: int) -> Non
 
 @pytest.fixture(scope="module")
 def lines() -> int:
-    if os.environ.get("FULL", "") not in ("", "0"):
+    if is_full():
         return 10_000_000
     return 50_000 if os.environ.get("BENCH", "") == "short" else 1_000_000
 

@@ -78,7 +78,6 @@ GOOD = [
     Good("largest int64", "I64", 2**63 - 1, 2**63 - 1, ("structures",)),
     Good("uint8", "U8", 255, 255, ("structures",)),
     Good("float32", "FLOAT32", 0.25, 0.25, ("structures",)),
-    Good("float32 that is no float64", "FLOAT32", 0.1, float(np.float32(0.1)), ("structures",)),
     Good("long text where nothing limits it", "TEXT", "z" * 500, "z" * 500, ("structures",)),
     Good("array where nothing limits it", "ARR", [0.5] * 100, [0.5] * 100, ("structures",)),
     Good(

@@ -15,6 +15,9 @@ from .wire import PATIENCE
 
 pytestmark = pytest.mark.kafka
 
+#: Seconds after a command in which the value is repeated, if ever.
+REPEATED = 2.5
+
 
 @pytest.fixture
 def served(serve: Serve) -> Served:
@@ -54,7 +57,31 @@ def test_the_same_command_again_forces_one_event(served: Served):
     served.memory.post("A:X", 5.0)
     served.wire.until(lambda: values(served, topic)[-1:] == [5.0])
     # One stream, not three.
-    assert values(served, topic) == [1.0, 1.0, 1.0, 5.0]
+    time.sleep(0.5)
+    assert values(served, topic).count(5.0) == 1
+
+
+def test_the_value_is_repeated_once_for_whoever_reads_the_topic_only_now(served: Served):
+    (topic,) = served.listen(f"{served.prefix}_events")
+    served.ask(codec.Monitor, pv_name="pva://A:X", monitor_dest_topic=topic)
+    served.wire.until(lambda: values(served, topic) == [1.0])
+    # From the end of the topic on, as a client that joins after the answer.
+    served.wire.ignore([topic])
+    served.wire.clear()
+    served.listen(topic)
+    served.wire.until(lambda: served.wire.events(topic))
+    time.sleep(REPEATED)
+    assert values(served, topic) == [1.0]
+
+
+def test_the_value_is_not_repeated_after_a_newer_one(served: Served):
+    (topic,) = served.listen(f"{served.prefix}_events")
+    served.ask(codec.Monitor, pv_name="pva://A:X", monitor_dest_topic=topic)
+    served.wire.until(lambda: values(served, topic) == [1.0])
+    served.memory.post("A:X", 5.0)
+    served.wire.until(lambda: values(served, topic) == [1.0, 5.0])
+    time.sleep(REPEATED)
+    assert values(served, topic) == [1.0, 5.0]
 
 
 def test_another_destination_gets_the_events_too_in_its_own_serialization(served: Served):

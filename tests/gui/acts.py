@@ -61,6 +61,59 @@ def one_run(user: User) -> Steps:
     yield from user.stop()
 
 
+def three_ways(user: User) -> Steps:
+    """One run over PVAccess, one through the gateway, and the first one again without a machine, to its end."""
+    yield from _environment(user, "virtual_injector")
+    yield from _parameters(user, interface_name="epics_pva", after_stop="restore")
+    yield from _goal(user, MAGNETS, "spot")
+    for interface in ("epics_pva", "k2eg", "replay"):
+        yield from _tab(user, "Environment + VOCS")
+        if interface != "epics_pva":
+            first = {"replay_run": user.runs[0].id} if interface == "replay" else {}
+            yield from _parameters(user, interface_name=interface, **first)
+        yield from user.start()
+        if interface == "replay":
+            # The first one was stopped in mid-evaluation: of that one it has no answer.
+            yield "the dialog", lambda: dialog() is not None
+            user.note("end of the record", text_of(dialog()))
+            yield from user.close_dialog("Stop Run")
+            yield "the end of the run", lambda: user.bar.run_action.text() == "Run" and not user.monitor.running
+            yield from user.shot(interface)
+        else:
+            yield f"evaluations on {interface}", lambda: user.evaluations >= user.options["evaluations"]
+            yield from user.shot(interface)
+            yield from user.stop()
+            user.note("dialog", None if dialog() is None else text_of(dialog()))
+        user.note("data", user.data(*MAGNETS, "spot"))
+
+
+def direct_and_gateway(user: User) -> Steps:
+    """The children of the second run and those after it are forked while the window has a Kafka client."""
+    yield from _environment(user, "virtual_injector")
+    yield from _goal(user, MAGNETS, "spot")
+    yield from _tab(user, "Environment + VOCS")
+    for interface in ("epics_pva", "k2eg", "k2eg"):
+        yield from _parameters(user, interface_name=interface)
+        yield from user.start()
+        yield f"an evaluation on {interface}", lambda: user.evaluations >= 1
+        yield from user.stop()
+
+
+def child_killed(user: User) -> Steps:
+    """The child that turns the magnets is killed, which nothing can be told of; then comes another run."""
+    yield from _environment(user, "virtual_injector")
+    yield from _parameters(user, after_stop="restore")
+    yield from _goal(user, MAGNETS, "spot")
+    yield from user.start()
+    yield "evaluations", lambda: user.evaluations >= 3
+    os.kill(user.monitor.routine_runner.routine_process.pid, signal.SIGKILL)
+    yield "the end of the run", lambda: user.bar.run_action.text() == "Run" and not user.monitor.running
+    user.note("state", user.runs[0].state)
+    yield from user.start()
+    yield "evaluations", lambda: user.evaluations >= 2
+    yield from user.stop()
+
+
 def three_runs(user: User) -> Steps:
     if user.options.get("ranges"):
         # As "Set Variable Range" does it: a part of the whole range, for a picture with something to see.

@@ -30,6 +30,8 @@ PATIENCE = 240.0
 _SCREEN = "1720x960x24"
 _MARK = "BADGER_WINDOW_OF"
 
+Command = Callable[..., str]
+
 
 @pytest.fixture(scope="session")
 def display() -> Iterator[str]:
@@ -74,10 +76,36 @@ def injector() -> Iterator[VirtualInjector]:
         yield machine
 
 
+def own_places(folder: Path) -> dict[str, str]:
+    """Say where a window keeps its journal and its locks, and where a command finds them."""
+    return {"BADGER_K2EG_JOURNAL_DIR": str(folder / "journal"), "BADGER_K2EG_LOCK_DIR": str(folder / "locks")}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Gives a function that runs ``badger-k2eg WORD...`` on the journal of the window, and gives what it said."""
+
+    def run(*words: str, client: Mapping[str, str]) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "badger_k2eg.cli", *words],
+            capture_output=True,
+            text=True,
+            env=clean_environment({**own_places(tmp_path), **client}),
+            stdin=subprocess.DEVNULL,
+            timeout=100,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
 class Notes:
     """What an act has written down."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, said: str = "") -> None:
+        #: The end of what the window and its children have printed.
+        self.said = said
         self.lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
     def all(self, name: str) -> list[Any]:
@@ -110,16 +138,16 @@ def window(_qt: None, display: str, tmp_path: Path) -> Window:
         environment = clean_environment({"DISPLAY": display, "HOME": str(home), _MARK: mark})
         for name in ("QT_QPA_PLATFORM", "XDG_CONFIG_HOME", *(n for n in environment if n.startswith("BADGER_K2EG_"))):
             environment.pop(name, None)
-        environment |= {"XDG_RUNTIME_DIR": str(home), **client}
+        environment |= {"XDG_RUNTIME_DIR": str(home), **own_places(tmp_path), **client}
         home.chmod(0o700)
         try:
             with (tmp_path / f"{act}.txt").open("w+b") as output:
                 program = [sys.executable, str(CLONE / "tests/gui/driver.py")]
                 code = _run([*program, act, str(shots), json.dumps(options), *arguments], environment, tmp_path, output)
                 left = _children_of(mark)
-                notes = Notes(shots / "notes.jsonl")
                 output.seek(0)
                 said = output.read().decode(errors="replace")[-6000:]
+                notes = Notes(shots / "notes.jsonl", said)
             assert "failed" not in notes, f"{notes.all('failed')} {notes.all('dialog')}\n{said}"
             assert code == 0, f"ended with {code}\n{said}"
             assert notes["done"] is True

@@ -18,6 +18,8 @@ from PyQt5.QtCore import QPoint, Qt, QTimer
 from PyQt5.QtTest import QTest
 from PyQt5.QtWidgets import QApplication, QComboBox, QDialog, QLineEdit, QMenu, QMessageBox, QPushButton, QWidget
 
+from badger_k2eg.journal import Journal, RecordedRun
+
 TICK = 50
 PATIENCE = 60.0
 
@@ -170,6 +172,20 @@ class User:
         """Rows in the table of the run."""
         table = self.home.run_table
         return sum(bool(table.item(row, 0) and table.item(row, 0).text()) for row in range(table.rowCount()))
+
+    def data(self, *names: str) -> dict[str, list[float]]:
+        """Give columns of what the run has measured."""
+        data = self.home.current_routine.data
+        return {name: data[name].tolist() for name in names}
+
+    @property
+    def runs(self) -> list[RecordedRun]:
+        """The window's journal, the first run first."""
+        journal = Journal.open()
+        try:
+            return journal.runs()
+        finally:
+            journal.close()
 
     def bounds(self) -> dict[str, list[float]]:
         table = self.env.var_table

@@ -5,29 +5,31 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
 from badger_k2eg.badger_app.runner import ROOTS
+from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
 from badger_k2eg.plugin_root import plugin_root
 from badger_k2eg.testing.fault_server import FaultServer
-from badger_k2eg.testing.processes import clean_environment
+from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import client_environment
 from examples.first_ioc.part import FirstIoc
 from examples.virtual_injector.part import VirtualInjector
 
-from .conftest import PICTURES, Window
+from .conftest import PICTURES, Command, Window
 
 pytestmark = [pytest.mark.gui, pytest.mark.slow, pytest.mark.timeout(300)]
 
+#: Where each run begins.
+MAGNETS = {"SOL1": 1.04, "QUAD:1": 0.1, "QUAD:2": 0.35, "QUAD:3": -0.4}
 STARTS = int(os.environ.get("GUI_STARTS", "5"))
 
 
-def test_three_runs_in_one_window(window: Window, injector: VirtualInjector, tmp_path: Path) -> None:
+def test_three_runs_in_one_window(window: Window, command: Command, injector: VirtualInjector, tmp_path: Path) -> None:
     options = {"evaluations": 25, "ranges": 0.8} if PICTURES else {}
     notes = window("three_runs", injector.client_environment, **options)
     # Live values: the ranges are a part around the present ones, within the limits.
@@ -43,6 +45,8 @@ def test_three_runs_in_one_window(window: Window, injector: VirtualInjector, tmp
     assert after != pytest.approx(before)
     before, after = notes.all("magnets")[2]
     assert after == pytest.approx(before)
+    recorded = json.loads(command("runs", "list", "--json", client=injector.client_environment))
+    assert [run["reason"] for run in recorded] == ["stopped"] * 3
     # Stop does not wait for the evaluation, nor for ever.
     assert max(notes.all("stop took")) < 20
     if not PICTURES:
@@ -54,6 +58,64 @@ def test_three_runs_in_one_window(window: Window, injector: VirtualInjector, tmp
 def test_every_start_runs_and_stops(window: Window, injector: VirtualInjector, number: int) -> None:
     # Without what is imported before the first fork, three starts of eight hang.
     window("one_run", injector.client_environment)
+
+
+@pytest.fixture
+def through_gateway(injector: VirtualInjector) -> Iterator[dict[str, str]]:
+    """The variables by which the injector is reached both ways."""
+    with GatewayProcess("--allow-write", f"{injector.prefix}:*", epics=injector.client_environment) as gateway:
+        variables = {FOLDER_VARIABLE: str(gateway.folder), ENVIRONMENT_VARIABLE: gateway.environment_name}
+        yield injector.client_environment | variables
+
+
+def test_direct_then_gateway_then_replay_in_one_window(
+    window: Window, command: Command, injector: VirtualInjector, through_gateway: dict[str, str]
+) -> None:
+    notes = window("three_ways", through_gateway, evaluations=25 if PICTURES else 5)
+    assert notes.all("dialog") == [None, None]
+    direct, gateway, replay = notes.all("data")
+    # Put back after the first run, the magnets begin the second where they began the first.
+    for name, value in MAGNETS.items():
+        magnet = name.replace(":", "")
+        assert direct[magnet][0] == pytest.approx(value) and gateway[magnet][0] == pytest.approx(value)
+        assert len(set(gateway[magnet])) > 1
+    # The same points again give what was measured then, to the last digit. The window may not have heard of the last.
+    done = len(direct["spot"])
+    assert done >= 5
+    assert {name: values[:done] for name, values in replay.items()} == direct
+    assert gateway["spot"] != direct["spot"]
+    recorded = json.loads(command("runs", "list", "--json", client=through_gateway))
+    # A replay leaves no record.
+    assert [run["reason"] for run in recorded] == ["stopped", "stopped"]
+    assert magnets(command, injector) == pytest.approx(list(MAGNETS.values()))
+    ways = [json.loads(command("runs", "show", run["run"], "--json", client=through_gateway)) for run in recorded]
+    assert [way["manifest"]["way"] for way in ways] == ["pva", {"environment": "gateway", "app_name": "badger-k2eg"}]
+
+
+@pytest.mark.parametrize("number", range(1, STARTS + 1))
+def test_forks_with_a_kafka_client_alive(window: Window, through_gateway: dict[str, str], number: int) -> None:
+    window("direct_and_gateway", through_gateway)
+
+
+def test_a_killed_child_is_told_by_the_next_run_and_undone(
+    window: Window, command: Command, injector: VirtualInjector
+) -> None:
+    client = injector.client_environment
+    notes = window("child_killed", client)
+    lost, second = json.loads(command("runs", "list", "--json", client=client))
+    assert notes["state"] == "crashed"
+    assert (lost["reason"], second["reason"]) == ("lost", "stopped")
+    assert f"run {lost['run']} of " in notes.said
+    assert f"to put back what it set: badger-k2eg runs restore {lost['run']} --to start" in notes.said
+    assert magnets(command, injector) != pytest.approx(list(MAGNETS.values()))
+    command("runs", "restore", lost["run"], "--to", "start", "--yes", client=client)
+    assert magnets(command, injector) == pytest.approx(list(MAGNETS.values()))
+
+
+def magnets(command: Command, injector: VirtualInjector) -> list[float]:
+    pvs = [injector.pv(f"{magnet}:BCTRL") for magnet in MAGNETS]
+    told = json.loads(command("get", "--json", *pvs, client=injector.client_environment))
+    return [told[pv]["value"] for pv in pvs]
 
 
 def test_what_the_window_tells_of_the_environments(window: Window, injector: VirtualInjector) -> None:
@@ -128,12 +190,12 @@ def test_other_plugins_for_one_session_and_ctrl_c(window: Window, tmp_path: Path
     assert config.read_text() == yaml.safe_dump(places)
 
 
-def test_a_window_that_is_killed_takes_its_run_along(window: Window, injector: VirtualInjector) -> None:
+def test_a_window_that_is_killed_takes_its_run_along(
+    window: Window, command: Command, injector: VirtualInjector
+) -> None:
     # That no child is left, the fixture looks at.
     window("terminated", injector.client_environment)
-    pv = injector.pv("SOL1:BCTRL")
-    command = [sys.executable, "-m", "badger_k2eg.cli", "get", "--json", pv]
-    environment = clean_environment(injector.client_environment)
-    said = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=50, check=True).stdout
-    # Where it was before the run.
-    assert json.loads(said)[pv]["value"] == pytest.approx(1.04)
+    # Where they were before the run.
+    assert magnets(command, injector) == pytest.approx(list(MAGNETS.values()))
+    (run,) = json.loads(command("runs", "list", "--json", client=injector.client_environment))
+    assert (run["reason"], run["state"]) == ("stopped", "stopped")

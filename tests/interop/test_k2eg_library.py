@@ -96,6 +96,20 @@ def test_monitor(library: Library, soft_ioc: SoftIoc) -> None:
 
 
 @pytest.mark.usefixtures("real_broker")
+def test_the_first_value_of_a_static_pv(library: Library, soft_ioc: SoftIoc) -> None:
+    names = [f"{soft_ioc.prefix}:SP:{number:03}" for number in (11, 12, 13)]
+    single, heard_single, many, heard_many = library(
+        ["monitor", f"pva://{names[0]}", ANSWER],
+        ["collect", 1, 15.0],
+        ["monitor_many", [f"pva://{name}" for name in names[1:]], ANSWER],
+        ["collect", 2, 15.0],
+    )
+    assert single["value"]["error"] == many["value"]["error"] == 0
+    assert values(heard_single, names[0])
+    assert all(values(heard_many, name) for name in names[1:])
+
+
+@pytest.mark.usefixtures("real_broker")
 def test_monitor_many(library: Library, soft_ioc: SoftIoc) -> None:
     names = [f"{soft_ioc.prefix}:SP:{number:03}" for number in (20, 21, 22)]
     started, *_, heard = library(

@@ -146,6 +146,30 @@ def test_the_command_leaves_the_record_of_a_run(
     assert nothing.returncode == 0, nothing.stderr
 
 
+@pytest.mark.kafka
+def test_the_command_goes_through_k2eg_and_so_does_the_way_back(
+    command: Callable[..., list[str]],
+    environment: dict[str, str],
+    injector: VirtualInjector,
+    gateway_to_it: GatewayProcess,
+    tmp_path: Path,
+) -> None:
+    # No address of the IOC: only the gateway knows it.
+    through = {k: v for k, v in environment.items() if not k.startswith("EPICS_")}
+    through |= {
+        "K2EG_PYTHON_CONFIGURATION_PATH_FOLDER": str(gateway_to_it.folder),
+        "EPICS_PVA_ADDR_LIST": "127.0.0.1:1",
+    }
+    parameters = ["--param", f"prefix={injector.prefix}", "--param", "cycles=1"]
+    words = command(f"{MODULE}:degauss", *parameters, "--environment", gateway_to_it.environment_name)
+    done = run(words, through, tmp_path)
+    assert done.returncode == 0, done.stderr
+    restore = [sys.executable, "-m", "badger_k2eg.cli", "runs", "restore", "last", "--to", "start", "--yes"]
+    done = run(restore, through, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "QUAD:4:BCTRL" in done.stdout
+
+
 def test_sigterm_stops_it_by_the_policy_of_the_run(
     command: Callable[..., list[str]], environment: dict[str, str], injector: VirtualInjector, tmp_path: Path
 ) -> None:

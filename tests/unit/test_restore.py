@@ -296,6 +296,7 @@ def test_a_killed_run_is_undone(after: float, memory: MemoryBackend, journal: Jo
 
 def test_the_command_for_people_and_programs(journal: Journal, made: str, monkeypatch: pytest.MonkeyPatch) -> None:
     invoke: Callable[..., Any] = CliRunner().invoke
+    monkeypatch.setenv("BADGER_K2EG_TIMEOUT", "0.3")  # the waveform is gone: each command waits for it
     monkeypatch.setattr("badger_k2eg.control.connect", lambda way: MemoryBackend({"A": 30.0, "B": 33.0, "MODE": 0}))
     looked = invoke(cli.main, ["runs", "restore", made, "--dry-run", "--json"])
     told = json.loads(looked.stdout)

@@ -8,6 +8,8 @@ the command alone.
 from __future__ import annotations
 
 import importlib
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,7 +20,9 @@ from ...errors import SettingsError
 from ...plugin_root import plugin_root as our_plugin_root
 
 #: In the order of the table.
-MODULES = ("badger", "window", "config", "settings", "k2eg", "pvs")
+MODULES = ("badger", "window", "config", "settings", "journal", "locks", "k2eg", "pvs")
+#: Seconds between two clocks from which on times cannot be compared.
+_APART = 1.0
 
 
 class Status(StrEnum):
@@ -79,6 +83,33 @@ def note(what: str, text: str) -> Finding:
 def bad(what: str, text: str) -> Finding:
     """Say what is wrong, and what to do."""
     return Finding(what, Status.BAD, text)
+
+
+def clock(what: str, whose: str, ahead: float) -> Finding:
+    """Compare a clock with this host's.
+
+    :param whose: in words.
+    :param ahead: seconds; what came on the way here makes it a little less.
+    """
+    if math.isnan(ahead):
+        return note(what, f"{whose} told no time")
+    if abs(ahead) < _APART:
+        return good(what, f"{whose} has the time of this host, within {abs(ahead):.3f} s")
+    words = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this host"
+    return bad(what, f"{whose} is {words}: times on record cannot be compared; set the clocks by NTP")
+
+
+def is_writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself."""
+    folder = standing(folder)
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def standing(path: Path) -> Path:
+    """Give a path, or the nearest folder above that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
 
 
 def look(subject: Subject) -> Iterator[Finding]:

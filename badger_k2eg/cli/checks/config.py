@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from ...badger_app.runner import plugin_names
 from ...badger_app.window_config import plugin_problem, read_config
 from ...errors import SettingsError
-from . import Finding, Subject, bad, good, note
+from . import Finding, Subject, bad, good, is_writable, note
 
 _ARCHIVE = "BADGER_ARCHIVE_ROOT"
 
@@ -32,16 +30,9 @@ def check(subject: Subject) -> Iterator[Finding]:
         for kind in ("interfaces", "environments"):
             yield good(kind, ", ".join(plugin_names(kind, config.plugin_root)))
     archive = config.folders[_ARCHIVE]
-    if not _is_writable(archive):
+    if not is_writable(archive):
         yield bad("archive", f"runs cannot be archived: {archive} cannot be written; see {_ARCHIVE} in {config.file}")
     elif not archive.is_dir():
         yield note("archive", f"{archive} is not there yet; it can be made")
     else:
         yield good("archive", str(archive))
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder itself."""
-    while not folder.exists():
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)

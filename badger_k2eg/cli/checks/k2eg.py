@@ -1,4 +1,4 @@
-"""Is there a K2EG environment, does its broker answer, and does a gateway answer on its command topic?"""
+"""Is there a K2EG environment, do its broker and a gateway on its command topic answer, and what is their time?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...k2eg.environment import (
     default_environment,
     load_environment,
 )
-from . import Finding, Subject, bad, good, note
+from . import Finding, Subject, bad, clock, good, note
 
 _BROKER_PATIENCE, _GATEWAY_PATIENCE = 3.0, 5.0
 
@@ -46,3 +46,4 @@ def check(subject: Subject) -> Iterator[Finding]:
             yield bad("K2EG gateway", f"{error}; start one, or see {ENVIRONMENT_VARIABLE}")
             return
         yield good("K2EG gateway", f"answers within {(time.monotonic() - began) * 1000:.0f} ms")
+        yield clock("K2EG clock", f"broker {environment.broker}, or its gateway,", client.ahead)

@@ -1,23 +1,32 @@
-"""Do the PVs answer? All of them are asked at once: dead ones cost one timeout together."""
+"""Do the PVs answer, are their units known, and are the clocks of their IOCs right?
+
+All of them are asked at once: dead ones cost one timeout together.
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
+import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
+from ...backend import Update
 from ...control import Control, connect
 from ...deadline import Deadline
 from ...errors import ControlError, PvInvalid, PvTimeout, SettingsError
 from ...model import PvAddress, Reading
 from ...settings import load
-from . import Finding, Subject, bad, good, note
+from ...units import FILE_VARIABLE, is_known
+from . import Finding, Subject, bad, clock, good, note
 
 _AUTO = "EPICS_PVA_AUTO_ADDR_LIST"
 _LIST = "EPICS_PVA_ADDR_LIST"
+#: Seconds in which a PV may update, so that its record's time can be compared with ours.
+_UPDATES = 2.0
 
 
 def check(subject: Subject) -> Iterator[Finding]:
@@ -77,6 +86,56 @@ def _ask(what: str, control: Control, names: list[str]) -> Iterator[Finding]:
         yield note(
             _LIST, "not one of them answers: say there where the IOCs are, HOST or HOST:PORT, with spaces between"
         )
+    readings = {name: answer for name, answer in answers.items() if isinstance(answer, Reading)}
+    if readings:
+        yield from _units(f"{what}: units", readings)
+        yield from _clocks(f"{what}: clock", control, list(readings))
+
+
+def _units(what: str, readings: Mapping[str, Reading]) -> Iterator[Finding]:
+    """Read the EGU texts; one that is not known is named with the PVs that have it."""
+    unknown: dict[str, list[str]] = {}
+    try:
+        for name, reading in readings.items():
+            if not is_known(reading.units):
+                unknown.setdefault(reading.units, []).append(name)
+    except SettingsError as error:
+        yield bad(what, str(error))
+        return
+    for text, names in unknown.items():
+        words = f"{text!r} of {', '.join(names)} is opaque: it is shown, and converts to nothing"
+        yield note(what, f"{words}; {FILE_VARIABLE} names a file that explains it")
+    if not unknown:
+        texts = sorted({reading.units for reading in readings.values() if reading.units})
+        yield good(what, f"all are known: {', '.join(texts) or 'none has one'}")
+
+
+def _clocks(what: str, control: Control, names: list[str]) -> Iterator[Finding]:
+    """Compare the time of fresh updates with this host's; what does not update tells nothing."""
+    ahead: dict[str, float] = {}
+    told: dict[str, int] = {}
+    every = threading.Event()
+
+    def hear(name: str, update: Update) -> None:
+        if not isinstance(update, Reading) or (stamp := update.timestamp_ns) is None:
+            return
+        # The first one may be as old as it likes.
+        if stamp != told.setdefault(name, stamp):
+            ahead.setdefault(name, (stamp - time.time_ns()) * 1e-9)
+            if len(ahead) == len(names):
+                every.set()
+
+    subscriptions = [control.monitor(name, partial(hear, name)) for name in names]
+    try:
+        every.wait(_UPDATES)
+    finally:
+        for subscription in subscriptions:
+            subscription.close()
+    if not ahead:
+        yield note(what, f"no PV has updated within {_UPDATES:g} s: the time of its IOC cannot be compared")
+        return
+    name = max(ahead, key=lambda each: abs(ahead[each]))
+    yield clock(what, f"{name}, the furthest of {len(ahead)} that updated," if len(ahead) > 1 else name, ahead[name])
 
 
 def _where() -> Finding:

@@ -46,7 +46,7 @@ from .messages import (
     encode_record,
     reply_key,
 )
-from .names import PvUri, check_field_names, check_uri, monitor_topic, parse_uri, snapshot_topic
+from .names import PvUri, check_field_names, check_uri, monitor_share, monitor_topic, parse_uri, snapshot_topic
 from .serialization import HEADER, BadPutValue, Serialization, decode_put_value, encode_put_value
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "encode_command",
     "encode_put_value",
     "encode_record",
+    "monitor_share",
     "monitor_topic",
     "parse_uri",
     "reply_key",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from .names import snapshot_topic
+from .names import monitor_share, snapshot_topic
 from .serialization import Serialization
 
 logger = logging.getLogger(__name__)
@@ -170,11 +170,17 @@ def encode_command(command: Command) -> bytes:
 def command_key(command: Command) -> bytes | None:
     """Give a record key by which all commands for one PV or snapshot reach one gateway of several, in order.
 
-    A gateway ignores keys; Kafka's partitioner does not.
+    A gateway ignores keys; Kafka's partitioner does not. A command to monitor many PVs has one if they are of one
+    ``monitor_share``.
     """
     match command:
-        case Get() | Put() | Monitor():
+        case Get() | Put():
             return command.pv_name.partition("://")[2].encode()
+        case Monitor():
+            return monitor_share(command.pv_name).encode()
+        case MultiMonitor():
+            shares = {monitor_share(uri) for uri in command.pv_name_list}
+            return shares.pop().encode() if len(shares) == 1 else None
         case RepeatingSnapshot() | SnapshotTrigger() | SnapshotStop():
             return snapshot_topic(command.snapshot_name).encode()
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ _URI = re.compile(
 _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: Kafka's own limit on the name of a topic.
 LONGEST_TOPIC = 249
+_SHARES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ def check_field_names(names: Iterable[str]) -> tuple[str, ...]:
 def monitor_topic(name: str) -> str:
     """Give the topic of a PV's monitor events. Different PVs can share one (``A:B`` and ``A_B``)."""
     return name.replace(":", "_")
+
+
+def monitor_share(uri: str) -> str:
+    """Give the share to which a PV's monitor belongs: PVs are divided by their names into a few, each with its key."""
+    return f"monitors-{zlib.crc32(uri.partition('://')[2].encode()) % _SHARES}"
 
 
 def snapshot_topic(name: str) -> str:

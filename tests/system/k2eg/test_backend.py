@@ -166,6 +166,16 @@ def test_monitors_hand_over_readings(double: Double, backend: K2egBackend) -> No
     subscription.close()
 
 
+def test_a_float32_holds_what_it_was_given(gateway: Any, fault_server: Any) -> None:
+    """The gateway writes it as a float64; what is read back is 0.1 all the same, as far as the PV can hold it."""
+    client = K2egClient(gateway.environment_name, "single", folder=gateway.folder)
+    control = control_of(K2egBackend(client), timeout=5.0)
+    assert control.set({fault_server.pv("F32"): 0.1}).ok
+    assert control.get([fault_server.pv("F32")]) == {fault_server.pv("F32"): float(np.float32(0.1))}
+    control.set({fault_server.pv("F32"): 0.5})
+    control.backend.close()
+
+
 def test_snapshots(double: Double, backend: K2egBackend) -> None:
     asked = [address(double, short) for short in ("A", "B", "GONE")] + [PvAddress.parse("X.HIHI")]
     backend.get_many(asked[:1], Deadline(5.0))

@@ -268,9 +268,10 @@ def test_a_float_keeps_its_type():
     [
         (lambda **c: codec.Get(pv_name="pva://A:B", **c), b"A:B"),
         (lambda **c: codec.Put(pv_name="ca://A:B", value="", **c), b"A:B"),
-        (lambda **c: codec.Monitor(pv_name="pva://A:B", **c), b"A:B"),
+        (lambda **c: codec.Monitor(pv_name="pva://A:B", **c), b"monitors-0"),
+        (lambda **c: codec.MultiMonitor(pv_name_list=("ca://A:B",), **c), b"monitors-0"),
         (lambda **c: codec.SnapshotStop(snapshot_name="My:Snap 1", **c), b"my_snap_1"),
-        (lambda **c: codec.MultiMonitor(pv_name_list=("pva://A",), **c), None),
+        (lambda **c: codec.MultiMonitor(pv_name_list=("pva://A:B", "pva://A:C"), **c), None),
     ],
 )
 def test_commands_for_one_thing_have_one_key(make: Callable[..., codec.Command], key: bytes | None):

@@ -63,15 +63,16 @@ def demo(interface: str | None, output: Path, which: str) -> None:
     # Badger takes seconds to load: a wrong option is told before, and once.
     load()
     console = Console(highlight=False)
-    # The record of a run is kept otherwise; these are nobody's.
+    # Not among one's own runs.
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-demo-") as folder:
-        os.environ.setdefault("BADGER_K2EG_JOURNAL_DIR", str(Path(folder) / "journal"))
+        os.environ["BADGER_K2EG_JOURNAL_DIR"] = str(output.resolve() / "journal")
         for way in _WAYS if interface is None else [interface]:
             console.print(f"[bold]{_WAYS.get(way, way)}[/bold]")
             if which in ("first", "all"):
                 _first(way, Path(folder), output, console)
             if which in ("virtual_injector", "all"):
                 _injector(way, output, console)
+    console.print(f"what was done is on record: BADGER_K2EG_JOURNAL_DIR={output / 'journal'} badger-k2eg runs list")
 
 
 def _plot_name(machine: str, interface: str) -> str:

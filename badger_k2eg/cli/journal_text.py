@@ -176,7 +176,12 @@ def line_text(record: Record, *, run: bool = True) -> Text:
     if record.evaluation is not None:
         where += f"#{record.evaluation}"
     parts = [f"{record.line:>8}", moment(record.time_ns), f"{record.kind.value:<16}"]
-    return Text("  ".join([*parts, *([where] if where else []), *_words(record)]).rstrip(), _STYLES[record.own_level])
+    return Text("  ".join([*parts, *([where] if where else []), what(record)]).rstrip(), _STYLES[record.own_level])
+
+
+def what(record: Record) -> str:
+    """Write what a line tells, without its number, time, kind and run."""
+    return "  ".join(_words(record))
 
 
 def _words(record: Record) -> Iterator[str]:

@@ -59,7 +59,7 @@ class LogWindow(App[None]):
 
     def on_mount(self) -> None:
         """Show the last page."""
-        self.query_one(DataTable).add_columns("", "line", "time", "kind", "run", "what")
+        self.query_one(DataTable).add_columns("", "line", "time", "kind", "what", "run")
         self.query_one(DataTable).focus()
         self._pages.end()
         self._show()
@@ -143,5 +143,4 @@ def _cells(record: Record) -> tuple[str, ...]:
     stem, _, end = record.kind.partition(".")
     gutter = {"begin": "┌", "end": "└"}.get(end, "") + (_GUTTER.get(stem, "") if end else "")
     run = f"{record.run or ''}" + (f"#{record.evaluation}" if record.evaluation else "")
-    words = text.line_text(record, run=False).plain.split("  ", 3)[-1].strip()
-    return gutter, str(record.line), text.moment(record.time_ns), record.kind.value, run, words
+    return gutter, str(record.line), text.moment(record.time_ns), record.kind.value, text.what(record), run

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from badger_k2eg import __version__
@@ -31,39 +32,45 @@ def command(*words: str, folder: Path, **environment: str) -> subprocess.Complet
 
 
 @pytest.mark.slow
-def test_the_demo_tunes_a_real_ioc_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    psutil = pytest.importorskip("psutil")
+@pytest.mark.kafka
+def test_the_demo_tunes_a_real_ioc_by_two_ways_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # A site's own addresses must not be asked.
-    began = time.monotonic()
-    done = command(
-        "demo",
-        "--machine",
-        "first",
-        folder=tmp_path,
-        EPICS_PVA_NAME_SERVERS="127.0.0.1:1",
-        EPICS_PVA_ADDR_LIST="127.0.0.1:1",
-    )
+    nowhere = {"EPICS_PVA_NAME_SERVERS": "127.0.0.1:1", "EPICS_PVA_ADDR_LIST": "127.0.0.1:1"}
+    done = command("demo", "--machine", "first", folder=tmp_path, **nowhere)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert time.monotonic() - began < 60
-    evaluations = re.findall(r"^ ?(\d+)/20  x0 \S+  x1 \S+  f (\S+)", done.stdout, re.MULTILINE)
+    direct, through = done.stdout.split("through a K2EG gateway and an embedded Kafka broker\n")
+    assert direct.startswith("direct, over PVAccess\n")
+    _check_tuned(direct)
+    _check_tuned(through)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")} == {
+        "demo-output/demo.png",
+        "demo-output/demo_k2eg.png",
+    }
+    for plot in (tmp_path / "demo-output").iterdir():
+        assert plot.read_bytes().startswith(b"\x89PNG")
+    prefix = re.findall(r"an IOC serves (\w+):", direct)[0]
+    assert not [each for each in psutil.process_iter(["cmdline"]) if prefix in " ".join(each.info["cmdline"] or [])]
+
+
+def _check_tuned(said: str) -> None:
+    evaluations = re.findall(r"^ ?(\d+)/20  x0 \S+  x1 \S+  f (\S+)", said, re.MULTILINE)
     assert [int(number) for number, _ in evaluations] == list(range(1, 21))
-    (times,) = re.findall(r"is ([\d.]+) times smaller than before", done.stdout)
+    (times,) = re.findall(r"is ([\d.]+) times smaller than before", said)
     assert float(times) > 3
-    before, _, after = re.findall(r"f +│ +(\S+) │ +(\S+) │ +(\S+) │", done.stdout)[0]
+    before, _, after = re.findall(r"f +│ +(\S+) │ +(\S+) │ +(\S+) │", said)[0]
     assert float(before) == pytest.approx(float(evaluations[0][1]), rel=0.05)
     assert float(after) == pytest.approx(min(float(size) for _, size in evaluations), rel=0.05)
-    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")] == ["demo-output/demo.png"]
-    assert (tmp_path / "demo-output" / "demo.png").read_bytes().startswith(b"\x89PNG")
-    prefix = re.findall(r"an IOC serves (\w+):", done.stdout)[0]
-    assert not [process for process in psutil.process_iter(["cmdline"]) if prefix in (process.info["cmdline"] or [])]
 
 
 @pytest.mark.slow
+@pytest.mark.kafka
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
-def test_a_demo_that_is_ended_takes_its_ioc_along(number: signal.Signals, code: int, tmp_path: Path) -> None:
-    psutil = pytest.importorskip("psutil")
+@pytest.mark.parametrize(("interface", "parts"), [("epics_pva", 1), ("k2eg", 2)])
+def test_a_demo_that_is_ended_takes_its_parts_along(
+    interface: str, parts: int, number: signal.Signals, code: int, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "badger_k2eg.cli", "demo", "--machine", "first"],
+        [sys.executable, "-m", "badger_k2eg.cli", "demo", "--machine", "first", "--interface", interface],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -73,16 +80,19 @@ def test_a_demo_that_is_ended_takes_its_ioc_along(number: signal.Signals, code: 
     with process:
         try:
             assert process.stdout is not None
-            assert "over PVAccess" in process.stdout.readline()
+            process.stdout.readline()  # the way
             assert "an IOC serves" in process.stdout.readline()
-            (ioc,) = psutil.Process(process.pid).children()
+            # IOC and gateway, and what they have started.
+            children = psutil.Process(process.pid).children()
+            below = [each for child in children for each in child.children(recursive=True)]
             process.send_signal(number)
             _, error = process.communicate(timeout=20)
         finally:
             process.kill()
+    assert len(children) == parts
     assert process.returncode == code
     assert "Traceback" not in error
-    assert psutil.wait_procs([ioc], timeout=5)[1] == []
+    assert psutil.wait_procs([*children, *below], timeout=5)[1] == []
     if number == signal.SIGINT:
         assert error.strip() == "badger-k2eg: interrupted"
         assert list(tmp_path.iterdir()) == []

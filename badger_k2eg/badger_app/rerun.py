@@ -6,6 +6,7 @@ Imports no Badger.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ import yaml
 from ..errors import NoSuchRecord
 from ..journal.runs import RecordedRun
 
-#: Seconds between the time in an archive's name and the first set of its run.
-_NEAR = 60.0
+#: Seconds that may pass between Run, of which an archive has its name, and the first set.
+_PREPARES = 3600.0
 
 
 def routine_of(run: RecordedRun, archive_root: Path | None = None) -> str:
@@ -30,23 +31,41 @@ def routine_of(run: RecordedRun, archive_root: Path | None = None) -> str:
         return str(yaml.safe_dump(content, sort_keys=False))
     archived = None if archive_root is None else _archived(run, archive_root)
     if archived is None:
-        where = "" if archive_root is None else f", and there is none of that time in {archive_root}"
+        where = "" if archive_root is None else f", and {archive_root} has no run of its time and environment"
         raise NoSuchRecord(
             f"run {run.id} was recorded without its routine{where}; give the file itself to badger-k2eg run"
         )
-    content = yaml.safe_load(archived.read_text(encoding="utf-8"))
-    content.pop("data", None)
-    return str(yaml.safe_dump(content, sort_keys=False))
+    # What was varied and where it began are in the file: not again around where the machine is now.
+    archived |= {"relative_to_current": False, "initial_point_actions": []}
+    del archived["data"]
+    return str(yaml.safe_dump(archived, sort_keys=False))
 
 
-def _archived(run: RecordedRun, root: Path) -> Path | None:
+def _archived(run: RecordedRun, root: Path) -> dict[str, Any] | None:
+    """Find the one whose first evaluation was measured during the run; one of a run without any there is not."""
     environment = run.manifest.get("environment") or {}
-    near = []
+    began, ended = run.started_ns * 1e-9, (run.ended_ns or time.time_ns()) * 1e-9
     for file in root.glob(f"*/*/*/{environment.get('name', '')}-*.yaml"):
-        try:
-            moment = time.mktime(time.strptime(file.stem.rpartition("-")[0][-10:] + file.stem[-7:], "%Y-%m-%d-%H%M%S"))
-        except ValueError:
+        if not began - _PREPARES <= _named_at(file) <= began:
             continue
-        if (away := abs(moment - run.started_ns * 1e-9)) <= _NEAR:
-            near.append((away, file))
-    return min(near)[1] if near else None
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        measured = _first_of(content)
+        if measured is not None and began <= measured <= ended:
+            return dict(content)
+    return None
+
+
+def _named_at(file: Path) -> float:
+    """Read the time in an archive's name: ENVIRONMENT-2026-11-21-125008.yaml; NaN without one."""
+    try:
+        return time.mktime(time.strptime(file.stem[-17:], "%Y-%m-%d-%H%M%S"))
+    except ValueError:
+        return math.nan
+
+
+def _first_of(content: Any) -> float | None:
+    """Give the time of the first evaluation in a routine's data, seconds since the Unix epoch."""
+    data = content.get("data") if isinstance(content, dict) else None
+    times = (data or {}).get("timestamp") or []
+    values = list(times.values()) if isinstance(times, dict) else times
+    return float(min(values)) if values else None

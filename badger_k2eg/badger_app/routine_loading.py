@@ -109,6 +109,10 @@ def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool,
     interface = file.mapping(given, "interface", "environment: interface")
     interface |= file.mapping(file.content, "interface", "interface")
     fields = environment_class(name)[0].model_fields
+    chosen = _interface_name(given | parameters, interface)
+    if "interface_name" not in fields:
+        # An environment of somebody's own: the choice is none of its parameters, and holds all the same.
+        parameters.pop("interface_name", None)
     with file.complaints("environment"):
         for parameter in (*given, *parameters):
             if parameter not in fields:
@@ -121,8 +125,8 @@ def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool,
         environment = runner.load_environment(
             name,
             given,
-            interface=_interface_name(given, interface),
-            interface_options=_interface_options(given, interface, read_only, context),
+            interface=chosen,
+            interface_options=_interface_options(chosen, interface, read_only, context),
         )
     if read_only and not is_read_only(environment):
         raise SettingsError(f"environment {name} has an interface that knows no read-only mode")
@@ -138,24 +142,28 @@ def _interface_name(parameters: Mapping[str, Any], interface: Mapping[str, Any])
     return interface.get("name")
 
 
-def _interface_options(
-    parameters: Mapping[str, Any], interface: dict[str, Any], read_only: bool, context: Any
-) -> dict[str, Any]:
-    """Take the options of the file's interface that somebody has chosen: Badger saves all, untouched ones too."""
+def _interface_options(chosen: str | None, interface: dict[str, Any], read_only: bool, context: Any) -> dict[str, Any]:
+    """Take the options of the file's interface that somebody has chosen: Badger saves all, untouched ones too.
+
+    Of another interface than the chosen one those count that both have: limits hold on every way to the machine.
+    """
     from badger.factory import get_intf, list_intf
 
-    chosen = _interface_name(parameters, interface)
+    own = interface.get("name") or chosen
     options = {**interface, **(interface.get("params") or {})}
     for name in ("name", "params"):
         options.pop(name, None)
-    if chosen in list_intf():
-        fields = get_intf(chosen)[0].model_fields
+    if own in list_intf():
+        fields = get_intf(own)[0].model_fields
         # What is written equal to a default would be stronger than an operator's variable.
         options = {
             name: value
             for name, value in options.items()
             if name not in fields or not _same(value, fields[name].get_default(call_default_factory=True))
         }
+    if chosen != own and chosen in list_intf():
+        known = get_intf(chosen)[0].model_fields
+        options = {name: value for name, value in options.items() if name in known}
     if read_only:
         options["read_only"] = True
     if context is not None:

@@ -43,7 +43,9 @@ COMMAND_PARTITIONS = 4
 
 _HOUSEKEEPING = 1.0
 #: What may wait to be sent, so that memory stays flat whatever the broker does.
-_QUEUE = {"queue.buffering.max.messages": 20_000, "queue.buffering.max.kbytes": 64 * 1024, "linger.ms": 1}
+_QUEUE = {"queue.buffering.max.messages": 20_000, "queue.buffering.max.kbytes": 64 * 1024}
+#: Events are many; a reply is waited for, and goes at once.
+_TOGETHER = {"linger.ms": 5}
 
 
 class Gateway:
@@ -74,11 +76,13 @@ class Gateway:
         self.command_topic = command_topic
         self._control = control
         self._topics = Topics(connection)
-        self._writer = Writer(connection.with_options(_QUEUE | dict(connection.options)), name="gateway writer")
+        own = dict(connection.options)
+        self._replies = Writer(connection.with_options(_QUEUE | own), name="gateway replies")
+        self._events = Writer(connection.with_options(_QUEUE | _TOGETHER | own), name="gateway events")
         self._reader = GroupReader(connection, group, [command_topic], self._take, name="gateway commands")
         self._clock = Clock()
         self._workers = Workers()
-        self._publisher = publisher = Publisher(self._writer)
+        self._publisher = publisher = Publisher(self._replies, self._events)
         self._gets = Gets(control, self._workers, self._answer_get)
         self._monitors = Monitors(control, publisher, self._topics, self._clock, monitor_expiry, purge=purge)
         self._recurring = RecurringSnapshots(control, publisher, self._topics, self._clock, revision)
@@ -90,8 +94,10 @@ class Gateway:
         :raises KafkaError: naming the broker or the topic.
         """
         self._topics.create(self.command_topic, deadline, partitions=COMMAND_PARTITIONS)
-        self._writer.connect()
+        self._replies.connect()
+        self._events.connect()
         self._clock.start()
+        self._gets.start()
         self._clock.call_later(_HOUSEKEEPING, self._keep_house)
         self._reader.start(deadline)
 
@@ -99,12 +105,14 @@ class Gateway:
         """Take no more commands, end monitors and snapshots, send what is under way. Bounded; idempotent."""
         self._reader.close()
         self._publisher.close()
+        self._gets.close()
         self._workers.close()
         self._clock.close()
         self._recurring.close()
         self._monitors.close()
         self._control.close()
-        self._writer.close()
+        self._events.close()
+        self._replies.close()
         self._topics.close()
 
     # -- commands -----------------------------------------------------------------------------------------------
@@ -177,7 +185,7 @@ class Gateway:
     def _keep_house(self) -> None:
         """Look after the broker and what nobody uses any more (clock)."""
         self._control.feeds.prune()
-        in_trouble = self._writer.trouble is not None
+        in_trouble = self._events.trouble is not None
         if self._in_trouble and not in_trouble:
             self._monitors.repeat()
         self._in_trouble = in_trouble

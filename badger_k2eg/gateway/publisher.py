@@ -22,19 +22,29 @@ class Publisher:
     and the last one is never lost. So nothing grows while a broker is slow.
     """
 
-    def __init__(self, writer: Writer) -> None:
-        """Take the writer; its owner closes it."""
-        self._writer = writer
+    def __init__(self, replies: Writer, events: Writer) -> None:
+        """Take the writers; their owner closes them.
+
+        :param replies: for what somebody waits for.
+        :param events: for all the rest, of which there may be thousands a second.
+        """
+        self._replies = replies
+        self._events = events
         self._closed = threading.Event()
 
     def publish(self, topic: str, key: str, message: Message, serialization: Serialization) -> KafkaError | None:
-        """Send one message.
+        """Send one event.
 
         :returns: None, or why it certainly will not come: it is too large, or the gateway ends.
         """
+        return self._send(self._events, topic, key, message, serialization)
+
+    def _send(
+        self, writer: Writer, topic: str, key: str, message: Message, serialization: Serialization
+    ) -> KafkaError | None:
         record = encode_record(message, key, serialization)
         while True:
-            error = self._writer.send(topic, record.value, key=record.key, headers=record.headers)
+            error = writer.send(topic, record.value, key=record.key, headers=record.headers)
             if not isinstance(error, WriterFull):
                 break
             if self._closed.wait(_ROOM):
@@ -47,7 +57,7 @@ class Publisher:
         """Answer a command, where it says to whom."""
         if not command.reply_topic:
             return None
-        return self.publish(command.reply_topic, reply_key(command), message, command.serialization)
+        return self._send(self._replies, command.reply_topic, reply_key(command), message, command.serialization)
 
     def acknowledge(self, command: Command, error: int, message: str | None, topic: str | None = None) -> None:
         """Answer a command that is answered only if it has both a topic and an id for it."""

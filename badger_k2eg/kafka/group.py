@@ -22,7 +22,13 @@ from .watch import Watch
 
 logger = logging.getLogger("badger_k2eg.kafka")
 
-_GROUP = {"partition.assignment.strategy": "cooperative-sticky", "auto.offset.reset": "latest"}
+_GROUP = {
+    "partition.assignment.strategy": "cooperative-sticky",
+    "auto.offset.reset": "latest",
+    # As short as a broker allows: so long nobody reads what a member had that was killed.
+    "session.timeout.ms": 6000,
+    "heartbeat.interval.ms": 2000,
+}
 # The ends of the partitions at hand at the start of a group; seconds.
 _LOOK_UP = 5.0
 _PAUSE = 0.05

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -32,7 +32,6 @@ def command(*words: str, folder: Path, **environment: str) -> subprocess.Complet
 
 
 @pytest.mark.slow
-@pytest.mark.kafka
 def test_the_demo_tunes_a_real_ioc_by_two_ways_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # A site's own addresses must not be asked.
     nowhere = {"EPICS_PVA_NAME_SERVERS": "127.0.0.1:1", "EPICS_PVA_ADDR_LIST": "127.0.0.1:1"}
@@ -42,11 +41,11 @@ def test_the_demo_tunes_a_real_ioc_by_two_ways_and_leaves_nothing_behind(tmp_pat
     assert direct.startswith("direct, over PVAccess\n")
     _check_tuned(direct)
     _check_tuned(through)
-    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.*")} == {
-        "demo-output/demo.png",
-        "demo-output/demo_k2eg.png",
-    }
-    for plot in (tmp_path / "demo-output").iterdir():
+    # matplotlib leaves a folder in the latter, where a user's configuration would be.
+    assert {path.name for path in tmp_path.iterdir()} == {"demo-output", "no-config"}
+    output = tmp_path / "demo-output"
+    assert {path.name for path in output.iterdir()} == {"demo.png", "demo_k2eg.png", "journal"}
+    for plot in output.glob("*.png"):
         assert plot.read_bytes().startswith(b"\x89PNG")
     prefix = re.findall(r"an IOC serves (\w+):", direct)[0]
     assert not [each for each in psutil.process_iter(["cmdline"]) if prefix in " ".join(each.info["cmdline"] or [])]
@@ -63,7 +62,6 @@ def _check_tuned(said: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.kafka
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)])
 @pytest.mark.parametrize(("interface", "parts"), [("epics_pva", 1), ("k2eg", 2)])
 def test_a_demo_that_is_ended_takes_its_parts_along(

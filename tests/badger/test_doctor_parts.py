@@ -35,7 +35,7 @@ with lock(["QUAD:1", "QUAD:2"]):
 """
 
 
-# -- journal and disk ---------------------------------------------------------------------------------------------------
+# -- journal and disk -------------------------------------------------------------------------------------------------
 
 
 def test_the_journal_and_its_disk(tmp_path: Path) -> None:
@@ -91,9 +91,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_locks_are_named_with_their_owners(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    look: Callable[[], subprocess.CompletedProcess[str]] = lambda: doctor(  # noqa: E731 - three times the same
-        "--json", home=tmp_path, BADGER_K2EG_LOCK_DIR=str(tmp_path / "locks")
-    )
+    def look() -> subprocess.CompletedProcess[str]:
+        return doctor("--json", home=tmp_path, BADGER_K2EG_LOCK_DIR=str(tmp_path / "locks"))
+
     done = look()
     found = findings(done)
     assert (done.returncode, found["locks"]) == (0, ("good", f"2 PVs locked, in {tmp_path / 'locks'}"))

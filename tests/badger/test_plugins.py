@@ -48,6 +48,7 @@ class BadgerCommand:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     ("word", "name"),
     [
@@ -60,12 +61,14 @@ def test_plugins_are_listed_and_described_within_a_second(word: str, name: str |
     (tmp_path / "nothing").mkdir()
     empty = BadgerCommand(tmp_path / "a", tmp_path / "nothing")
     ours = BadgerCommand(tmp_path / "b", CLONE)
-    pairs: list[tuple[float, float]] = []
-    # Side by side, and up to three times: whoever else is busy on this machine disturbs both.
-    while not pairs or (len(pairs) < 3 and pairs[-1][1] >= pairs[-1][0] + 1.0):
+    without: list[float] = []
+    times: list[float] = []
+    # Side by side, and the best of up to three: whoever else is busy on this machine disturbs both.
+    while not times or (len(times) < 3 and min(times) >= min(without) + 1.0):
         output, seconds = ours(word, *([name] if name else []))
-        pairs.append((empty(word)[1], seconds))
-    assert pairs[-1][1] < pairs[-1][0] + 1.0, pairs
+        times.append(seconds)
+        without.append(empty(word)[1])
+    assert min(times) < min(without) + 1.0, (times, without)
     said = yaml.safe_load(output)
     if name is None:
         assert said == PLUGINS["interfaces" if word == "intf" else "environments"]

@@ -1,4 +1,4 @@
-"""The client library k2eg at work, for `test_k2eg`: run with the Python of its own environment, which has nothing of ours.
+"""The client library k2eg at work; run with the Python of its own environment, which has nothing of ours.
 
 `python library_program.py ENVIRONMENT`: does what each line of JSON on its standard input says, `[method,
 arguments...]`, and answers each with a line `answer` and the seconds of every single call in JSON.

@@ -290,10 +290,10 @@ def test_many_gets(
 
 
 def test_monitor(
-    board: Board, group: str, client: K2egClient, bare: Bare, library: Library, update_server: UpdateServer, raw: Any
+    board: Board, group: str, client: K2egClient, bare: Bare, library: Library, update_server: UpdateServer
 ) -> None:
     """Until the first value. The library hears none of a PV that does not change: these do, ten times a second."""
-    raw.put(update_server.pv("HERTZ"), HERTZ)
+    update_server.update(HERTZ)
     fresh = iter(update_server.pvs)
 
     def ours() -> None:
@@ -314,7 +314,7 @@ def test_monitor(
             rounds=2 if board.short else 15,
         )
     finally:
-        raw.put(update_server.pv("HERTZ"), 0.0)
+        update_server.update(0.0)
     add_both(board, group, "monitor of a PV that nobody has asked for yet", taken)
     add_both(board, group, "monitor of one that is published already", {**taken, "ours": taken["again"]})
 

@@ -29,6 +29,17 @@ class UpdateServer(Part):
         """All that are updated."""
         return [self.pv(f"{number:03d}") for number in range(COUNT)]
 
+    def update(self, hertz: float) -> list[float]:
+        """Give each PV so many new values a second from now on; with 0 none any more.
+
+        :returns: their values then.
+        """
+        from p4p.client.thread import Context
+
+        with Context("pva", conf=self.client_environment, useenv=False) as context:
+            context.put(self.pv("HERTZ"), hertz)
+            return [float(value) for value in context.get(self.pvs)]
+
 
 def main() -> None:
     """Serve until the parent is gone."""

@@ -35,6 +35,8 @@ BACKENDS = [
     _backend(K2egMachine, "p4p", "softioc"),
 ]
 KINDS: tuple[Any, ...] = (MemoryMachine, PvaMachine, CaMachine, K2egMachine)
+#: The modules whose tests over K2EG depend on the times and the order in which a broker delivers.
+ON_EVERY_BROKER = ("test_arrival", "test_monitors", "test_restart", "test_retry")
 _left_out: Counter[tuple[str, str, str]] = Counter()
 
 
@@ -42,17 +44,24 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "needs(*features): what the machine must be able to give (tests/contract)")
 
 
+@pytest.hookimpl(tryfirst=True)  # before the selection by markers
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if K2egMachine in _kinds(item) and item.path.stem in ON_EVERY_BROKER:
+            item.add_marker(pytest.mark.kafka)
     left_out = [item for item in items if not _can_run(item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
-def _can_run(item: pytest.Item) -> bool:
+def _kinds(item: pytest.Item) -> list[type[Machine]]:
     given = getattr(item, "callspec", None)
-    kinds = [value for value in (given.params.values() if given else ()) if isinstance(value, type) and value in KINDS]
-    for kind in kinds:
+    return [value for value in (given.params.values() if given else ()) if isinstance(value, type) and value in KINDS]
+
+
+def _can_run(item: pytest.Item) -> bool:
+    for kind in _kinds(item):
         for feature in (feature for marker in item.iter_markers("needs") for feature in marker.args):
             if not kind.has(feature):
                 _left_out[kind.name, feature, kind.lacks[feature]] += 1

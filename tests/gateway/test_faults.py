@@ -16,8 +16,6 @@ from badger_k2eg.testing.soft_ioc import SoftIoc, random_prefix
 
 from .wire import Wire
 
-pytestmark = pytest.mark.kafka
-
 RECOVERY = 30.0
 
 

@@ -17,8 +17,6 @@ from badger_k2eg.model import Kind, Limits, PvType
 
 from .conftest import Serve, Served
 
-pytestmark = pytest.mark.kafka
-
 DONE = "Successfull operation"
 
 
@@ -107,11 +105,14 @@ def test_a_value_that_cannot_be_decoded_is_told_before_a_malformed_name(served: 
 
 
 def test_a_put_without_a_reply_is_done(served: Served):
-    served.wire.send(
-        codec.Put(pv_name="pva://X", value=codec.encode_put_value({"value": 4.5}), reply_topic="", reply_id="")
-    )
-    # The next command to the same PV is behind it.
-    assert put(served, "X", {"value": 5.0}) == (0, DONE)
+    silent = codec.Put(pv_name="pva://X", value=codec.encode_put_value({"value": 4.5}), reply_topic="", reply_id="")
+    served.wire.send(silent, key=codec.command_key(silent))
+    # The next command with the same key is behind it.
+    value = codec.encode_put_value({"value": 5.0})
+    answered = codec.Put(pv_name="pva://X", value=value, reply_topic=served.replies, reply_id="p")
+    served.wire.send(answered, key=codec.command_key(answered))
+    served.wire.until(lambda: served.wire.replies("p"))
+    assert served.wire.replies("p") == [Reply("p", 0, DONE)]
     assert served.memory.puts == [("X", 4.5), ("X", 5.0)]
 
 

@@ -14,8 +14,6 @@ from badger_k2eg.k2eg.codec import Serialization, ValueReply
 
 from .bench import Bench
 
-pytestmark = pytest.mark.kafka
-
 
 def get(bench: Bench, uri: str, serialization: Serialization) -> dict[str, Any]:
     """Give the value's tree as it is on the wire."""

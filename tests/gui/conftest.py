@@ -29,6 +29,8 @@ PICTURES = os.environ.get("PICTURES")
 PATIENCE = 240.0
 _SCREEN = "1720x960x24"
 _MARK = "BADGER_WINDOW_OF"
+#: A window shows its folder: for a picture it has a name that means something.
+_HOME_SHOWN = Path("/tmp/badger-home")
 
 Command = Callable[..., str]
 
@@ -91,6 +93,7 @@ def command(tmp_path: Path) -> Command:
             capture_output=True,
             text=True,
             env=clean_environment({**own_places(tmp_path), **client}),
+            cwd=tmp_path,
             stdin=subprocess.DEVNULL,
             timeout=100,
         )
@@ -129,8 +132,7 @@ def window(_qt: None, display: str, tmp_path: Path) -> Window:
     """
 
     def open_window(act: str, client: Mapping[str, str], *arguments: str, **options: Any) -> Notes:
-        # Its folder is seen in the window: for a picture it has a name that means something.
-        home = Path("/tmp/badger-home") if PICTURES else tmp_path / "home"
+        home = _HOME_SHOWN if PICTURES else tmp_path / "home"
         home.mkdir(exist_ok=True)
         shots = tmp_path / act
         shots.mkdir()

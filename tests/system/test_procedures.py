@@ -49,7 +49,7 @@ def gateway_to_it(injector: VirtualInjector, broker: Broker) -> Iterator[Gateway
         yield running
 
 
-@pytest.fixture(params=["pva", pytest.param("k2eg", marks=pytest.mark.kafka)])
+@pytest.fixture(params=["pva", "k2eg"])
 def control(request: pytest.FixtureRequest, injector: VirtualInjector) -> Iterator[Control]:
     """The machine as just switched on, with supplies that are fast."""
     way: Any = "pva"
@@ -146,7 +146,6 @@ def test_the_command_leaves_the_record_of_a_run(
     assert nothing.returncode == 0, nothing.stderr
 
 
-@pytest.mark.kafka
 def test_the_command_goes_through_k2eg_and_so_does_the_way_back(
     command: Callable[..., list[str]],
     environment: dict[str, str],

@@ -230,6 +230,8 @@ def test_tui_shows_filters_and_jumps(journal: Journal) -> None:
             await pilot.pause()
             assert window.query_one(Input).value == "Q:2"
             assert numbers() == [r.line for r in journal.records(Query(pvs=("Q:2",)))]
+            table = window.query_one(DataTable)
+            assert all(str(table.get_row_at(row)[4]).startswith("Q:2 ") for row in range(table.row_count))
             await pilot.press("down")
             await pilot.pause()
             assert '"pv": "Q:2"' in str(window.query_one("#details", Static).render())

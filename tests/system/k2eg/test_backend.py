@@ -32,8 +32,6 @@ from badger_k2eg.validation import within
 
 from .double import Double, eventually, tree
 
-pytestmark = pytest.mark.kafka
-
 
 @pytest.fixture
 def backend(double: Double) -> Iterator[K2egBackend]:

@@ -16,7 +16,7 @@ import pytest
 from badger_k2eg.k2eg.environment import APP_NAME_VARIABLE, ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
 from badger_k2eg.testing.ports import free_port
 
-pytestmark = [pytest.mark.kafka, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WAYS = {"direct": [], "k2eg": ["--via", "k2eg"]}

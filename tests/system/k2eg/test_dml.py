@@ -26,8 +26,6 @@ from badger_k2eg.k2eg.environment import FOLDER_VARIABLE
 
 from .double import Double, eventually, tree
 
-pytestmark = pytest.mark.kafka
-
 
 @pytest.fixture
 def k(double: Double, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dml]:

@@ -27,6 +27,8 @@ WINDOW_LIBS := libX11-xcb.so.1=libx11-xcb1 libxkbcommon-x11.so.0=libxkbcommon-x1
 
 # More arguments for pytest, for the targets test, test-cluster and bench.
 ARGS ?=
+# 1: `make bench` measures for longer: ten million lines of journal, five minutes of updates through a gateway.
+FULL ?=
 # Which interface the demo goes through; empty: the demo's own choice.
 INTERFACE ?=
 
@@ -53,8 +55,8 @@ lint: $(STAMP) ## style, format, types, and who may import whom
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: check-qt ## measure, side by side with the plain libraries
-	$(BIN)/python -m pytest tests/benchmarks -m bench -s --timeout=1800 $(ARGS)
+bench: check-qt ## measure, side by side with the plain libraries; FULL=1 for longer
+	FULL=$(FULL) $(BIN)/python -m pytest tests/benchmarks -m bench -s --timeout=1800 $(ARGS)
 
 clean: ## remove what the targets left behind; .venv stays
 	rm -rf build dist demo-output htmlcov coverage.xml .coverage .coverage.* .bench

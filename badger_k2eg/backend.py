@@ -82,7 +82,7 @@ class Sink(Protocol):
         """
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
-        """One attempt to write each of these PVs, all sent at once, has ended."""
+        """One attempt to write each of these PVs, all sent at once, has ended; of a ramp, ``asked`` is the step."""
 
     def set_finished(self, report: SetReport) -> None:
         """A whole call has ended, well or not; also one that never began."""

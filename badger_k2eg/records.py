@@ -66,7 +66,8 @@ class RecordKind(StrEnum):
     BASELINE = "baseline"
     EVALUATION_BEGIN = "evaluation.begin"
     EVALUATION_END = "evaluation.end"
-    #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``. Written before anything is sent.
+    #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``; ``data["validators"]`` has those of our making,
+    #: where they are new. Written before anything is sent.
     SET_BEGIN = "set.begin"
     SET_END = "set.end"
     #: One attempt to write one PV has ended.

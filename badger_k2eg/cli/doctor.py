@@ -43,7 +43,9 @@ _MARKS = {Status.GOOD: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.B
 def doctor(
     pvs: Sequence[str], environment: str | None, parameters: dict[str, str], config: Path | None, as_json: bool
 ) -> int:
-    """Look at Badger, its window, its configuration, and PVs; tell what is right and what to do about the rest.
+    """Look at Badger and its configuration, the journal and its disk, locks, K2EG, and PVs with their units and clocks.
+
+    It tells what is right, and what to do about the rest.
 
     Exit code: 0 all is well, 1 something is wrong, 2 a mistake in the command. Nothing is written and nothing is set.
     """

@@ -239,7 +239,9 @@ class SetCall:
             answers = self._send(values)
             for setpoint in values:
                 self._note(setpoint, answers[setpoint.address])
-            self._control.sink.puts_attempted({s.address: s.result() for s in values})
+            # On the way (a ramp) the setpoint holds the step, not yet what was asked.
+            told = {s.address: replace(s.result(), asked=plain(v)) if s.path else s.result() for s, v in values.items()}
+            self._control.sink.puts_attempted(told)
             silent = [
                 s for s in values if s.outcome is Outcome.UNKNOWN and answers[s.address].outcome is not Outcome.REFUSED
             ]

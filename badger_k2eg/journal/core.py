@@ -16,7 +16,6 @@ from ..errors import CallCancelled, JournalError, NoSuchRecord
 from ..records import Record, RecordKind
 from ..wording import did_you_mean
 from . import settings as options
-from .index import Index
 from .query import Query
 from .reading import Event, Reader
 from .runs import RecordedRun, all_runs, find_run
@@ -56,6 +55,9 @@ class Journal:
         self.directory = directory
         self.settings = settings or JournalSettings()
         self._writer = Writer(directory, self.settings)
+        # Whoever only imports the journal, to list plugins say, needs no database.
+        from .index import Index
+
         self._reader = Reader(Index(directory, lambda: options.index_path(directory)))
 
     @classmethod

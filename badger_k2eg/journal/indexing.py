@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import JournalError
 from ..records import BadLine, Level, NewerSchema, Record, RecordKind, from_dict, glance
 from .segments import Segment
+
+if TYPE_CHECKING:
+    import sqlite3
 
 #: How far a segment is known (``bytes``), and what tells that it is still the same: its size and time, its last bytes.
 SCHEMA = (

@@ -7,14 +7,16 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import NoSuchRecord
 from ..records import BadLine, NewerSchema, Record, RecordKind, from_line
 from ..wording import close_to
-from .index import Index, Place
 from .indexing import KINDS
 from .query import Query
+
+if TYPE_CHECKING:
+    from .index import Index, Place
 
 _PAGE = 5000
 _PATTERN = frozenset("*?[")

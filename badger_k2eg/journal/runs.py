@@ -252,6 +252,13 @@ class RecordedRun:
                 found[record.pv] = record.asked
         return found
 
+    def validators(self) -> dict[str, Any]:
+        """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
+        found: dict[str, Any] = {}
+        for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
+            found.update((record.data or {}).get("validators", {}))
+        return found
+
     def latencies(self) -> dict[str, list[float]]:
         """Give the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
         found: dict[str, list[float]] = {}

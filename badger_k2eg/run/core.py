@@ -186,7 +186,7 @@ class Run:
                     self.moved[PvAddress.parse(pv).own_name].validator = validator
             if self._ender is None:
                 self.evaluations.at(point or asked)
-            self.recorder.set_began(asked)
+            self.recorder.set_began(asked, validators)
         return None
 
     def _open(self, line: int | None) -> None:

@@ -16,6 +16,7 @@ from ..journal import Journal
 from ..journal.readings import told, told_error
 from ..model import PutResult, PvAddress, SetReport, plain
 from ..records import Level, Record, RecordKind
+from .validators import told_validator
 
 
 class Recorder:
@@ -33,6 +34,7 @@ class Recorder:
         self.evaluation = 0
         self._calls = threading.local()
         self._profiled: set[str] = set()
+        self._validators: dict[str, list[dict[str, Any]]] = {}
 
     def write(self, *records: Record, required: bool = False, sync: bool = False) -> int | None:
         """Append lines.
@@ -69,10 +71,18 @@ class Recorder:
         """Whether this thread is in a call that has begun."""
         return bool(self._open)
 
-    def set_began(self, asked: Mapping[str, Any]) -> None:
-        """A call is about to send something."""
-        setpoints = {pv: plain(value) for pv, value in asked.items()}
-        self._open.append(self.write(self.line(RecordKind.SET_BEGIN, data={"setpoints": setpoints})))
+    def set_began(self, asked: Mapping[str, Any], validators: Mapping[str, Any] | None = None) -> None:
+        """A call is about to send something.
+
+        :param validators: those of our making are told, each where it is new.
+        """
+        data: dict[str, Any] = {"setpoints": {pv: plain(value) for pv, value in asked.items()}}
+        told_now = {pv: told_validator(v) for pv, v in (validators or {}).items() if pv in asked and v is not None}
+        new = {pv: parts for pv, parts in told_now.items() if parts and self._validators.get(pv) != parts}
+        if new:
+            self._validators |= new
+            data["validators"] = new
+        self._open.append(self.write(self.line(RecordKind.SET_BEGIN, data=data)))
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
         """One attempt on each has ended."""

@@ -21,6 +21,7 @@ from ..model import Outcome, PutResult, PvAddress, SetReport
 from . import orphans
 from .recorder import Recorder
 from .undo import Fate, Step, Wanted, carry_out, outcome_of, plan
+from .validators import validator_of
 
 START, BEST = "start", "best"
 
@@ -39,7 +40,8 @@ class Restore:
     :param run: id, unique beginning of one, name, or ``last``.
     :param to: ``start``, ``best``, or the number of an evaluation.
     :param force: also what somebody else has moved since.
-    :param validators: ``{set pv: validator}``, as for a set.
+    :param validators: ``{set pv: validator}``, as for a set; None takes those of the run, as far as they are on record:
+        a function of somebody's own is not.
     :raises NoSuchRecord: for a run, an evaluation or a best one that is not there.
     :raises SettingsError: for a run that goes on.
     """
@@ -61,7 +63,9 @@ class Restore:
         self._control, self._journal, self._deadline = control, journal, deadline
         if self.recorded.open and self.recorded.alive is not False:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
-        wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators or {})
+        if validators is None:
+            validators = {pv: validator_of(told) for pv, told in self.recorded.validators().items()}
+        wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
         #: What is to become of each PV, in the order of putting back; after ``run``, what has become of it.
         self.steps = plan(control, wanted, force=force, deadline=deadline)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -37,14 +38,20 @@ class BadgerCommand:
         settings = {f"BADGER_{key}": str(folder / key.lower()) for key in keys}
         self.config.write_text(json.dumps({"BADGER_PLUGIN_ROOT": str(root), **settings}))
 
-    def __call__(self, *words: str) -> tuple[str, float]:
+    def __call__(self, *words: str) -> tuple[str, float, float]:
+        """Give what it said, and its seconds of processor time and of the clock."""
         command = [sys.executable, "-m", "badger", "-cf", str(self.config), *words]
-        began = time.perf_counter()
+        began, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **NOWHERE}, timeout=50)
-        seconds = time.perf_counter() - began
+        seconds, now = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0, done.stderr
         assert "Traceback" not in done.stderr, done.stderr
-        return done.stdout, seconds
+        return done.stdout, now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime, seconds
+
+
+def _quick(times: list[tuple[float, float]], without: list[tuple[float, float]]) -> bool:
+    (used, waited), (used_without, waited_without) = (tuple(map(min, zip(*each))) for each in (times, without))
+    return used < used_without + 1.0 and waited < waited_without + 3.0
 
 
 @pytest.mark.slow
@@ -61,14 +68,15 @@ def test_plugins_are_listed_and_described_within_a_second(word: str, name: str |
     (tmp_path / "nothing").mkdir()
     empty = BadgerCommand(tmp_path / "a", tmp_path / "nothing")
     ours = BadgerCommand(tmp_path / "b", CLONE)
-    without: list[float] = []
-    times: list[float] = []
-    # Side by side, and the best of up to three: whoever else is busy on this machine disturbs both.
-    while not times or (len(times) < 3 and min(times) >= min(without) + 1.0):
-        output, seconds = ours(word, *([name] if name else []))
-        times.append(seconds)
-        without.append(empty(word)[1])
-    assert min(times) < min(without) + 1.0, (times, without)
+    without: list[tuple[float, float]] = []
+    times: list[tuple[float, float]] = []
+    # Best of up to three, side by side. Processor time is what a busy machine leaves as it is; a plugin that asked for
+    # one PV would besides wait for three seconds.
+    while not times or (len(times) < 3 and not _quick(times, without)):
+        output, *seconds = ours(word, *([name] if name else []))
+        times.append((seconds[0], seconds[1]))
+        without.append(empty(word)[1:])
+    assert _quick(times, without), (times, without)
     said = yaml.safe_load(output)
     if name is None:
         assert said == PLUGINS["interfaces" if word == "intf" else "environments"]
@@ -84,13 +92,12 @@ def test_there_is_something_to_list() -> None:
 
 
 @pytest.mark.parametrize("name", [f"{kind}.{name}" for kind, names in PLUGINS.items() for name in names])
-def test_a_plugin_imports_no_client_library(
-    name: str, run_python: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_a_plugin_imports_nothing_heavy(name: str, run_python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     code = (
         f"import sys, {name} as plugin\n"
         "getattr(plugin, 'Interface', getattr(plugin, 'Environment', None))()\n"
-        "print(*sorted({'p4p', 'caproto', 'confluent_kafka', 'xopt', 'torch'} & sys.modules.keys()))"
+        "heavy = {'p4p', 'caproto', 'confluent_kafka', 'msgpack', 'pint', 'sqlite3', 'xopt', 'torch', 'matplotlib'}\n"
+        "print(*sorted(heavy & sys.modules.keys()))"
     )
     done = run_python(code)
     assert (done.stdout.strip(), done.returncode) == ("", 0), done.stderr

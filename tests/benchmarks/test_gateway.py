@@ -97,7 +97,7 @@ def test_updates(board: Board, broker: Broker, gateway: GatewayProcess, update_s
         client.monitor_many([f"pva://{pv}" for pv in pvs], lambda pv, tree: None)
     # From here on nobody but this one reads; a gateway goes on publishing.
     events = Events(broker, pvs)
-    warm_up, seconds = (2.0, 8.0) if board.short else (10.0, 300.0 if is_full() else 60.0)
+    warm_up, seconds = (1.0, 5.0) if board.short else (10.0, 300.0 if is_full() else 60.0)
     first, began = update_server.update(HERTZ), time.monotonic()
     try:
         events.read(warm_up)

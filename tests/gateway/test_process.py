@@ -133,6 +133,9 @@ def test_it_says_what_it_may_write_and_writes_nothing_else(
         after = wire.ask(codec.Get, topic=topic, pv_name=uri)
         assert isinstance(after, ValueReply)
         assert (after.tree["value"] == before.tree["value"]) is (code != 0)
+        if code == 0:
+            back = codec.encode_put_value({"value": before.tree["value"]})
+            wire.ask(codec.Put, topic=topic, pv_name=uri, value=back)
 
 
 def test_several_share_the_commands(soft_ioc: SoftIoc, broker: Broker, gateway_factory: Factory):

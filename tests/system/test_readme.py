@@ -56,10 +56,13 @@ def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert missing == []
 
 
-def test_the_undo_from_python_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    (block,) = _python(ROOT / "examples" / "record" / "README.md")
-    exec(compile(block, "examples/record/README.md", "exec"), {})  # noqa: S102
-    assert "[('QUAD:SET', 3.0, 1.0)]" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("example", "says"), [("record", "[('QUAD:SET', 3.0, 1.0)]"), ("kafka", "b'hello'")], ids=["record", "kafka"]
+)
+def test_other_guides_run(example: str, says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = _python(ROOT / "examples" / example / "README.md")
+    exec(compile(block, f"examples/{example}/README.md", "exec"), {})  # noqa: S102
+    assert says in capsys.readouterr().out
 
 
 def test_the_client_of_k2eg_runs(broker: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

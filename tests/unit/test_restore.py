@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ from badger_k2eg.records import RecordKind
 from badger_k2eg.run.manifest import recorded_way, way_of
 from badger_k2eg.run.restore import LockGate, Restore
 from badger_k2eg.run.undo import Fate
+from badger_k2eg.run.validators import validator_of
 from badger_k2eg.settings import parse, resolve
-from badger_k2eg.validation import within
+from badger_k2eg.validation import wait_for_readback, within
 
 START = {"A": 1.0, "B": 2.0, "MODE": 0, "WF": [1.0, 2.0]}
 
@@ -165,6 +167,29 @@ held.take(sys.argv[1:], run="their-run")
 print("READY", flush=True)
 time.sleep(60)
 """
+
+
+def test_with_the_validators_that_are_on_record(memory: MemoryBackend, journal: Journal) -> None:
+    """A run set a magnet with its readback, an hour ago, in a process that is gone: a restore waits for it as well."""
+    memory.add("READ", 1.0)
+    memory.follow("A", "READ", after=0.05)
+    tied = run.Attachment().attach(control(memory))
+    tied.set({"A": 5.0, "B": 6.0}, {"A": partial(wait_for_readback, readback_pv="READ", tolerance=0.1, count_down=2)})
+    tied.set({"A": 7.0}, {"A": within("READ", tolerance=0.1, timeout=1.5)})
+    run.end()
+    recorded = {pv: validator_of(told).parts for pv, told in journal.run("last").validators().items()}
+    assert recorded == {"A": (within("READ", tolerance=0.1, timeout=1.5),)}
+    restore = Restore(control(memory), journal, "last")
+    restore.run()
+    assert (fates(restore), memory.value("READ")) == ({"A": Fate.RESTORED, "B": Fate.RESTORED}, 1.0)
+    # The supply is off: the put is done, and the magnet is not there.
+    tied = run.Attachment().attach(control(memory))
+    tied.set({"A": 5.0}, {"A": within("READ", tolerance=0.1, settle=0.2, timeout=1.0)})
+    run.end()
+    memory.on_put("A", lambda value: memory.later(0.1, lambda: memory.post("READ", 9.0)))
+    restore = Restore(control(memory), journal, "last")
+    restore.run()
+    assert fates(restore) == {"A": Fate.FAILED} and "READ" in restore.steps[0].message
 
 
 @contextmanager
@@ -310,3 +335,12 @@ def test_the_command_for_people_and_programs(journal: Journal, made: str, monkey
     assert refused.exit_code == 1
     assert "NOT where it shall be: " in refused.stdout
     assert invoke(cli.main, ["runs", "restore", "nowhere"]).exit_code == 2
+
+
+def test_each_step_of_a_ramp_is_on_record_as_what_was_put(memory: MemoryBackend, journal: Journal) -> None:
+    tied = run.Attachment().attach(control(memory, max_step=1.0, ramp=True))
+    tied.set({"A": 4.0})
+    run.end()
+    records = [record for record in journal.run("last").records() if record.pv == "A"]
+    assert [record.asked for record in records if record.kind is RecordKind.PUT] == [2.0, 3.0, 4.0]
+    assert [record.asked for record in records if record.kind is RecordKind.SETPOINT] == [4.0]

@@ -67,6 +67,27 @@ def test_repeated_events_are_no_news(double: Double, client: K2egClient, quick: 
     assert seen.values == [1.5]
 
 
+def test_a_repeat_that_nobody_asked_for_is_no_news_and_no_reason_to_ask(double: Double, client: K2egClient) -> None:
+    def asked() -> int:
+        return len([command for command in double.commands if isinstance(command, MultiMonitor)])
+
+    seen = Seen()
+    client.monitor(double.uri("A"), seen)
+    eventually(lambda: asked() == 2)
+    for _ in range(3):
+        double.publish(double.name("A"))
+    time.sleep(monitors._REFRESH / 2)
+    assert (seen.values, asked()) == ([1.5], 2)
+
+
+def test_what_our_gateway_repeats_for_others_is_told_once(gateway: Any, soft_ioc: Any) -> None:
+    seen = Seen()
+    with K2egClient(gateway.environment_name, "repeats", folder=gateway.folder) as client:
+        client.monitor(f"pva://{soft_ioc.pv('STR')}", seen)
+        time.sleep(4.0)
+    assert seen.values == ["hello"]
+
+
 def test_the_last_value_of_a_burst_that_the_gateway_left_out_comes_soon(double: Double, client: K2egClient) -> None:
     seen = Seen()
     client.monitor(double.uri("A"), seen)

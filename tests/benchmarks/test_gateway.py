@@ -31,7 +31,7 @@ TARGET_MERGED = 1.0
 """Percent."""
 TARGET_KB = 2048
 LOOKS = 10
-_PATIENCE = 10.0
+_PATIENCE = 60.0
 
 
 class Events:
@@ -94,7 +94,7 @@ def test_updates(board: Board, broker: Broker, gateway: GatewayProcess, update_s
     process = psutil.Process(gateway.pid)
     pvs = update_server.pvs
     with K2egClient(gateway.environment_name, "bench-updates", folder=gateway.folder) as client:
-        client.monitor_many([f"pva://{pv}" for pv in pvs], lambda pv, tree: None)
+        client.monitor_many([f"pva://{pv}" for pv in pvs], lambda pv, tree: None, timeout=_PATIENCE)
     # From here on nobody but this one reads; a gateway goes on publishing.
     events = Events(broker, pvs)
     warm_up, seconds = (1.0, 5.0) if board.short else (10.0, 300.0 if is_full() else 60.0)

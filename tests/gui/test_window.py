@@ -101,7 +101,8 @@ def test_direct_then_gateway_then_replay_in_one_window(
         words = ("rerun", run, "--archive", str(tmp_path / ARCHIVE), "--evaluations", "5", "--json", "--no-plot")
         said = command(*words, "--set", "interface_name=replay", "--set", f"replay_run={run}", client={})
         again = json.loads(said)["evaluations"]
-        assert [each["objectives"]["spot"] for each in again] == gateway["spot"][:5]
+        # The window rounds what it shows.
+        assert [each["objectives"]["spot"] for each in again] == pytest.approx(gateway["spot"][:5], rel=1e-9)
 
 
 @pytest.mark.parametrize("number", range(1, STARTS + 1))

@@ -118,6 +118,13 @@ def test_what_was_blocked_is_no_point() -> None:
     assert recording.points[0].setpoints == {"QUAD": 1.5}
 
 
+def test_an_evaluation_in_which_nothing_was_sent_is_none() -> None:
+    begin = line(RecordKind.EVALUATION_BEGIN, 20.0, evaluation=2)
+    blocked = line(RecordKind.SETPOINT, 21.0, evaluation=2, pv="QUAD", asked=99.0, outcome=Outcome.BLOCKED)
+    recording = a_run([*a_point(1, 1.5, 0.3), begin, blocked], a_point(3, 2.0, 0.1))
+    assert [point.number for point in recording.points] == [1, 3]
+
+
 def test_what_was_restored_at_the_end_is_no_point() -> None:
     back = line(RecordKind.SETPOINT, 20.0, evaluation=1, pv="QUAD", asked=1.0, outcome=Outcome.APPLIED)
     restore = [line(RecordKind.RESTORE_BEGIN, 19.0), back, line(RecordKind.RESTORE_END, 21.0)]

@@ -85,6 +85,8 @@ class Recording:
             # What a restore puts back is no point of the run.
             elif not restoring:
                 self._take(record)
+        # Where nothing was sent, the machine stayed at the point before.
+        self.points = [point for point in self.points if point.ended]
         if not self.points:
             raise NoSuchRecord(f"run {run} set nothing: there is nothing to replay")
 

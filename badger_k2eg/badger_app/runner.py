@@ -269,6 +269,11 @@ def reaching(environment: Environment) -> Iterator[None]:
     try:
         yield
     except ReadError as error:
+        from .k2eg import K2egInterface
+
+        if isinstance(environment.interface, K2egInterface):
+            # Its gateway searches, not this host; the error names broker, gateway or PV.
+            raise
         where = _ADDRESSES.get(getattr(environment.interface, "scheme", ""))
         silent = error.errors and all(isinstance(each, PvNotConnected) for each in error.errors.values())
         if where is None or error.partial or not silent:

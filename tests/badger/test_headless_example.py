@@ -1,4 +1,4 @@
-"""``examples/headless.py`` as a user runs it (row B4), on the machine for which it was written."""
+"""``examples/headless.py`` as a user runs it, on the machine for which it was written."""
 
 from __future__ import annotations
 

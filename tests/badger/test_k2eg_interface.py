@@ -1,4 +1,4 @@
-"""The interface ``k2eg``: rows P1, P2, P4 and B11 through it, over the gateway and a real IOC."""
+"""The interface ``k2eg``, as environments use it, over the gateway and a real IOC."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,3 +136,16 @@ def test_an_environment_chooses_it_by_its_parameter(
     assert made.interface.settings.timeout == 5.0
     assert made.interface.get_value(soft_ioc.pv("DBL")) == 1.5
     made.interface.reset_interface()
+
+
+@pytest.mark.parametrize("name", ["k2eg", "epics_pva"])
+def test_the_hint_at_epics_addresses_is_for_those_who_search_themselves(name: str) -> None:
+    import interfaces.epics_pva
+    from badger_k2eg.badger_app.runner import reaching
+    from badger_k2eg.errors import PvNotConnected, ReadError, read_failure
+
+    chosen = Interface() if name == "k2eg" else interfaces.epics_pva.Interface()
+    error = PvNotConnected("A", "the broker does not answer")
+    with pytest.raises(ReadError) as raised, reaching(SimpleNamespace(interface=chosen)):  # type: ignore[arg-type]
+        raise read_failure({"A": error}, {}, str(error))
+    assert ("EPICS_PVA_ADDR_LIST" in str(raised.value)) is (name == "epics_pva")

@@ -50,7 +50,7 @@ class BadgerCommand:
 
 
 def _quick(times: list[tuple[float, float]], without: list[tuple[float, float]]) -> bool:
-    (used, waited), (used_without, waited_without) = (tuple(map(min, zip(*each))) for each in (times, without))
+    (used, waited), (used_without, waited_without) = (map(min, zip(*each, strict=True)) for each in (times, without))
     return used < used_without + 1.0 and waited < waited_without + 3.0
 
 

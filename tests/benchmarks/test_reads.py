@@ -73,7 +73,7 @@ def test_get(count: int, board: Board, soft_ioc: SoftIoc, raw: Context, backend:
 
 
 def test_dead_pvs(board: Board, soft_ioc: SoftIoc, backend: Backend) -> None:
-    """A hundred PVs with one dead or with fifty dead cost one timeout, and no more (row P11)."""
+    """A hundred PVs with one dead or with fifty dead cost one timeout, and no more."""
     timeout = 0.5 if board.short else 1.0
     control = Control(backend, Settings(timeout=timeout))
     alive = [soft_ioc.pv(f"BIG:{i:04d}") for i in range(100)]

@@ -34,7 +34,7 @@ TOPIC_PATIENCE = 5.0
 RETENTION: Mapping[str, str] = {"retention.ms": "3600000", "retention.bytes": "52428800"}
 _PARTITIONS = 3
 # Seconds after a command until whoever reads the topic only after the answer does.
-_JOINED = 2.0
+_JOINED = 2.5
 
 
 class Monitors:

@@ -13,10 +13,11 @@ from badger_k2eg.testing.broker import Broker
 from .conftest import Serve, Served
 from .wire import PATIENCE
 
-pytestmark = pytest.mark.kafka
+# With an outage of the broker, which may be Apache Kafka.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
 
 #: Seconds after a command in which the value is repeated, if ever.
-REPEATED = 2.5
+REPEATED = 3.0
 
 
 @pytest.fixture

@@ -35,12 +35,14 @@ def values(answer: dict[str, Any], name: str) -> list[Any]:
 
 def test_get_and_put(library: Library, soft_ioc: SoftIoc) -> None:
     name = f"{soft_ioc.prefix}:FREE"
-    over_pva, over_ca, put, after, array = library(
+    over_pva, over_ca, put, after, array, _ = library(
         ["get", f"pva://{soft_ioc.prefix}:STR", ANSWER],
         ["get", f"ca://{soft_ioc.prefix}:STR", ANSWER],
         ["put", f"pva://{name}", 2.75, ANSWER],
         ["get", f"pva://{name}", ANSWER],
         ["get", f"pva://{soft_ioc.prefix}:WF", ANSWER],
+        # As it was, for other tests.
+        ["put", f"pva://{name}", 1.0, ANSWER],
     )
     assert over_pva["value"]["value"] == over_ca["value"]["value"] == "hello"
     assert put["error"] is None and put["value"]["error"] == 0
@@ -102,7 +104,8 @@ def test_the_first_value_of_a_static_pv(library: Library, soft_ioc: SoftIoc) -> 
         ["monitor", f"pva://{names[0]}", ANSWER],
         ["collect", 1, 15.0],
         ["monitor_many", [f"pva://{name}" for name in names[1:]], ANSWER],
-        ["collect", 2, 15.0],
+        # One of them may come twice before the other one comes.
+        ["collect", 1000, 8.0],
     )
     assert single["value"]["error"] == many["value"]["error"] == 0
     assert values(heard_single, names[0])

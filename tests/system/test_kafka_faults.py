@@ -23,7 +23,8 @@ from badger_k2eg.testing.ports import free_port
 
 from .kafka_parts import wait_until, within, write
 
-pytestmark = pytest.mark.kafka
+# Apache Kafka takes its time to go and to come back on a busy machine.
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(150)]
 
 
 @pytest.fixture

@@ -50,19 +50,15 @@ class SessionPorts:
     def __init__(self) -> None:
         """Choose them all."""
         from .ports import PartPorts
+        from .soft_ioc import client_environment
 
         self.soft_ioc = PartPorts()
         self.second_soft_ioc = PartPorts()
         self.fault_server = PartPorts()
         #: Not in use at the moment.
         self.factory = [PartPorts() for _ in range(_FACTORY_SLOTS)]
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """The EPICS_* variables of a client of all of them."""
-        from .soft_ioc import client_environment
-
-        return client_environment(self.soft_ioc, self.second_soft_ioc, self.fault_server, *self.factory)
+        #: The EPICS_* variables of a client of all of them, also of those of the factory that are in use.
+        self.environment = client_environment(self.soft_ioc, self.second_soft_ioc, self.fault_server, *self.factory)
 
 
 def _start(kind: type[PartT], ports: PartPorts) -> PartT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -22,41 +23,46 @@ from .segment_lines import SAY, lines_of, numbers, rows_fit
 K = RecordKind
 
 
-@pytest.fixture
-def file_limit() -> Iterator[Callable[[int], None]]:
-    """Let no file of this process grow beyond so many bytes: for a write, that is a full disk."""
+@contextlib.contextmanager
+def room(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond so many bytes: for a write, that is a full disk.
+
+    Only inside: what the test session itself writes may be a long file, too.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size if size > 0 else before[0], before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_no_room_is_an_error_for_a_baseline_and_leaves_nothing_of_it(
-    journal: Journal, folder: Path, file_limit: Callable[[int], None]
-) -> None:
+def test_no_room_is_an_error_for_a_baseline_and_leaves_nothing_of_it(journal: Journal, folder: Path) -> None:
     journal.write(SAY)
     path = listed(folder)[0].path
     before = path.read_bytes()
-    file_limit(len(before) + 300)  # room for a part of what comes
     baseline = [Record(kind=K.BASELINE, pv=f"Q:{number}", value=1.0) for number in range(20)]
-    with pytest.raises(JournalWriteError, match=f"the journal in {folder} cannot be written: File too large"):
+    # For a part of what comes.
+    with (
+        room(len(before) + 300),
+        pytest.raises(JournalWriteError, match=f"the journal in {folder} cannot be written: File too large"),
+    ):
         journal.write(*baseline, required=True, sync=True)
     assert path.read_bytes() == before
-    file_limit(0)
     assert journal.write(*baseline, required=True) == range(3, 23)
 
 
 def test_later_the_run_goes_on_with_one_warning_and_the_journal_resumes(
-    journal: Journal, folder: Path, file_limit: Callable[[int], None], caplog: pytest.LogCaptureFixture
+    journal: Journal, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal.write(SAY)
     size = listed(folder)[0].path.stat().st_size
-    file_limit(size + 10)
     with caplog.at_level(logging.INFO, logger="badger_k2eg"):
-        for _ in range(3):
-            assert journal.write(SAY, SAY) == range(0)
+        with room(size + 10):
+            for _ in range(3):
+                assert journal.write(SAY, SAY) == range(0)
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "its lines are lost until it can be" in caplog.text
-        file_limit(0)
         assert journal.write(SAY) == range(4, 5)
     assert caplog.records[-1].getMessage().endswith("is written again; 6 lines were lost")
     lost = lines_of(folder)[2]
@@ -64,48 +70,43 @@ def test_later_the_run_goes_on_with_one_warning_and_the_journal_resumes(
     assert numbers(folder) == [1, 2, 3, 4]
 
 
-def test_by_setting_every_line_is_required(
-    open_journal: Callable[..., Journal], folder: Path, file_limit: Callable[[int], None]
-) -> None:
+def test_by_setting_every_line_is_required(open_journal: Callable[..., Journal], folder: Path) -> None:
     journal = open_journal(on_error="raise")
     journal.write(SAY)
-    file_limit(listed(folder)[0].path.stat().st_size + 10)
-    with pytest.raises(JournalWriteError, match="File too large"):
+    size = listed(folder)[0].path.stat().st_size
+    with room(size + 10), pytest.raises(JournalWriteError, match="File too large"):
         journal.write(SAY)
 
 
-def test_no_room_from_the_start(journal: Journal, folder: Path, file_limit: Callable[[int], None]) -> None:
-    file_limit(10)
-    with pytest.raises(JournalWriteError, match="File too large"):
+def test_no_room_from_the_start(journal: Journal, folder: Path) -> None:
+    with room(10), pytest.raises(JournalWriteError, match="File too large"):
         journal.write(SAY, required=True)
-    file_limit(0)
     assert journal.write(SAY, required=True).start == 1
     assert rows_fit(folder) and numbers(folder) == [1]
 
 
 def test_a_torn_line_that_cannot_be_closed_for_want_of_room_is_closed_later(
-    open_journal: Callable[..., Journal], folder: Path, file_limit: Callable[[int], None]
+    open_journal: Callable[..., Journal], folder: Path
 ) -> None:
     journal = open_journal()
     journal.write(SAY)
     path = listed(folder)[0].path
     with path.open("ab") as file:
         file.write(b'{"v":1,"line":3,"ti')
-    file_limit(path.stat().st_size + 20)
+    size = path.stat().st_size
     for _ in range(2):
-        with pytest.raises(JournalWriteError):
+        with room(size + 20), pytest.raises(JournalWriteError):
             journal.write(SAY, required=True)
-    file_limit(0)
     assert journal.write(SAY) == range(5, 6)
     assert [record.kind for record in journal.records()] == [K.SEGMENT_BEGIN, K.NOTE, K.TORN, K.NOTE]
 
 
 def test_without_room_for_an_index_every_segment_is_read(
-    journal: Journal, folder: Path, file_limit: Callable[[int], None], caplog: pytest.LogCaptureFixture
+    journal: Journal, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     journal.write(SAY, SAY)
-    file_limit(5000)
-    assert [record.line for record in journal.records()] == [1, 2, 3]
+    with room(5000):
+        assert [record.line for record in journal.records()] == [1, 2, 3]
     (warning,) = caplog.records
     assert "every segment is read instead" in warning.getMessage()
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from ..errors import SettingsError
 from ..settings import Options, Settings, parse
@@ -50,3 +50,9 @@ def warn_of(read: Callable[[], object]) -> None:
         if (text := str(error)) not in _warned:
             _warned.add(text)
             logger.warning("%s", text)
+
+
+def first_line(error: ValidationError) -> str:
+    """Tell a pydantic error in one line: the name, and what is wrong with its value."""
+    first = error.errors()[0]
+    return ": ".join([*map(str, first["loc"]), str(first["msg"]).removeprefix("Value error, ")])

@@ -18,6 +18,7 @@ from ..errors import SettingsError
 from ..plugin_root import plugin_root
 from ..wording import close_to, did_you_mean
 from . import running
+from .interface_options import first_line
 from .plugin import ControlInterface
 from .replay import ReplayInterface
 from .runner import plugin_names
@@ -78,7 +79,7 @@ class ConfiguredEnvironment(Environment):
         try:
             super().__init__(**parameters)
         except ValidationError as error:
-            raise SettingsError(f"environment {self.name}: {_first_line(error)}") from None
+            raise SettingsError(f"environment {self.name}: {first_line(error)}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Take a changed parameter at once.
@@ -88,7 +89,7 @@ class ConfiguredEnvironment(Environment):
         try:
             super().__setattr__(name, value)
         except ValidationError as error:
-            raise SettingsError(f"environment {self.name}: {_first_line(error)}") from None
+            raise SettingsError(f"environment {self.name}: {first_line(error)}") from None
 
     @field_validator("read_only", "parallel", mode="before")
     @classmethod
@@ -180,8 +181,3 @@ def _words(value: Any) -> str:
 
 def _chosen(value: str | None) -> str | None:
     return None if _words(value) == AS_CONFIGURED else str(value).strip()
-
-
-def _first_line(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return ": ".join([*map(str, first["loc"]), str(first["msg"]).removeprefix("Value error, ")])

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from ..backend import Backend, Update
 from ..backends.replay import ReplayBackend
@@ -20,6 +20,7 @@ from ..records import Record
 from ..run import Attachment
 from ..sampling.assembly import failure_of
 from ..settings import Settings
+from .interface_options import first_line
 from .plugin import ControlInterface
 
 logger = logging.getLogger("badger_k2eg")
@@ -91,8 +92,8 @@ class ReplayInterface(ControlInterface):
         known = load()
         try:
             return ReplaySettings.model_validate(known.model_dump() | own)
-        except ValueError as error:
-            raise SettingsError(f"interface {self.name}: {_first(error)}") from None
+        except ValidationError as error:
+            raise SettingsError(f"interface {self.name}: {first_line(error)}") from None
 
     @property
     def replayed(self) -> ReplayBackend:
@@ -161,11 +162,3 @@ def _as_then(line: Record, **call: Any) -> Any:
     if data.get("error") in _NOT_VALID:
         raise ValueError(line.message or "did not arrive")
     return data.get("arrived")
-
-
-def _first(error: ValueError) -> str:
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return str(error)
-    first = errors()[0]
-    return f"{first['loc'][0]}: {str(first['msg']).removeprefix('Value error, ')}"

@@ -9,6 +9,11 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from . import INTERRUPTED, TERMINATED
+
+#: What stops a command that sets PVs: how it is called, and the exit code.
+STOPS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
+
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[threading.Event]:

@@ -22,15 +22,14 @@ from rich.console import Console
 
 from ..errors import SetpointBlocked, SettingsError
 from ..wording import did_you_mean
-from . import FAILED, INTERRUPTED, REFUSED, TERMINATED
+from . import FAILED, REFUSED
 from .assignments import assignments
+from .ending import STOPS
 from .way import chosen_way, control_by, reached
 
 if TYPE_CHECKING:
     from .. import run
     from ..procedures import Step
-
-_SIGNALS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
 
 
 @click.command()
@@ -143,11 +142,11 @@ class _Run:
 
         self.control = run.Attachment(lambda: self._manifest).attach(control_by(self._way, **self._options))
         self.run = run.begin(self._manifest, signals=False)
-        self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        self._previous = {number: signal.signal(number, self._handle) for number in STOPS}
         return self
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        name, code = _SIGNALS[signal.Signals(number)]
+        name, code = STOPS[signal.Signals(number)]
         self.codes.append(code)
         self.run.stop(f"stopped by {name}")
 

@@ -24,14 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..errors import SetpointBlocked, SettingsError
 from ..settings import load
-from . import FAILED, INTERRUPTED, REFUSED, TERMINATED, USAGE, report
+from . import FAILED, REFUSED, USAGE, report
 from .assignments import assignments
+from .ending import STOPS
 
 if TYPE_CHECKING:
     from ..badger_app.evaluation import Evaluation
     from ..badger_app.headless import HeadlessRun
-
-_SIGNALS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
 
 
 def _png(context: click.Context, parameter: click.Parameter, file: Path | None) -> Path | None:
@@ -177,7 +176,7 @@ class _Signals:
 
     def __enter__(self) -> _Signals:
         # What is ignored (a job of a script in the background) stays so.
-        ours = {number: old for number in _SIGNALS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
+        ours = {number: old for number in STOPS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
         self._previous = ours
         for number in ours:
             signal.signal(number, self._handle)
@@ -188,7 +187,7 @@ class _Signals:
             signal.signal(number, old)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        name, code = _SIGNALS[signal.Signals(number)]
+        name, code = STOPS[signal.Signals(number)]
         self.codes.append(code)
         if self.run is not None:
             self.run.stop(f"stopped by {name}")

@@ -34,7 +34,7 @@ class Recorder:
         self.evaluation = 0
         self._calls = threading.local()
         self._profiled: set[str] = set()
-        self._validators: dict[str, list[dict[str, Any]]] = {}
+        self._validators: dict[str, tuple[Any, list[dict[str, Any]] | None]] = {}
 
     def write(self, *records: Record, required: bool = False, sync: bool = False) -> int | None:
         """Append lines.
@@ -77,10 +77,15 @@ class Recorder:
         :param validators: those of our making are told, each where it is new.
         """
         data: dict[str, Any] = {"setpoints": {pv: plain(value) for pv, value in asked.items()}}
-        told_now = {pv: told_validator(v) for pv, v in (validators or {}).items() if pv in asked and v is not None}
-        new = {pv: parts for pv, parts in told_now.items() if parts and self._validators.get(pv) != parts}
+        new = {}
+        for pv, validator in (validators or {}).items():
+            known, told = self._validators.get(pv, (None, None))
+            # Told anew only for another validator: most sets come with the ones of the set before.
+            if pv in asked and validator is not known:
+                self._validators[pv] = (validator, parts := told_validator(validator))
+                if parts and parts != told:
+                    new[pv] = parts
         if new:
-            self._validators |= new
             data["validators"] = new
         self._open.append(self.write(self.line(RecordKind.SET_BEGIN, data=data)))
 

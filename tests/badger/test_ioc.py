@@ -15,8 +15,6 @@ import pytest
 from badger_k2eg.testing.ports import PartPorts
 from badger_k2eg.testing.soft_ioc import client_environment
 
-from .routines import CLONE
-
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["demo", "virtual_injector"])
@@ -24,8 +22,6 @@ def test_an_example_ioc_in_the_foreground(
     name: str, tmp_path: Path, run_python: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     psutil = pytest.importorskip("psutil")
-    if name != "demo" and not (CLONE / "examples" / name / "ioc.py").is_file():
-        pytest.skip("no such example yet")
     ports = PartPorts()
     outside = {key: value for key, value in os.environ.items() if not key.startswith("EPICS_")}
     serving = {

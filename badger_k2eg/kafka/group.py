@@ -1,24 +1,21 @@
-"""``GroupReader``: a member of a consumer group. Imports deadline, errors, fork."""
+"""``GroupReader``: a member of a consumer group. Imports deadline."""
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaException, TopicPartition
 
-from .. import fork
 from ..deadline import Deadline
-from ..errors import KafkaError
 from .connection import KafkaConnection
+from .consuming import Consuming
 from .owner import Owner
 from .topics import Topics
-from .values import BrokerTrouble, KafkaRecord
+from .values import KafkaRecord
 from .waiting import wait_all
-from .watch import Watch
 
 logger = logging.getLogger("badger_k2eg.kafka")
 
@@ -34,7 +31,7 @@ _LOOK_UP = 5.0
 _PAUSE = 0.05
 
 
-class GroupReader:
+class GroupReader(Consuming):
     """Reads topics as a member of a consumer group: every record goes to one member.
 
     The offsets are committed after the records were handed over: after a crash, or when members come and go, some may
@@ -56,19 +53,13 @@ class GroupReader:
         name: str = "group",
     ) -> None:
         """Open nothing."""
-        self._connection = connection
         self._group = group
         self._names = list(topics)
         self._callback = callback
-        self._name = name
-        self._closed = False
-        self._begin()
-        fork.register(self)
+        super().__init__(connection, name)
 
     def _begin(self) -> None:
-        self._watch = Watch(self._name, self._connection.bootstrap)
-        self._owner: Owner | None = None
-        self._lock = threading.Lock()
+        super()._begin()
         # Of the owner's thread alone: the next offset of each partition, where it is not committed yet.
         self._next: dict[tuple[str, int], int] = {}
         self._joined: Future[None] = Future()
@@ -86,44 +77,13 @@ class GroupReader:
             topics.partitions(self._names, deadline)
         finally:
             topics.close()
-        with self._lock:
-            if self._closed:
-                raise KafkaError(f"{self._name} is closed")
-            if self._owner is None:
-                configuration = {**_GROUP, **self._connection.consumer(), "group.id": self._group}
-                self._owner = Owner(configuration, self._hand_over, self._watch, self._name, self._commit)
-                self._owner.request(self._subscribe)
+        configuration = {**_GROUP, **self._connection.consumer(), "group.id": self._group}
+        self._opened(configuration, self._hand_over, self._commit)
         if not wait_all([self._joined], deadline, f"joining group {self._group}"):
             raise self._watch.timed_out(f"group {self._group} cannot be joined")
 
-    @property
-    def trouble(self) -> BrokerTrouble | None:
-        """The broker that does not answer at the moment; None as far as is known."""
-        return self._watch.trouble
-
-    @property
-    def callback_errors(self) -> int:
-        """How many times the callback raised."""
-        owner = self._owner
-        return owner.callback_errors if owner is not None else 0
-
-    def close(self) -> None:
-        """Commit, leave the group, end the thread; bounded. Idempotent."""
-        with self._lock:
-            self._closed = True
-            owner = self._owner
-        if owner is not None:
-            owner.close()
-
-    def before_fork(self) -> None:
-        """Nothing: the parent goes on reading."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing."""
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew."""
-        self._begin()
+    def _begun(self, owner: Owner) -> None:
+        owner.request(self._subscribe)
 
     # The owner's thread.
 

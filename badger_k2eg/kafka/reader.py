@@ -1,23 +1,21 @@
-"""``Reader``: chosen topics from chosen positions. Imports deadline, errors, fork."""
+"""``Reader``: chosen topics from chosen positions. Imports deadline, errors."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from .. import fork
 from ..deadline import FOREVER, Deadline
 from ..errors import KafkaError
 from .connection import KafkaConnection
+from .consuming import Consuming
 from .owner import Owner
 from .topics import Topics
-from .values import BrokerTrouble, KafkaRecord, Start
+from .values import KafkaRecord, Start
 from .waiting import wait_all
-from .watch import Watch
 
 T = TypeVar("T")
 
@@ -31,7 +29,7 @@ Positions = dict[str, dict[int, int]]
 _NO_GROUP = {"group.id": "badger-k2eg-reader", "auto.offset.reset": "earliest"}
 
 
-class Reader:
+class Reader(Consuming):
     """Reads chosen topics from chosen positions, without a group: no rebalance ever moves or delays it.
 
     Nothing is opened before the first `assign`. In a forked child it is as new: nothing is assigned. Should the broker
@@ -48,21 +46,15 @@ class Reader:
         self, connection: KafkaConnection, callback: Callback, *, topics: Topics | None = None, name: str = "reader"
     ) -> None:
         """Open nothing."""
-        self._connection = connection
         self._callback = callback
-        self._name = name
         self._topics = topics or Topics(connection)
         self._owns_topics = topics is None
-        self._closed = False
-        self._begin()
-        fork.register(self)
+        super().__init__(connection, name)
 
     def _begin(self) -> None:
-        self._watch = Watch(self._name, self._connection.bootstrap)
-        self._owner: Owner | None = None
+        super()._begin()
         # Written by the owner's thread alone.
         self._positions: Positions = {}
-        self._lock = threading.Lock()
 
     def assign(
         self, topics: Collection[str], deadline: Deadline, start: Start | Mapping[int, int] = Start.END
@@ -80,7 +72,7 @@ class Reader:
         :raises CallCancelled: when the deadline was cancelled.
         :raises KafkaError: once closed; inside the callback.
         """
-        owner = self._opened()
+        owner = self._opened({**_NO_GROUP, **self._connection.consumer()}, self._callback)
         if owner.is_own_thread:
             raise KafkaError(f"{self._name}: a topic cannot be assigned inside the callback")
         positions = self._positions
@@ -130,45 +122,11 @@ class Reader:
         """The topics that are read."""
         return frozenset(self._positions)
 
-    @property
-    def trouble(self) -> BrokerTrouble | None:
-        """The broker that does not answer at the moment; None as far as is known."""
-        return self._watch.trouble
-
-    @property
-    def callback_errors(self) -> int:
-        """How many times the callback raised."""
-        owner = self._owner
-        return owner.callback_errors if owner is not None else 0
-
     def close(self) -> None:
         """End the thread and the consumer; bounded. Idempotent."""
-        with self._lock:
-            self._closed = True
-            owner = self._owner
-        if owner is not None:
-            owner.close()
+        super().close()
         if self._owns_topics:
             self._topics.close()
-
-    def before_fork(self) -> None:
-        """Nothing: the parent goes on reading."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing."""
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew."""
-        self._begin()
-
-    def _opened(self) -> Owner:
-        with self._lock:
-            if self._closed:
-                raise KafkaError(f"{self._name} is closed")
-            if self._owner is None:
-                configuration = {**_NO_GROUP, **self._connection.consumer()}
-                self._owner = Owner(configuration, self._callback, self._watch, self._name)
-            return self._owner
 
     def _wait(self, owner: Owner, work: Callable[[Consumer], T], deadline: Deadline) -> T:
         future = owner.request(work)

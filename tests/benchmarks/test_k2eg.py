@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import json
-import os
+import queue
 import statistics
-import subprocess
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,14 +15,16 @@ import pytest
 from badger_k2eg.backends import ThroughK2eg
 from badger_k2eg.control import Control, connect
 from badger_k2eg.k2eg.client import K2egClient
+from badger_k2eg.k2eg.codec import Get
 from badger_k2eg.settings import Settings
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import client_environment
 from badger_k2eg.validation import within
-from tests.interop.library import library_python
+from tests.system.k2eg.double import Double, tree
 
 from .bare import Bare, BareResponder
-from .board import ROOT, Board, Figure
+from .board import Board, Figure
+from .library import Library
 from .rounds import Series, take_turns
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ MANY = 100
 WINDOW = 1.0
 """Seconds that a snapshot gathers; the library knows no other."""
 SETTLE = 0.5
+POLL_STEP = 0.02
 HERTZ = 10.0
 BROKERS = {"kafka": "Apache Kafka", "embedded": "the embedded broker"}
 FLOOR, LIBRARY = "confluent-kafka and p4p alone", "the k2eg library 0.3.2"
@@ -44,48 +45,6 @@ FLOOR, LIBRARY = "confluent-kafka and p4p alone", "the k2eg library 0.3.2"
 TARGET_READY_MS = 1000.0
 TARGET_GET = 1.3
 TARGET_MANY = 3.0
-
-
-class Library:
-    """The library in a process of its own, which does one thing after another (see `library_program`)."""
-
-    def __init__(self, gateway: GatewayProcess, broker: Broker) -> None:
-        self._broker = broker
-        self._numbers = itertools.count()
-        self._errors = tempfile.TemporaryFile("w+")
-        program = ROOT / "tests" / "benchmarks" / "library_program.py"
-        environment = {**os.environ, "K2EG_PYTHON_CONFIGURATION_PATH_FOLDER": str(gateway.folder)}
-        environment.pop("PYTHONPATH", None)
-        self._process = subprocess.Popen(
-            [library_python(), program, gateway.environment_name],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-
-    def prepare(self) -> str:
-        """Make a reply topic, as an operator would, and give the name of its application."""
-        app_name = f"bench-library-{next(self._numbers)}"
-        self._broker.create_topic(f"{app_name}-reply")
-        return app_name
-
-    def do(self, method: str, *arguments: Any) -> list[float]:
-        """Let it do something; give the seconds of each call."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([method, *arguments]) + "\n")
-        self._process.stdin.flush()
-        for line in self._process.stdout:
-            if line.startswith("answer "):
-                return list(json.loads(line.removeprefix("answer ")))
-        self._errors.seek(0)
-        raise AssertionError(f"the library failed in {method}: {self._errors.read()[-3000:]}")
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-        self._errors.close()
 
 
 @pytest.fixture(scope="module")
@@ -275,6 +234,39 @@ def test_many_gets(
         },
         rounds=3 if board.short else 41,
     )
+    add_many(board, group, taken)
+    add_both(board, group, f"{MANY} gets at once", taken)
+
+
+def test_many_gets_at_the_pace_of_the_real_gateway(board: Board, group: str, broker: Broker) -> None:
+    """It looks for answers every 20 ms (protocol section 7), where ours answers at once."""
+    double = Double(broker, {f"P:{number}": tree(float(number)) for number in range(MANY)})
+    asked: queue.SimpleQueue[Get] = queue.SimpleQueue()
+    double.instead[Get] = lambda command: asked.put(command) or True
+    done = threading.Event()
+
+    def answer() -> None:
+        while not done.wait(POLL_STEP):
+            for command in [asked.get() for _ in range(asked.qsize())]:
+                double.answer(command)
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        with K2egClient(double.environment, "bench-pace") as client:
+            uris = [double.uri(f"P:{number}") for number in range(MANY)]
+            taken = take_turns(
+                {"one": lambda: client.get(uris[0]), "ours": lambda: client.get_many(uris)},
+                rounds=3 if board.short else 41,
+            )
+    finally:
+        done.set()
+        thread.join()
+        double.close()
+    add_many(board, f"{group}, a get takes {POLL_STEP * 1e3:g} ms", taken)
+
+
+def add_many(board: Board, group: str, taken: Mapping[str, Series]) -> None:
     board.add(
         Figure(
             group=group,
@@ -289,7 +281,6 @@ def test_many_gets(
             more={"least": taken["ours"].least * 1e3, "least_one": taken["one"].least * 1e3},
         )
     )
-    add_both(board, group, f"{MANY} gets at once", taken)
 
 
 def test_monitor(

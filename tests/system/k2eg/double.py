@@ -145,7 +145,7 @@ class Double:
                 if command.answerable:
                     self.send(command.reply_topic, Reply(command.reply_id, -1), "comand-parse-error-reply")
             case Get():
-                self._get(command)
+                self.answer(command)
             case Put():
                 self._put(command)
             case MultiMonitor():
@@ -164,7 +164,8 @@ class Double:
                 self.snapshots.pop(snapshot_topic(command.snapshot_name), None)
                 self.reply(command, Reply(command.reply_id, 0, f"Snapshot '{command.snapshot_name}' has been stopped"))
 
-    def _get(self, command: Get) -> None:
+    def answer(self, command: Get) -> None:
+        """Answer a get with the PV's value."""
         uri = parse_uri(command.pv_name)
         if uri is None:
             self.refuse(command, -1, "PV name malformed")

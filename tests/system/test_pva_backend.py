@@ -164,6 +164,35 @@ def test_a_monitor_resumes_after_reads_of_its_dead_pv(
     subscription.close()
 
 
+def test_a_monitor_is_not_closed_while_it_is_read(
+    backend: PvaBackend, soft_ioc: SoftIoc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where both come together p4p lets the last reference go with the GIL held, and may wait for it for ever."""
+    from p4p.client.raw import Subscription
+
+    reading, closed = threading.Event(), threading.Event()
+    overlapped: list[bool] = []
+
+    def pop(handle: Subscription) -> Any:
+        reading.set()
+        # As if the thread had to wait long for the GIL, back from C++.
+        overlapped.append(closed.wait(0.3))
+        return None
+
+    def close(handle: Subscription) -> None:
+        closed.set()
+        really_close(handle)
+
+    really_close = Subscription.close
+    monkeypatch.setattr(Subscription, "pop", pop)
+    monkeypatch.setattr(Subscription, "close", close)
+    subscription = backend.monitor(PvAddress.parse(soft_ioc.pv("DBL")), lambda update: None)
+    assert reading.wait(PATIENCE)
+    subscription.close()
+    assert closed.wait(PATIENCE)
+    assert not any(overlapped)
+
+
 def test_closing_ends_calls_and_monitors(soft_ioc: SoftIoc, fault_server: FaultServer) -> None:
     from badger_k2eg.backends.pva import PvaBackend
 

@@ -36,6 +36,10 @@ class PvaSubscription:
         self._handle: Any = None
         # Held by the monitor thread while it calls back, so that ``close`` can wait for that.
         self._calling = threading.RLock()
+        # Held while the handle is read and while it is closed. A ``pop`` that outlasts a ``close`` in another thread
+        # lets go of the last reference; p4p holds the GIL then and waits for its own thread, which may be waiting for
+        # the GIL: the whole process stands still (p4p 4.3.0) [M].
+        self._reading = threading.Lock()
 
     def open(self, context: Any, events: queue.SimpleQueue[PvaSubscription | None]) -> None:
         """Subscribe; p4p's thread only appends this subscription to the queue of events."""
@@ -45,9 +49,10 @@ class PvaSubscription:
     def pause(self) -> None:
         """Unsubscribe for the time of a fork."""
         self.connected = False
-        handle, self._handle = self._handle, None
-        if handle is not None:
-            handle.close()
+        with self._reading:
+            handle, self._handle = self._handle, None
+            if handle is not None:
+                handle.close()
 
     def close(self) -> None:
         """End it; no callback begins afterwards, and one that runs (in another thread) has ended."""
@@ -61,12 +66,14 @@ class PvaSubscription:
         self.closed = True
         self._handle = None
         self._calling = threading.RLock()
+        self._reading = threading.Lock()
 
     def deliver(self, decode: Callable[[Any], Reading]) -> None:
         """Hand over everything that has arrived (monitor thread)."""
         with self._calling:
-            while not self.closed and (handle := self._handle) is not None:
-                event = handle.pop()
+            while not self.closed:
+                with self._reading:
+                    event = None if self._handle is None else self._handle.pop()
                 if event is None:
                     return
                 try:

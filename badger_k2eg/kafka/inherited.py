@@ -14,6 +14,7 @@ import confluent_kafka
 from confluent_kafka.admin import AdminClient
 
 from .. import fork
+from .orphaned import open_orphaned
 from .watch import opened
 
 #: Held while a handle is made: no fork may come between, as the library holds locks of its own then.
@@ -47,6 +48,9 @@ class _Handles:
 
     def after_fork_in_child(self) -> None:
         """Keep them all, up to the end of the interpreter and past it."""
+        if self._alive:
+            # One of their threads may have been looking up an address.
+            open_orphaned()
         for handle in list(self._alive):
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
         self._alive = weakref.WeakSet()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -66,6 +67,27 @@ def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer
     wait_until(lambda: len(got) == len(sent), "the parent reads on")
     assert [record.value for record in got] == sent
     reader.close()
+
+
+def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str) -> None:
+    """As librdkafka's threads do whenever they connect: a child may inherit a lock of the C library locked."""
+    assert topics.exists(topic, within())
+    done = threading.Event()
+
+    def look_up() -> None:
+        while not done.is_set():
+            socket.getaddrinfo("127.0.0.1", 1, flags=socket.AI_ADDRCONFIG, type=socket.SOCK_STREAM)
+
+    threads = [threading.Thread(target=look_up) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(FORKS):
+            assert in_fork(lambda: [native_threads(), topics.exists(topic, Deadline(10))], seconds=15)[0] == [1, True]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Writer, topic: str) -> None:

@@ -51,8 +51,7 @@ def make(memory: MemoryBackend, journal: Journal) -> Make:
     """Gives a control with these options, tied to the run of this process."""
 
     def make(**options: Any) -> tuple[Control, run.Attachment]:
-        options = {"timeout": 0.5, "retry_delay": 0.05} | options
-        control = Control(memory, resolve([parse(options, str)]))
+        control = Control(memory, resolve([parse({"timeout": 0.5, "retry_delay": 0.05} | options, str)]))
         attachment = run.Attachment(lambda: {"interface": "memory"})
         attachment.attach(control)
         return control, attachment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,14 +36,13 @@ class Files:
     """Environments of a user's own, in the plugin root."""
 
     def __init__(self, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.root, self.monkeypatch, self.made = root, monkeypatch, 0
+        self.root, self.monkeypatch = root, monkeypatch
 
     def make(self, old: str = "", new: str = "", configs: str | None = CONFIGS) -> str:
         """Write one, with a piece of its program replaced; give its name."""
         import badger.factory
 
-        self.made += 1
-        name = f"mine_{id(self)}_{self.made}"
+        name = f"mine_{uuid.uuid4().hex}"
         folder = self.root / "environments" / name
         folder.mkdir()
         program = GOOD.format(name=name)

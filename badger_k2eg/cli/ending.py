@@ -6,13 +6,13 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from . import INTERRUPTED, TERMINATED
 
-#: What stops a command that sets PVs: how it is called, and the exit code.
-STOPS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
+# What stops a command that sets PVs: how it is called, and the exit code.
+_STOPS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
 
 
 @contextlib.contextmanager
@@ -26,6 +26,26 @@ def ended_by_signals() -> Iterator[threading.Event]:
     previous = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield ended
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stopped_by_signals(stop: Callable[[str, int], None]) -> Iterator[None]:
+    """Hear of Ctrl-C and SIGTERM; what is ignored (in a job of a script in the background) stays so.
+
+    :param stop: called with the signal as people call it, and with the exit code that tells of it.
+    """
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        stop(*_STOPS[signal.Signals(number)])
+
+    previous = {number: old for number in _STOPS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, heard)
+    try:
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -8,13 +8,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-import signal
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -24,7 +22,7 @@ from ..errors import SetpointBlocked, SettingsError
 from ..wording import did_you_mean
 from . import FAILED, REFUSED
 from .assignments import assignments
-from .ending import STOPS
+from .ending import stopped_by_signals
 from .way import chosen_way, control_by, reached
 
 if TYPE_CHECKING:
@@ -142,17 +140,16 @@ class _Run:
 
         self.control = run.Attachment(lambda: self._manifest).attach(control_by(self._way, **self._options))
         self.run = run.begin(self._manifest, signals=False)
-        self._previous = {number: signal.signal(number, self._handle) for number in STOPS}
+        self._signals = stopped_by_signals(self._stop)
+        self._signals.__enter__()
         return self
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        name, code = STOPS[signal.Signals(number)]
+    def _stop(self, signal: str, code: int) -> None:
         self.codes.append(code)
-        self.run.stop(f"stopped by {name}")
+        self.run.stop(f"stopped by {signal}")
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
+    def __exit__(self, *ended: Any) -> None:
+        self._signals.__exit__(*ended)
         self.control.close()
         self.control.backend.close()
 

@@ -11,12 +11,10 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -26,7 +24,7 @@ from ..errors import SetpointBlocked, SettingsError
 from ..settings import load
 from . import FAILED, REFUSED, USAGE, report
 from .assignments import assignments
-from .ending import STOPS
+from .ending import stopped_by_signals
 
 if TYPE_CHECKING:
     from ..badger_app.evaluation import Evaluation
@@ -175,19 +173,14 @@ class _Signals:
             self._tidy.callback(shutil.rmtree, output, ignore_errors=True)
 
     def __enter__(self) -> _Signals:
-        # What is ignored (a job of a script in the background) stays so.
-        ours = {number: old for number in STOPS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
-        self._previous = ours
-        for number in ours:
-            signal.signal(number, self._handle)
+        self._signals = stopped_by_signals(self._stop)
+        self._signals.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, old in self._previous.items():
-            signal.signal(number, old)
+    def __exit__(self, *ended: Any) -> None:
+        self._signals.__exit__(*ended)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        name, code = STOPS[signal.Signals(number)]
+    def _stop(self, name: str, code: int) -> None:
         self.codes.append(code)
         if self.run is not None:
             self.run.stop(f"stopped by {name}")

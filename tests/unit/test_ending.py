@@ -1,0 +1,42 @@
+"""What Ctrl-C and SIGTERM do to a command that sets PVs."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from badger_k2eg.cli.ending import stopped_by_signals
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
+def test_both_stop_it_and_get_their_handlers_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    heard: list[tuple[str, int]] = []
+    with stopped_by_signals(lambda name, code: heard.append((name, code))):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [("Ctrl-C", 130), ("SIGTERM", 143)]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+@pytest.mark.usefixtures("handlers")
+def test_what_is_ignored_stays_so() -> None:
+    """A shell lets a job of a script in the background ignore Ctrl-C, which is meant for the one in front."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard: list[tuple[str, int]] = []
+    with stopped_by_signals(lambda name, code: heard.append((name, code))):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert heard == [("SIGTERM", 143)]
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 # Seconds that a request of another thread waits at most until it is heard.
 _PATIENCE = 0.01
+# Seconds that a close waits for the brokers to be told.
+_CLOSING = 5.0
 # Records handed over before `when_idle` is called though more are waiting.
 _MOST_IN_A_ROW = 100
 
@@ -85,13 +87,17 @@ class Owner:
         return threading.current_thread() is self._thread
 
     def close(self) -> None:
-        """End consumer and thread; what was asked before is served. Idempotent."""
+        """End consumer and thread, in bounded time; what was asked before is served. Idempotent."""
         with self._gate:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
-        if not self.is_own_thread:
-            self._thread.join()
+        if self.is_own_thread:
+            return
+        self._thread.join(_CLOSING)
+        if self._thread.is_alive():
+            # The library waits without a bound for what the brokers do not answer any more.
+            logger.warning("%s: the broker does not answer; it is closed as soon as it does", self._name)
 
     def _run(self) -> None:
         try:

@@ -17,7 +17,8 @@ from badger_k2eg.errors import (
     MessageTooLarge,
     WriterFull,
 )
-from badger_k2eg.kafka import Delivery, GroupReader, KafkaConnection, KafkaRecord, Reader, Topics, Writer
+from badger_k2eg.kafka import Delivery, GroupReader, KafkaConnection, KafkaRecord, Reader, Topics, Writer, owner
+from badger_k2eg.kafka.inherited import Consumer
 from badger_k2eg.testing.broker import Broker, EmbeddedBrokerProcess
 from badger_k2eg.testing.ports import free_port
 
@@ -163,6 +164,24 @@ def test_close_while_down_is_bounded(fragile: Broker, topic: str) -> None:
         began = time.monotonic()
         part.close()
         assert time.monotonic() - began < 8
+
+
+def test_consumer_that_the_library_keeps_open_is_left(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As a group's now and then while its broker is down: without a bound, and a command would never end."""
+    answered = threading.Event()
+    really_close = Consumer.close
+    monkeypatch.setattr(Consumer, "close", lambda consumer: (answered.wait(30), really_close(consumer)))
+    monkeypatch.setattr(owner, "_CLOSING", 0.2)
+    reader = Reader(broker.connection, print, name="left")
+    reader.assign([topic], within())
+    began = time.monotonic()
+    reader.close()
+    assert time.monotonic() - began < 5
+    assert "left: the broker does not answer; it is closed as soon as it does" in caplog.text
+    answered.set()
+    wait_until(lambda: "kafka left" not in {thread.name for thread in threading.enumerate()}, "closed")
 
 
 def test_slow_broker_is_waited_for(broker: Broker, topics: Topics, topic: str) -> None:

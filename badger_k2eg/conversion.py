@@ -159,7 +159,7 @@ def _array(value: Any, to: PvType) -> Any:
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             raise Refusal("the array holds NaN or infinity")
         return value
-    if (to.kind, to.bits) == (Kind.FLOAT, 64) and set(map(type, value)) == {float}:
+    if isinstance(value, list | tuple) and (to.kind, to.bits) == (Kind.FLOAT, 64) and set(map(type, value)) == {float}:
         numbers = np.array(value)
         # So is a list of plain floats; where one is no number, the loop below says which.
         if np.isfinite(numbers).all():

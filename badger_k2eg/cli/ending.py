@@ -1,4 +1,4 @@
-"""The end of a process that serves: told to stop, or with the process that started it."""
+"""The end of a process: told to stop by a signal, or with the process that started it."""
 
 from __future__ import annotations
 
@@ -37,11 +37,19 @@ def stopped_by_signals(stop: Callable[[str, int], None]) -> Iterator[None]:
 
     :param stop: called with the signal as people call it, and with the exit code that tells of it.
     """
+    ours = os.getpid()
 
     def heard(number: int, frame: FrameType | None) -> None:
-        stop(*_STOPS[signal.Signals(number)])
+        if os.getpid() == ours:
+            stop(*_STOPS[signal.Signals(number)])
+            return
+        # A child that was forked meanwhile: it ends as it would without us.
+        signal.signal(number, previous[signal.Signals(number)])
+        os.kill(os.getpid(), number)
 
-    previous = {number: old for number in _STOPS if (old := signal.getsignal(number)) is not signal.SIG_IGN}
+    # None: a handler that Python did not install.
+    left = (signal.SIG_IGN, None)
+    previous = {number: old for number in _STOPS if (old := signal.getsignal(number)) not in left}
     for number in previous:
         signal.signal(number, heard)
     try:

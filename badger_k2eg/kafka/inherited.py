@@ -35,25 +35,32 @@ class _Handles:
 
     def __init__(self) -> None:
         self._alive: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Through a fork, so that no garbage collection in the child comes before they are kept.
+        self._held: list[Any] = []
+        # Also once the last is gone from here: it may be about to end its threads.
+        self._any_made = False
         fork.register(self)
 
     def add(self, handle: Any) -> None:
         self._alive.add(handle)
+        self._any_made = True
 
     def before_fork(self) -> None:
-        """Nothing: the parent's go on."""
+        """Let none go; the parent's go on."""
+        self._held = list(self._alive)
 
     def after_fork_in_parent(self) -> None:
-        """Nothing."""
+        """Hold none any more."""
+        self._held = []
 
     def after_fork_in_child(self) -> None:
         """Keep them all, up to the end of the interpreter and past it."""
-        if self._alive:
+        for handle in self._held:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
+        self._alive, self._held = weakref.WeakSet(), []
+        if self._any_made:
             # One of their threads may have been looking up an address.
             open_orphaned()
-        for handle in list(self._alive):
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(handle))
-        self._alive = weakref.WeakSet()
 
 
 _handles = _Handles()

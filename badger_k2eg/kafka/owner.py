@@ -56,6 +56,9 @@ class Owner:
         self._requests: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._told: set[tuple[str, int]] = set()
         self._closed = False
+        # A close has waited in vain; and for what, in words.
+        self._left = False
+        self._busy = "its callback has not ended"
         # Guards the step from open to closed: a request is either served or refused.
         self._gate = threading.Lock()
         self._consumer: Any = make(Consumer, {**configuration, **watch.callbacks})
@@ -87,17 +90,20 @@ class Owner:
         return threading.current_thread() is self._thread
 
     def close(self) -> None:
-        """End consumer and thread, in bounded time; what was asked before is served. Idempotent."""
+        """End consumer and thread; what was asked before is served, and no callback begins any more. Idempotent.
+
+        In bounded time: a thread that does not end by then is left to itself, with a warning.
+        """
         with self._gate:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
-        if self.is_own_thread:
+        if self.is_own_thread or self._left:
             return
         self._thread.join(_CLOSING)
         if self._thread.is_alive():
-            # The library waits without a bound for what the brokers do not answer any more.
-            logger.warning("%s: the broker does not answer; it is closed as soon as it does", self._name)
+            self._left = True
+            logger.warning("%s: %s; it is closed as soon as that is over", self._name, self._busy)
 
     def _run(self) -> None:
         try:
@@ -107,7 +113,7 @@ class Owner:
                 in_a_row = in_a_row + 1 if message is not None else 0
                 if in_a_row % _MOST_IN_A_ROW == 0:
                     self._when_idle(self._consumer)
-                if message is None:
+                if message is None or self._closed:
                     continue
                 if message.error() is not None:
                     self._tell(message)
@@ -119,6 +125,8 @@ class Owner:
                 self._closed = True
             self._serve()
         finally:
+            # The library waits without a bound for what the brokers do not answer any more.
+            self._busy = "the broker does not answer"
             self._consumer.close()
             self._consumer = None
 

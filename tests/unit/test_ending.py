@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -40,3 +41,25 @@ def test_what_is_ignored_stays_so() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
     assert heard == [("SIGTERM", 143)]
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_of_the_command_ends_as_it_would_without_it() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    heard: list[tuple[str, int]] = []
+    with stopped_by_signals(lambda name, code: heard.append((name, code))):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            # What comes earlier, Python forgets after a fork.
+            os.write(writer, b"ready")
+            time.sleep(30)
+            os._exit(0)
+        os.read(reader, 5)
+        os.kill(child, signal.SIGTERM)
+        _, status = os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)
+    assert os.WTERMSIG(status) == signal.SIGTERM
+    assert heard == []

@@ -45,6 +45,9 @@ class PvaSubscription:
         """Subscribe; p4p's thread only appends this subscription to the queue of events."""
         request = f"field()record[queueSize={self._depth}]"
         self._handle = RawContext.monitor(context, self.address.name, lambda: events.put(self), request)
+        if self.closed:
+            # Meanwhile, in another thread, which found no handle to close.
+            self.pause()
 
     def pause(self) -> None:
         """Unsubscribe for the time of a fork."""

@@ -5,6 +5,7 @@ No I/O, no clock, no threads: everything that a decision depends on is an argume
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -51,8 +52,8 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
     if before.type.kind is Kind.TABLE and isinstance(before.value, Mapping):
         converted = Fields({"value": fill_columns(converted["value"], before.value)})
     if before.type.kind in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN):
-        _check_limits(converted, before.limits, "drive limits", before.units)
-    _check_limits(converted, settings.limits_of(address.own_name), "own limits (option limits)", before.units)
+        _check_limits(converted, before, before.limits, "drive limits")
+    _check_limits(converted, before, settings.limits_of(address.own_name), "own limits (option limits)")
     step = settings.step_of(address.own_name)
     if step is not None and not settings.ramp and (distance := _distance(before, converted)) > step * (1 + 1e-9):
         raise Refusal(f"a step of {distance:g} from {plain(before.value)!r} is larger than {step:g} (option max_step)")
@@ -65,21 +66,31 @@ def path_to(value: Any, before: Reading, step: float | None) -> list[Any]:
         return [value]
     if distance / step > _MOST_STEPS:
         raise Refusal(f"{distance:g} in steps of {step:g} (option max_step) is more than {_MOST_STEPS} puts")
+    if _inside(value, before) is not value:
+        raise Refusal(
+            f"it is {distance:g} away, and only a plain number goes there in steps (options max_step and ramp)"
+        )
+    # As objects, which are Python's own numbers: in an array numpy's small integers wrap around without a word.
+    start = np.asarray(before.value, dtype=object)
+    way = np.asarray(value, dtype=object) - start
     count = math.ceil(distance / step - 1e-9)
-    start = before.value
-    between = [start + (value - start) * i / count for i in range(1, count)]
     if before.type.kind is Kind.INT:
         # Whole numbers, cut towards the start; where the step is smaller than one there is no way to go.
         if step < 1.0:
             raise Refusal(f"it is {with_article(before.type)}, and the largest step is {step:g} (option max_step)")
         count = math.ceil(distance / math.floor(step))
-        between = [start + (value - start) * i // count for i in range(1, count)]
-    return [*between, value]
+        between = [start + way * i // count for i in range(1, count)]
+    else:
+        between = [start + way * i / count for i in range(1, count)]
+    # Back in the type of the PV; of an unknown one as numpy takes them.
+    dtype = None if before.type.kind is Kind.UNKNOWN else before.type.dtype
+    return [*(np.array(v.tolist(), dtype) if isinstance(v, np.ndarray) else v for v in between), value]
 
 
 def _distance(before: Reading, value: Any) -> float:
-    """Measure a step in the PV's unit; texts, choices and switches have none."""
-    if before.type.kind not in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN) or isinstance(value, str | Fields):
+    """Measure a step in the PV's unit; words, choices and switches have none."""
+    value = _inside(value, before)
+    if before.type.kind not in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN) or isinstance(value, str | bytes | Mapping):
         return 0.0
     if before.severity is Severity.INVALID:
         raise Refusal("its step is restricted (option max_step), and its present value is not a reading")
@@ -94,17 +105,48 @@ def _distance(before: Reading, value: Any) -> float:
     return distance
 
 
-def _check_limits(value: Any, limits: Limits, whose: str, units: str) -> None:
-    if not limits or isinstance(value, str | Mapping):
+def _inside(value: Any, before: Reading) -> Any:
+    """Give what limits and steps are about: a server takes ``value`` out of fields, and a number out of a text.
+
+    Only where the PV's type does not say what a text is; all others are converted by now.
+
+    :returns: the same object where there is nothing to take out.
+    """
+    if isinstance(value, Fields) and not isinstance(value.get("value"), Mapping):
+        value = value.get("value", "")
+    if before.type.kind not in (Kind.UNKNOWN, Kind.OTHER) or isinstance(value, Mapping):
+        return value
+    try:
+        texts = np.asarray(value)
+    except ValueError as error:
+        raise Refusal(f"it makes no array: {error}") from None
+    if texts.dtype.kind not in "US":
+        return value
+    numbers = [number for text in texts.ravel().tolist() if (number := _number(text)) is not None]
+    if not texts.ndim:
+        return numbers[0] if numbers else value
+    return np.array(numbers) if numbers else value
+
+
+def _number(text: str | bytes) -> float | None:
+    """Read a text as a server does, which takes hexadecimal numbers too; None for a word."""
+    for read in (float, lambda digits: float(int(digits, 0))):
+        with contextlib.suppress(ValueError, OverflowError):
+            return read(text)
+    return None
+
+
+def _check_limits(value: Any, before: Reading, limits: Limits, whose: str) -> None:
+    if not limits or isinstance(inside := _inside(value, before), str | Mapping):
         return
-    numbers = np.asarray(value)
+    numbers = np.asarray(inside)
     if numbers.dtype.kind == "O":
         raise Refusal(f"it has {whose}, and {value!r} cannot be compared with them")
     if numbers.dtype.kind not in "biuf" or not numbers.size:
         return
     for number in (numbers.min(), numbers.max()):
         if float(number) not in limits:
-            raise Refusal(f"{number:g} is outside its {whose}, {limits}{' ' + units if units else ''}")
+            raise Refusal(f"{number:g} is outside its {whose}, {limits}{' ' + before.units if before.units else ''}")
 
 
 # -- did it happen, and may it be sent again? -----------------------------------------------------------------
@@ -116,7 +158,9 @@ def same(reading: Reading | None, value: Any) -> bool:
         return False
     held = reading.value
     if isinstance(value, Fields):
-        return _same_fields(reading, value)
+        return _same_fields(held, value)
+    if isinstance(held, Mapping) and isinstance(value, Mapping):
+        return _same_columns(held, value)
     if reading.type.kind is Kind.FLOAT and not reading.type.array and isinstance(value, int | float):
         # A record may hold it through a conversion to raw counts and back: a few units in the last place.
         dtype = reading.type.dtype.type
@@ -129,13 +173,16 @@ def same(reading: Reading | None, value: Any) -> bool:
     return bool(held == value)
 
 
-def _same_fields(reading: Reading, fields: Fields) -> bool:
+def _same_fields(held: Any, fields: Fields) -> bool:
     columns = fields.get("value")
-    if len(fields) != 1 or not isinstance(columns, Mapping) or not isinstance(reading.value, Mapping):
-        return False
+    return (
+        len(fields) == 1 and isinstance(columns, Mapping) and isinstance(held, Mapping) and _same_columns(held, columns)
+    )
+
+
+def _same_columns(held: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
     return all(
-        name in reading.value and np.array_equal(np.asarray(reading.value[name]), np.asarray(column))
-        for name, column in columns.items()
+        name in held and np.array_equal(np.asarray(held[name]), np.asarray(column)) for name, column in columns.items()
     )
 
 
@@ -151,7 +198,12 @@ def after_silence(
         return Outcome.UNKNOWN
     if same(readback, value):
         return Outcome.APPLIED
-    untouched = before is not None and (before.value is readback.value or same(readback, before.value))
+    # Of a structure there is no value to compare: two that both read None may differ in every field.
+    untouched = (
+        before is not None
+        and readback.type.kind is not Kind.OTHER
+        and (before.value is readback.value or same(readback, before.value))
+    )
     return Outcome.NOT_SENT if untouched and attempts_left else Outcome.UNKNOWN
 
 

@@ -24,7 +24,8 @@ _POLL = 0.1
 class ContextBackend:
     """PVs through somebody else's context.
 
-    :param context: has ``get(name_or_names, timeout=, throw=)`` and ``put(name, value, timeout=)``.
+    :param context: has ``get(name_or_names, timeout=, throw=)`` and ``put(name, value, timeout=)``. Its put says no
+        with a PermissionError or p4p's RemoteError; after any other error nobody knows.
     """
 
     def __init__(self, context: Any) -> None:
@@ -55,8 +56,9 @@ class ContextBackend:
         """Write one by one: a batch of p4p's blames every PV for one that is dead."""
         answers = {}
         for address, value in values.items():
-            if deadline.cancelled:
-                answers[address] = PutAnswer(Outcome.NOT_SENT, "cancelled")
+            if deadline.expired:
+                words = "cancelled" if deadline.cancelled else "the time was over before its turn came"
+                answers[address] = PutAnswer(Outcome.NOT_SENT, words)
                 continue
             options: dict[str, Any] = {"wait": True} if address in wait else {}
             plain_value = dict(value) if isinstance(value, Fields) else value
@@ -65,8 +67,8 @@ class ContextBackend:
                 answers[address] = PutAnswer(Outcome.APPLIED)
             except TimeoutError as error:
                 answers[address] = PutAnswer(Outcome.UNKNOWN, f"timed out; it may have happened ({error})")
-            except Exception as error:  # whatever else a foreign context raises is a no
-                answers[address] = PutAnswer(Outcome.REFUSED, str(error) or type(error).__name__)
+            except Exception as error:  # whatever a foreign context raises is about this PV
+                answers[address] = _answer(error)
         return answers
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
@@ -110,6 +112,16 @@ def _seconds(deadline: Deadline) -> float | None:
     """Give the seconds left as a context takes them: None for ever."""
     left = deadline.remaining()
     return None if left == float("inf") else left
+
+
+def _answer(error: Exception) -> PutAnswer:
+    """Tell a no from all else: an error that breaks out of a put does not say whether the put was sent before it."""
+    words = str(error) or type(error).__name__
+    # p4p's name for the server's own no, which a facility's wrapper may pass on; by name, as p4p is not imported here.
+    is_remote = any(kind.__name__ == "RemoteError" for kind in type(error).__mro__)
+    if is_remote or isinstance(error, PermissionError):
+        return PutAnswer(Outcome.REFUSED, words)
+    return PutAnswer(Outcome.UNKNOWN, f"{type(error).__name__}: {words}; it may have been sent, and may have happened")
 
 
 def _update(address: PvAddress, value: Any) -> Update:

@@ -32,7 +32,8 @@ class Batch(Protocol):
 
 def wait_for_puts(batches: Iterable[Batch]) -> None:
     """Wait, before a fork, until every put in flight has its answer, or its time is over."""
-    for batch in [batch for batch in batches if batch.puts]:
+    # Of a copy: other threads end their calls meanwhile, and take them out.
+    for batch in [batch for batch in list(batches) if batch.puts]:
         batch.finished.wait(min(batch.deadline.remaining(), PATIENCE))
 
 

@@ -111,12 +111,15 @@ class Arrival:
             while due or running:
                 self._deadline.check("validation")
                 now = time.monotonic()
-                self._confirm([s for s, at in due.items() if at <= now])
+                sure = self._confirm([s for s, at in due.items() if at <= now])
                 for setpoint in [s for s, at in due.items() if at <= now]:
-                    if self._decided(setpoint):
+                    if self._decided(setpoint, sure):
                         del due[setpoint]
                     else:
-                        due[setpoint] = time.monotonic() + min(watch.time_left() for watch in setpoint.watches)
+                        rests = (
+                            0.0 if self._is_doubtful(w) and w not in sure else w.time_left() for w in setpoint.watches
+                        )
+                        due[setpoint] = time.monotonic() + min(rests)
                 if not due and not running:
                     return
                 pause = min(due.values(), default=now + 3600.0) - time.monotonic()
@@ -133,14 +136,19 @@ class Arrival:
                     elif news in running and news.ended:
                         running.discard(news)
 
-    def _confirm(self, setpoints: Iterable[Setpoint]) -> None:
+    def _confirm(self, setpoints: Iterable[Setpoint]) -> set[Watch]:
         """Read what seems to have arrived, but has said nothing since the put: its server may be gone or frozen.
 
         And all that seems to have arrived, where the last update of a monitor may be missing.
+
+        :returns: what was read.
         """
-        doubtful = loses_updates(self._control.backend)
-        silent = [w for s in setpoints for w in s.watches if w.settled() and (doubtful or not w.heard)]
-        self._read(silent, self._deadline.child(self._control.settings.timeout))
+        silent = {w for s in setpoints for w in s.watches if self._is_doubtful(w)}
+        self._read(list(silent), self._deadline.child(self._control.settings.timeout))
+        return silent
+
+    def _is_doubtful(self, watch: Watch) -> bool:
+        return watch.settled() and (not watch.heard or loses_updates(self._control.backend))
 
     def _read(self, watches: Sequence[Watch], deadline: Deadline) -> None:
         if watches:
@@ -149,9 +157,10 @@ class Arrival:
             for watch, address in addresses.items():
                 watch.update(updates[address])
 
-    def _decided(self, setpoint: Setpoint) -> bool:
+    def _decided(self, setpoint: Setpoint, sure: set[Watch]) -> bool:
         setpoint.arrived = setpoint.watches[0].value
-        unsettled = [watch for watch in setpoint.watches if not watch.settled()]
+        # One whose settle time ended only while others were read has not been read itself: it has its turn next.
+        unsettled = [w for w in setpoint.watches if not w.settled() or (self._is_doubtful(w) and w not in sure)]
         late = next((watch for watch in unsettled if watch.expired()), None)
         if late is not None:
             self._failed(setpoint, late.failure())

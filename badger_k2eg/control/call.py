@@ -94,6 +94,7 @@ class SetCall:
             blocked[self._setpoints[0]] = paused
         self._refuse_if(blocked)
         with self._control.gate.writing([s.address for s in self._setpoints]) as denied:
+            self._denied = denied
             arrival = Arrival(self._control, self._deadline)
             try:
                 if not self._settings.read_only:
@@ -111,6 +112,13 @@ class SetCall:
                     self._write(group, arrival)
                     if not all(setpoint.ok for setpoint in group):
                         break
+            except BaseException:
+                # Whatever ended it: what was done for one step is not done for the setpoint.
+                for setpoint in self._setpoints:
+                    if setpoint.path and setpoint.outcome is Outcome.APPLIED:
+                        setpoint.outcome = Outcome.UNKNOWN
+                        setpoint.message = f"ended on the way, {len(setpoint.path)} steps before it"
+                raise
             finally:
                 arrival.close()
         return self._finish()
@@ -217,6 +225,11 @@ class SetCall:
         while moving:
             for setpoint in moving:
                 setpoint.attempts, setpoint.unanswered = 0, False
+                if setpoint.outcome is Outcome.APPLIED:
+                    setpoint.on_the_way = True
+                    # Of the step before. What an interrupt leaves behind until the next one is sent.
+                    left = len(setpoint.path)
+                    setpoint.outcome, setpoint.message = Outcome.UNKNOWN, f"ended on the way, {left} steps before it"
             self._put({s: s.path.pop(0) for s in moving})
             moving = [s for s in moving if s.path and s.ok]
         applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
@@ -261,6 +274,11 @@ class SetCall:
         answers: dict[PvAddress, PutAnswer] = {}
         for group in [[s] for s in values] if singly else [list(values)]:
             self._control.pacer.wait([s.address.own_name for s in group], self._deadline)
+            # In mid-call too: between the steps of a ramp, between two PVs, before another attempt.
+            denied = {s.address: self._denied[s.address] for s in group if s.address in self._denied}
+            answers |= {address: PutAnswer(Outcome.BLOCKED, reason) for address, reason in denied.items()}
+            if not (group := [s for s in group if s.address not in denied]):
+                continue
             waiting = [s.address for s in group if matches(s.address.own_name, self._settings.wait)]
             for setpoint in group:
                 # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
@@ -274,11 +292,15 @@ class SetCall:
         return answers
 
     def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:
+        if setpoint.on_the_way and answer.outcome is not Outcome.APPLIED:
+            answer = replace(answer, message=f"{answer.message}; it was put to a step on the way before")
         setpoint.outcome, setpoint.message, setpoint.error = answer.outcome, answer.message, None
-        if setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT):
+        if setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.BLOCKED):
             # True of this attempt, but not of the one before, which may still happen.
             message = f"{answer.message} ({_times(setpoint.attempts)}); an attempt before was sent and not answered"
             setpoint.end(Outcome.UNKNOWN, message, PutUnknown)
+        elif answer.outcome is Outcome.BLOCKED:
+            setpoint.end(Outcome.BLOCKED, answer.message, SetpointBlocked)
         elif answer.outcome is Outcome.REFUSED:
             setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
         elif answer.outcome is Outcome.NOT_SENT:
@@ -301,7 +323,10 @@ class SetCall:
             outcome = after_silence(
                 values[setpoint], setpoint.before, setpoint.readback, relative=False, attempts_left=left
             )
-            if outcome is Outcome.APPLIED:
+            if outcome is Outcome.APPLIED and matches(setpoint.address.own_name, self._settings.wait):
+                # A record holds the value from the beginning of its work on.
+                setpoint.message += "; it holds the value, and nobody knows whether the record has finished"
+            elif outcome is Outcome.APPLIED:
                 setpoint.error = None
                 setpoint.end(outcome, "no answer came, and a read-back shows that it was applied")
             elif outcome is Outcome.NOT_SENT:
@@ -322,6 +347,10 @@ class SetCall:
             for s in applied
             if s.attempts and s.before is not None and needs_readback(s.address, s.value, s.before, self._settings)
         ]
+        # What an interrupt leaves behind.
+        said = {s: s.message for s in doubtful}
+        for setpoint in doubtful:
+            setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "answered as done, and not read back yet"
         for look in range(_LOOKS):
             if not doubtful:
                 return
@@ -331,6 +360,8 @@ class SetCall:
             for setpoint in doubtful:
                 update = updates[setpoint.address]
                 setpoint.readback = update if isinstance(update, Reading) else None
+                if same(setpoint.readback, setpoint.value):
+                    setpoint.outcome, setpoint.message = Outcome.APPLIED, said[setpoint]
             doubtful = [s for s in doubtful if not same(s.readback, s.value)]
         for setpoint in doubtful:
             if setpoint.readback is None:

@@ -125,6 +125,8 @@ class ControlContext:
     ) -> Any:
         """Set one PV, or several, by the one write path: guard, retries and record as for every set.
 
+        :param timeout: seconds for each; None takes the interface's.
+        :param wait: wait until the record has finished processing.
         :returns: None, or with ``throw=False`` the exception in its place.
         """
         names = [name] if isinstance(name, str) else list(name)
@@ -132,7 +134,8 @@ class ControlContext:
         answers: list[Exception | None] = []
         for one, value in zip(names, given, strict=True):
             try:
-                self._control.set({one: value}, deadline=self._deadline)
+                complete = [one] if wait else ()
+                self._control.set({one: value}, deadline=self._deadline, timeout=timeout, complete=complete)
                 answers.append(None)
             except Exception as error:
                 if throw:

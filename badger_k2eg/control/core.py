@@ -191,10 +191,11 @@ class Control(SynchronousCalls):
                 answers[name] = error
         if addresses:
             updates = fetch(list(dict.fromkeys(addresses.values())))
-            answers.update({name: self._judged(name, updates[address]) for name, address in addresses.items()})
+            answers.update({name: self.judged(name, updates[address]) for name, address in addresses.items()})
         return {name: answers[name] for name in names}
 
-    def _judged(self, name: str, update: Update) -> Update:
+    def judged(self, name: str, update: Update) -> Update:
+        """Take an update for what it is by these settings: one that is not a reading (UDF, INVALID) is an error."""
         if isinstance(update, Reading) and (reason := not_a_reading(update, self.settings)) is not None:
             return PvInvalid(name, reason)
         return update

@@ -29,6 +29,8 @@ class Setpoint:
     attempts: int = 0
     #: Whether one of the attempts was sent and not answered.
     unanswered: bool = False
+    #: Whether it has been put to a step on the way (a ramp).
+    on_the_way: bool = False
     began: float = 0.0
     ended: float = 0.0
     readback: Reading | None = None

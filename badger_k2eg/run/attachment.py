@@ -44,7 +44,9 @@ class Attachment:
     def attach(self, control: Control) -> Control:
         """Be the sink and the gate of this Control, and of no other from now on."""
         control.sink = control.gate = self
-        self._control = control
+        before, self._control = self._control, control
+        if (run := self._run) is not None and before is not None:
+            run.replaced(before, control)
         return control
 
     def guard(self, can_start: Sequence[Condition] = (), keep_running: Sequence[Condition] = ()) -> None:
@@ -91,6 +93,8 @@ class Attachment:
         names = list(addresses)
         with contextlib.ExitStack() as held:
             denied = held.enter_context(run.locked(names)) if self._locks else {}
+            if not run.is_closing:
+                held.enter_context(run.calls.begun(names, denied))
             held.enter_context(self._guards.watching(control, run, names, denied))
             if run.holds:
                 held.enter_context(run.watch.setting(names))

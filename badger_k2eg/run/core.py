@@ -22,6 +22,7 @@ from ..lock import locks
 from ..model import PutResult, PvAddress, Reading, SetReport
 from ..records import Level, Record, RecordKind
 from . import undo
+from .calls import Calls
 from .evaluations import Evaluations
 from .moved import Moved
 from .recorder import Recorder
@@ -32,6 +33,8 @@ logger = logging.getLogger("badger_k2eg")
 
 #: The part of the time for putting back in which it is waited for that each PV has arrived.
 _WITH_VALIDATORS = 0.6
+# Seconds that the end waits for calls of other threads.
+_CALLS_END = 10.0
 
 
 class Reason(StrEnum):
@@ -94,6 +97,8 @@ class Run:
         self._lock = threading.RLock()
         self._begin: int | None = None
         self._locked: list[str] = []
+        self._locking = threading.Lock()
+        self.calls = Calls()
         self._ender: int | None = None
         self._end_began = False
 
@@ -118,10 +123,13 @@ class Run:
         """Refuse the next set. Whoever asks again (Retry in Badger's window) has read why, and goes on."""
         self._paused = reason
 
+    def _over(self) -> str:
+        return f"run {self.id} is over: {self.message or self.reason}"
+
     def why_not(self) -> str | None:
         """Say why nothing may be set now."""
         if self.stopping:
-            return f"run {self.id} is over: {self.message or self.reason}"
+            return self._over()
         if self.is_closing:
             return None
         reason, self._paused = self._paused, None
@@ -135,25 +143,33 @@ class Run:
         """
         registry = locks()
         names = [address.own_name for address in addresses]
-        new = [name for name in names if name not in self._locked] if self.holds else names
         if lost := registry.lost(names):
             reason = "its lock was taken away (badger-k2eg unlock --force): somebody else may set it"
             yield {address: reason for address in addresses if address.own_name in lost}
             return
         try:
-            registry.take(new, run=self.id)
+            # One thread after the other: a lock that is taken twice would have to be given back twice.
+            with self._locking:
+                new = [name for name in names if name not in self._locked] if self.holds else names
+                registry.take(new, run=self.id)
+                if self.holds:
+                    self._locked += new
         except (TimeoutError, SettingsError) as error:
             refused = [a for a in addresses if isinstance(error, TimeoutError) and str(error).startswith(a.own_name)]
             yield {(refused or addresses)[0]: str(error)}
             return
-        if self.holds:
-            self._locked += new
-            yield {}
-            return
         try:
             yield {}
         finally:
-            registry.give(new)
+            if not self.holds:
+                registry.give(new)
+
+    def replaced(self, before: Control, control: Control) -> None:
+        """Other options are in force: they go for the way back and for the watch too."""
+        names = [name for name, moved in self.moved.items() if moved.control is before]
+        for name in names:
+            self.moved[name].control = control
+        self.watch.renew(names)
 
     def set_began(
         self,
@@ -265,6 +281,7 @@ class Run:
         if self.reason is None:
             self.message = message
             self.reason = reason
+        self.calls.deny(self._over())
         self.deadline.cancel(message)
 
     @contextlib.contextmanager
@@ -292,6 +309,9 @@ class Run:
             return False
         if self.reason is None:
             self.reason, self.message = reason, message
+        self.calls.deny(self._over())
+        if not self.calls.wait(_CALLS_END):
+            logger.warning("run %s: a set is still under way in another thread; it sends nothing more", self.id)
         self.watch.close()
         try:
             with self.closing() as deadline:
@@ -329,7 +349,7 @@ class Run:
                 by_control.setdefault(id(moved.control), []).append(moved)
             for group in by_control.values():
                 control = group[0].control
-                wanted = [undo.Wanted(m.pv, m.before.value, m.ours, m.validator) for m in group if m.ours]
+                wanted = [undo.Wanted(m.pv, m.before.value, m.ours, m.validator, m.before) for m in group if m.ours]
                 steps = undo.plan(control, wanted, force=force, deadline=deadline)
                 part = deadline.child(_WITH_VALIDATORS * min(deadline.remaining(), self.settings.restore_timeout))
                 steps = undo.carry_out(control, steps, deadline=part)

@@ -57,7 +57,7 @@ class Guards:
         """
 
         def hear(condition: Condition, update: Update) -> None:
-            if (reason := _broken(condition, update)) is not None:
+            if (reason := _broken(condition, control.judged(condition.pv, update))) is not None:
                 denied.update(dict.fromkeys(addresses, f"paused: {reason}"))
 
         conditions = () if run.is_closing else self.keep_running

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ..backend import NullSink
@@ -15,9 +16,12 @@ from ..control import Control
 from ..deadline import Deadline
 from ..errors import LockRefused, NoSuchRecord, SettingsError
 from ..journal import Journal
+from ..journal.query import Query
+from ..journal.readings import update_of
 from ..journal.runs import RecordedRun
 from ..lock import locks
-from ..model import Outcome, PutResult, PvAddress, SetReport
+from ..model import Outcome, PutResult, PvAddress, Reading, SetReport
+from ..records import RecordKind
 from . import orphans
 from .recorder import Recorder
 from .undo import Fate, Step, Wanted, carry_out, outcome_of, plan
@@ -65,9 +69,10 @@ class Restore:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
         if validators is None:
             validators = {pv: validator_of(told) for pv, told in self.recorded.validators().items()}
-        wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
+        self._wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
+        self._force = force
         #: What is to become of each PV, in the order of putting back; after ``run``, what has become of it.
-        self.steps = plan(control, wanted, force=force, deadline=deadline)
+        self.steps = plan(control, self._wanted, force=force, deadline=deadline)
 
     @property
     def to_do(self) -> list[Step]:
@@ -77,7 +82,9 @@ class Restore:
     def run(self, said: Callable[[Step], object] = lambda step: None) -> list[Step]:
         """Put back, and record it under the run's own id; gives what became of each PV. Raises nothing about a PV.
 
-        :param said: called with each step as it has ended.
+        It looks once more first: what has changed since ``steps`` were made, while somebody was asked, is left alone.
+
+        :param said: called with each step as it has ended, and with those that have changed.
         """
         if orphans.is_lost(self.recorded):
             orphans.close(self._journal, self.recorded)
@@ -86,11 +93,33 @@ class Restore:
         control = Control(self._control.backend, self._control.settings, sink=_Sink(recorder), gate=gate)
         try:
             with recorder.restoring(self.to) as outcome:
-                self.steps = carry_out(control, self.steps, deadline=self._deadline, said=said)
+                self.steps = carry_out(control, self._look_again(said), deadline=self._deadline, said=said)
                 outcome.update(outcome_of(self.steps))
         finally:
             control.close()
         return self.steps
+
+    def _look_again(self, said: Callable[[Step], object]) -> list[Step]:
+        """Plan once more, and take out what nobody has agreed to: a yes is to what was shown."""
+        now = plan(self._control, self._wanted, force=self._force, deadline=self._deadline)
+        steps = [_agreed(shown, step, force=self._force) for shown, step in zip(self.steps, now, strict=True)]
+        for shown, step in zip(self.steps, steps, strict=True):
+            if step.fate is not shown.fate:
+                said(step)
+        return steps
+
+
+def _agreed(shown: Step, now: Step, *, force: bool) -> Step:
+    """Leave a PV alone that is not as it was when it was shown."""
+    if now.fate is Fate.TO_DO and shown.fate is not Fate.TO_DO:
+        return replace(now, fate=Fate.NOT_SENT, message=f"it holds {now.now!r} now, and was: {shown.fate}; look again")
+    # By their texts: NaN is not equal to itself. Without force the plan itself knows what is somebody else's.
+    if now.fate is Fate.TO_DO and force and repr(now.now) != repr(shown.now):
+        message = f"it holds {now.now!r} now, and held {shown.now!r} when it was looked at"
+        return replace(now, fate=Fate.FOREIGN, message=message)
+    if now.fate is not shown.fate:
+        return replace(now, message=", ".join(filter(None, (now.message, "since it was looked at"))))
+    return now
 
 
 def _evaluation(run: RecordedRun, to: str) -> int:
@@ -111,7 +140,7 @@ def _evaluation(run: RecordedRun, to: str) -> int:
 def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) -> list[Wanted]:
     """Find where every PV that the run has set shall go; the last one that it set first."""
     written, latest, baseline = run.last_written(), run.setpoints(), run.baseline()
-    targets = run.setpoints(evaluation)
+    targets, sources = run.setpoints(evaluation), _sources(run, evaluation)
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
         record = written[pv]
@@ -119,8 +148,20 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
         if record.outcome is Outcome.UNKNOWN:
             # It may hold the one or the other.
             ours += tuple(value for value in (record.value, latest.get(pv)) if value is not None)
-        wanted[PvAddress.parse(pv).own_name] = Wanted(pv, targets.get(pv), ours, validators.get(pv))
+        wanted[PvAddress.parse(pv).own_name] = Wanted(pv, targets.get(pv), ours, validators.get(pv), sources.get(pv))
     return list(reversed(wanted.values()))
+
+
+def _sources(run: RecordedRun, evaluation: int) -> dict[str, Reading]:
+    """Give the readings of the baseline, of those PVs that were still there at the end of an evaluation."""
+    found = {pv: update for pv, record in run.baseline().items() if isinstance(update := update_of(record), Reading)}
+    if evaluation:
+        end = run.evaluation(evaluation).end
+        puts = Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), outcomes=(Outcome.APPLIED,), end=end)
+        for record in run.records(puts):
+            if (record.evaluation or 0) <= evaluation:
+                found.pop(record.pv or "", None)
+    return found
 
 
 class _Sink(NullSink):

@@ -14,9 +14,9 @@ from typing import Any
 from ..control import Control
 from ..deadline import Deadline
 from ..errors import CallCancelled, ControlError, PvError, SetError, SetpointBlocked
-from ..model import Outcome, PvAddress, Reading, plain
-from ..policy import same
-from ..settings import matches
+from ..model import Kind, Outcome, PvAddress, Reading, Severity, plain
+from ..policy import not_a_reading, same
+from ..settings import Settings, matches
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -53,12 +53,14 @@ class Wanted:
 
     :ivar value: the value it shall have.
     :ivar ours: what it may hold by our own doing; anything else is somebody else's.
+    :ivar source: the reading that the value was taken from; None where it is one that was set.
     """
 
     pv: str
     value: Any
     ours: tuple[Any, ...] = ()
     validator: Any = None
+    source: Reading | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,8 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
     step = replace(step, now=plain(update.value), unit=update.units)
     if wanted.value is None:
         return replace(step, fate=Fate.UNREADABLE, message="nobody knows where it was")
+    if (reason := never_a_value(wanted.source, control.settings)) is not None:
+        return replace(step, fate=Fate.UNREADABLE, message=f"nobody knows where it was: {reason}")
     if matches(PvAddress.parse(wanted.pv).own_name, control.settings.relative):
         return replace(step, fate=Fate.RELATIVE)
     if is_at(update, wanted.value):
@@ -125,8 +129,22 @@ def _checked(control: Control, step: Step, deadline: Deadline) -> Step:
     return step
 
 
+def never_a_value(source: Reading | None, settings: Settings) -> str | None:
+    """Say why a setpoint cannot be put back to what was read of it; None when it can.
+
+    The 0.0 of a record that was never processed is nowhere that it was. A value in a lesser alarm is one.
+    """
+    if source is None or source.severity is not Severity.INVALID:
+        return None
+    return not_a_reading(source, settings)
+
+
 def is_at(reading: Reading, value: Any) -> bool:
     """Whether a PV holds a value, compared in its own type; of an enum also by its label."""
+    if isinstance(value, Mapping) and value.keys() == {"value"}:
+        # As it was asked with Fields; a table may have a column of that name.
+        inner = value["value"]
+        value = inner if isinstance(inner, Mapping) or reading.type.kind is not Kind.TABLE else value
     if isinstance(value, str) and reading.choices:
         return reading.equals(value)
     return same(reading, value)

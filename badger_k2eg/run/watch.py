@@ -80,6 +80,13 @@ class Watch:
                 self._thread = threading.Thread(target=self._look, name=f"watch {self._run.id}", daemon=True)
                 self._thread.start()
 
+    def renew(self, names: list[str]) -> None:
+        """Watch these by the Control that they have now."""
+        for name in names:
+            if (subscription := self._subscriptions.pop(name, None)) is not None:
+                subscription.close()
+        self._attach(names)
+
     def _hear(self, name: str, update: object) -> None:
         if isinstance(update, Reading):
             self._changed.put(name)

@@ -150,9 +150,11 @@ class Run:
         try:
             # One thread after the other: a lock that is taken twice would have to be given back twice.
             with self._locking:
-                new = [name for name in names if name not in self._locked] if self.holds else names
+                # Of a run that has given its locks back (it ended meanwhile) none is kept beyond the call.
+                keeps = self.holds and not self.ended.is_set()
+                new = [name for name in names if name not in self._locked] if keeps else names
                 registry.take(new, run=self.id)
-                if self.holds:
+                if keeps:
                     self._locked += new
         except (TimeoutError, SettingsError) as error:
             refused = [a for a in addresses if isinstance(error, TimeoutError) and str(error).startswith(a.own_name)]
@@ -161,7 +163,7 @@ class Run:
         try:
             yield {}
         finally:
-            if not self.holds:
+            if not keeps:
                 registry.give(new)
 
     def replaced(self, before: Control, control: Control) -> None:
@@ -231,9 +233,8 @@ class Run:
         return records
 
     def _forget(self, before: Mapping[PvAddress, Reading]) -> None:
-        for address in before:
-            if address.own_name in self.moved and not self.moved[address.own_name].ours:
-                del self.moved[address.own_name]
+        for name in [a.own_name for a in before if a.own_name in self.moved and not self.moved[a.own_name].ours]:
+            del self.moved[name]
 
     # -- what a Control tells ---------------------------------------------------------------------------------------
 
@@ -320,9 +321,10 @@ class Run:
             _call_all(self.before_end)
             self._write_end()
             # Last: as long as it is not on record that the run has ended, nobody else may begin.
-            locks().give(self._locked)
-            self._locked = []
-            self.ended.set()
+            with self._locking:
+                locks().give(self._locked)
+                self._locked = []
+                self.ended.set()
             _call_all(self.on_end, self)
         return True
 
@@ -341,8 +343,7 @@ class Run:
 
         What somebody else has moved since is left alone, unless ``force``.
         """
-        deadline = deadline or Deadline()
-        self.restored = []
+        deadline, self.restored = deadline or Deadline(), []
         with self.recorder.restoring("start") as outcome:
             by_control: dict[int, list[Moved]] = {}
             for moved in reversed(self.moved.values()):

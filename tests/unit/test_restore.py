@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,13 +45,6 @@ def memory() -> Iterator[MemoryBackend]:
     machine.add("TWEAK", 0.0)
     yield machine
     machine.close()
-
-
-@pytest.fixture
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
-    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
-    return Journal.open()
 
 
 def control(memory: MemoryBackend, **options: Any) -> Control:

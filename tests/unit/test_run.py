@@ -36,13 +36,6 @@ def memory() -> Iterator[MemoryBackend]:
     machine.close()
 
 
-@pytest.fixture
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
-    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
-    return Journal.open()
-
-
 Make = Callable[..., tuple[Control, run.Attachment]]
 
 

@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,12 +63,10 @@ def memory() -> Iterator[Machine]:
 
 
 @pytest.fixture
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
-    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
+def journal(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> Journal:
     # The way back is made in steps as well.
     monkeypatch.setenv("BADGER_K2EG_RUN_RESTORE_TIMEOUT", "40")
-    return Journal.open()
+    return journal
 
 
 Make = Callable[..., Control]

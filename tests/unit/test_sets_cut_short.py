@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -42,13 +41,6 @@ def memory() -> Iterator[MemoryBackend]:
     machine.add("PERMIT", 1, choices=("no", "OK"))
     yield machine
     machine.close()
-
-
-@pytest.fixture
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
-    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
-    return Journal.open()
 
 
 def control(memory: MemoryBackend, **options: Any) -> Control:

@@ -9,7 +9,6 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,13 +45,6 @@ def memory() -> Iterator[MemoryBackend]:
     machine = MemoryBackend({"A": 1.0, "B": 2.0})
     yield machine
     machine.close()
-
-
-@pytest.fixture
-def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
-    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
-    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
-    return Journal.open()
 
 
 # -- after silence ----------------------------------------------------------------------------------------------------

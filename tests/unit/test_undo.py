@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from badger_k2eg import run
@@ -14,9 +12,8 @@ from badger_k2eg.run.undo import Fate
 from badger_k2eg.settings import parse, resolve
 
 
-def test_the_end_of_a_run_leaves_alone_what_never_was_a_value(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
-    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
+@pytest.mark.usefixtures("journal")
+def test_the_end_of_a_run_leaves_alone_what_never_was_a_value() -> None:
     memory = MemoryBackend({"A": 1.0})
     memory.add("NEW", 0.0, severity=Severity.INVALID, message="UDF")
     tied = run.Attachment().attach(Control(memory, resolve([parse({"timeout": 0.3}, str)])))

@@ -30,6 +30,7 @@ def write(writer: Writer, topic: str, *values: bytes) -> list[Delivery]:
     for value in values:
         assert writer.send(topic, value, key=b"k", on_delivery=deliveries.append) is None
     wait_until(lambda: len(deliveries) == len(values), "delivered")
+    assert not [delivery.error for delivery in deliveries if delivery.error is not None]
     return deliveries
 
 

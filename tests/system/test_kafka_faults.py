@@ -107,9 +107,10 @@ def test_cancelled_deadline_ends_the_call_at_once() -> None:
 
 @pytest.mark.timeout(150)
 def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
-    writer, topics = Writer(fragile.connection.with_options({"message.timeout.ms": 1000})), Topics(fragile.connection)
+    writer, topics = Writer(fragile.connection.with_options({"message.timeout.ms": 3000})), Topics(fragile.connection)
     reader.assign([topic], within())
     write(writer, topic, b"before")
+    wait_until(lambda: bool(got), "read before")
     assert reader.trouble is None and writer.trouble is None
     gone = time.time()
     fragile.down()

@@ -113,11 +113,8 @@ class SetCall:
                     if not all(setpoint.ok for setpoint in group):
                         break
             except BaseException:
-                # Whatever ended it: what was done for one step is not done for the setpoint.
                 for setpoint in self._setpoints:
-                    if setpoint.path and setpoint.outcome is Outcome.APPLIED:
-                        setpoint.outcome = Outcome.UNKNOWN
-                        setpoint.message = f"ended on the way, {len(setpoint.path)} steps before it"
+                    setpoint.cut_short()
                 raise
             finally:
                 arrival.close()
@@ -225,11 +222,8 @@ class SetCall:
         while moving:
             for setpoint in moving:
                 setpoint.attempts, setpoint.unanswered = 0, False
-                if setpoint.outcome is Outcome.APPLIED:
-                    setpoint.on_the_way = True
-                    # Of the step before. What an interrupt leaves behind until the next one is sent.
-                    left = len(setpoint.path)
-                    setpoint.outcome, setpoint.message = Outcome.UNKNOWN, f"ended on the way, {left} steps before it"
+                # What an interrupt leaves behind until the next step is sent, which is taken off the path before.
+                setpoint.cut_short()
             self._put({s: s.path.pop(0) for s in moving})
             moving = [s for s in moving if s.path and s.ok]
         applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
@@ -362,7 +356,7 @@ class SetCall:
                 setpoint.readback = update if isinstance(update, Reading) else None
                 if same(setpoint.readback, setpoint.value):
                     setpoint.outcome, setpoint.message = Outcome.APPLIED, said[setpoint]
-            doubtful = [s for s in doubtful if not same(s.readback, s.value)]
+            doubtful = [s for s in doubtful if s.outcome is not Outcome.APPLIED]
         for setpoint in doubtful:
             if setpoint.readback is None:
                 message = "answered as done, but it cannot be read back"

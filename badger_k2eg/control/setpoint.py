@@ -48,6 +48,12 @@ class Setpoint:
         if error is not None:
             self.fail(error(f"{self.key} = {self.asked!r}: {message}"))
 
+    def cut_short(self) -> None:
+        """Say what is true of a ramp that ends here: what was done for a step is not done for the setpoint."""
+        if self.path and self.outcome is Outcome.APPLIED:
+            self.on_the_way = True
+            self.outcome, self.message = Outcome.UNKNOWN, f"ended on the way, {len(self.path)} steps before it"
+
     def fail(self, error: Exception) -> None:
         """Keep the first thing that went wrong."""
         if self.error is None:

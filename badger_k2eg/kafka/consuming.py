@@ -1,39 +1,25 @@
-"""``Consuming``: what every reader is. Imports errors, fork."""
+"""``Consuming``: what every reader is. Imports errors."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
-from .. import fork
 from ..errors import KafkaError
-from .connection import KafkaConnection
 from .inherited import Consumer
+from .late import Late
 from .owner import Owner
 from .values import BrokerTrouble, KafkaRecord
 from .watch import Watch
 
 
-class Consuming:
-    """A consumer that is opened when it is needed, and closed once. In a forked child it is as new.
-
-    :param connection: where the brokers are.
-    :param name: for the thread and the log.
-    """
-
-    def __init__(self, connection: KafkaConnection, name: str) -> None:
-        """Open nothing."""
-        self._connection = connection
-        self._name = name
-        self._closed = False
-        self._begin()
-        fork.register(self)
+class Consuming(Late):
+    """A consumer with its thread, opened when it is needed and closed once."""
 
     def _begin(self) -> None:
+        super()._begin()
         self._watch = Watch(self._name, self._connection.bootstrap)
         self._owner: Owner | None = None
-        self._lock = threading.Lock()
 
     @property
     def trouble(self) -> BrokerTrouble | None:
@@ -53,16 +39,6 @@ class Consuming:
             owner = self._owner
         if owner is not None:
             owner.close()
-
-    def before_fork(self) -> None:
-        """Nothing: the parent goes on reading."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing."""
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew."""
-        self._begin()
 
     def _opened(
         self,

@@ -1,4 +1,4 @@
-"""``Writer``: a producer and the thread that takes its delivery reports. Imports errors, fork."""
+"""``Writer``: a producer and the thread that takes its delivery reports. Imports errors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException
 
-from .. import fork
 from ..errors import KafkaError, WriterFull
 from .connection import KafkaConnection
 from .inherited import Producer, make
+from .late import Late
 from .values import BrokerTrouble, Delivery
 from .watch import Watch
 
@@ -36,7 +36,7 @@ _NOT_SENT = {
 OnDelivery = Callable[[Delivery], None]
 
 
-class Writer:
+class Writer(Late):
     """Writes records; nobody waits for the broker, except in `close`. Any thread may use it.
 
     Nothing is opened before the first `send`. In a forked child it is as new; what the parent has under way is the
@@ -47,15 +47,11 @@ class Writer:
 
     def __init__(self, connection: KafkaConnection, *, name: str = "writer") -> None:
         """Open nothing."""
-        self._connection = connection
-        self._name = name
-        self._closed = False
-        self._begin()
-        fork.register(self)
+        super().__init__(connection, name)
 
     def _begin(self) -> None:
+        super()._begin()
         self._handle: _Handle | None = None
-        self._lock = threading.Lock()
 
     def send(
         self,
@@ -107,16 +103,6 @@ class Writer:
             handle = self._handle
         if handle is not None:
             handle.close(timeout)
-
-    def before_fork(self) -> None:
-        """Nothing: the parent goes on writing."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing."""
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew."""
-        self._begin()
 
     def _opened(self) -> _Handle | None:
         if self._closed:

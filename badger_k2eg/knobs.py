@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from string import Formatter
 from typing import Any, Literal, TypeVar
 
-from . import synchronized
+from . import clock, synchronized
 from .control import Control
 from .conversion import Refusal, in_units_of
 from .deadline import Deadline
@@ -211,7 +210,7 @@ class Bounds:
         The interface's own limits (option ``limits``) are within them.
         """
         knobs = list(knobs)
-        again = time.monotonic() - _ASK_AGAIN
+        again = clock.monotonic() - _ASK_AGAIN
         pvs = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
         ask = [pv for pv in pvs if self._silent.get(pv, again) <= again]
         if ask:
@@ -222,7 +221,7 @@ class Bounds:
                 if isinstance(update, Reading):
                     self._limits[address.text] = update.limits
                 else:
-                    self._silent[address.text] = time.monotonic()
+                    self._silent[address.text] = clock.monotonic()
         found = {}
         for knob in knobs:
             limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)

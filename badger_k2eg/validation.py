@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from . import synchronized
+from . import clock, synchronized
 from .backend import Update
 from .deadline import FOREVER, Deadline, in_seconds
 from .errors import PvError
@@ -314,25 +313,25 @@ class Watch:
         with self._lock:
             self._aim = self.validator.aim(set_value)
             inside = self._last is not None and self._reason is None and self._hits(self._last)
-            self._inside_since = time.monotonic() if inside else None
+            self._inside_since = clock.monotonic() if inside else None
 
     def arm(self, parent: Deadline | None = None) -> None:
         """Start the clock: the put is done."""
         with self._lock:
-            self._armed_at = time.monotonic()
+            self._armed_at = clock.monotonic()
             self._deadline = (parent or Deadline()).child(self.timeout)
 
     def update(self, update: Update) -> None:
         """Take an update of the readback, or the news that it is gone."""
         with self._lock:
-            self._heard_at = time.monotonic()
+            self._heard_at = clock.monotonic()
             if isinstance(update, PvError):
                 self._reason = update.message
             else:
                 self._value, self._reason, self._last = update.value, self._judge(update), update
             if isinstance(update, Reading) and self._reason is None and self._hits(update):
                 if self._inside_since is None:
-                    self._inside_since = time.monotonic()
+                    self._inside_since = clock.monotonic()
             else:
                 self._inside_since = None
         self._changed()
@@ -367,7 +366,7 @@ class Watch:
     def _held(self) -> float:
         if self._inside_since is None or self._deadline is None:
             return -1.0
-        return time.monotonic() - max(self._inside_since, self._armed_at)
+        return clock.monotonic() - max(self._inside_since, self._armed_at)
 
     def expired(self) -> bool:
         """Whether its time is over."""

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..backend import Subscription, loses_updates
 from ..deadline import Deadline, under
 from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
@@ -37,7 +37,7 @@ class Arrival:
         self._deadline = deadline
         self._subscriptions: list[Subscription] = []
         # What happened, by setpoint; None wakes the waiting thread without saying anything.
-        self._news: queue.SimpleQueue[Setpoint | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Setpoint | None] = clock.simple_queue()
         self._unusable: dict[Setpoint, str] = {}
 
     def watch(self, setpoints: Iterable[Setpoint]) -> None:
@@ -110,7 +110,7 @@ class Arrival:
         with _wakes(self._deadline, self._news):
             while due or running:
                 self._deadline.check("validation")
-                now = time.monotonic()
+                now = clock.monotonic()
                 sure = self._confirm([s for s, at in due.items() if at <= now])
                 for setpoint in [s for s, at in due.items() if at <= now]:
                     if self._decided(setpoint, sure):
@@ -119,10 +119,10 @@ class Arrival:
                         rests = (
                             0.0 if self._is_doubtful(w) and w not in sure else w.time_left() for w in setpoint.watches
                         )
-                        due[setpoint] = time.monotonic() + min(rests)
+                        due[setpoint] = clock.monotonic() + min(rests)
                 if not due and not running:
                     return
-                pause = min(due.values(), default=now + 3600.0) - time.monotonic()
+                pause = min(due.values(), default=now + 3600.0) - clock.monotonic()
                 try:
                     heard = {self._news.get(timeout=_bounded(pause))}
                 except queue.Empty:
@@ -185,7 +185,7 @@ class Arrival:
                 self._deadline.check("validation")
             self._crashed(setpoint, error)
         finally:
-            setpoint.ended = time.monotonic()
+            setpoint.ended = clock.monotonic()
 
     def _call_aside(self, setpoint: Setpoint) -> None:
         try:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import synchronized
+from .. import clock, synchronized
 from ..conversion import Refusal
 from ..deadline import Deadline
 from ..errors import (
@@ -212,7 +211,7 @@ class SetCall:
     # -- 3: put, and once more where that is safe -------------------------------------------------------------
 
     def _write(self, group: Sequence[Setpoint], arrival: Arrival) -> None:
-        now = time.monotonic()
+        now = clock.monotonic()
         for setpoint in group:
             setpoint.began = now
             if self._already_there(setpoint):
@@ -233,7 +232,7 @@ class SetCall:
         # A validator may look elsewhere, and does not vouch for what the setpoint itself holds.
         self._look([s for s in applied if s.ok and s.validator is not None])
         for setpoint in group:
-            setpoint.ended = time.monotonic()
+            setpoint.ended = clock.monotonic()
 
     def _already_there(self, setpoint: Setpoint) -> bool:
         result = self._repeats.get(setpoint.key) if self._repeats is not None else None

@@ -20,6 +20,7 @@ from badger_k2eg.lock import locked_by
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from environments.pv_template import Environment
 from interfaces.epics_pva import Interface
+from tests.rig.waiting import eventually
 
 pytestmark = [
     pytest.mark.usefixtures("badger_config", "quiet"),
@@ -137,13 +138,6 @@ def begun(journal: Journal, evaluations: int = 3) -> Callable[[], bool]:
         return bool(runs) and runs[-1].evaluation_count >= evaluations
 
     return there
-
-
-def eventually(there: Callable[[], Any]) -> None:
-    until = time.monotonic() + 15
-    while not there():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("policy", ["leave", "restore"])

@@ -18,6 +18,7 @@ from badger_k2eg.control import Control, connect
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.model import PutResult, PvAddress, SetReport
 from badger_k2eg.settings import parse, resolve
+from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.fault_server import FaultServer
@@ -351,15 +352,6 @@ class Recorder(NullSink):
 
     def set_finished(self, report: SetReport) -> None:
         self.reports.append(report)
-
-
-def eventually(ask: Callable[[], Any], wanted: Any = True, seconds: float = PATIENCE) -> Any:
-    """Wait until the answer is the wanted one."""
-    began = time.monotonic()
-    while (answer := ask()) != wanted:
-        assert time.monotonic() - began < seconds, f"still {answer!r}, not {wanted!r}, after {seconds} s"
-        time.sleep(0.005)
-    return answer
 
 
 class Running:

@@ -12,8 +12,9 @@ from badger_k2eg.control import Control
 from badger_k2eg.errors import ValidationFailed
 from badger_k2eg.model import Outcome
 from badger_k2eg.validation import all_of, reaches, wait_for_readback, within
+from tests.rig.waiting import eventually
 
-from .machine import Machine, Running, eventually
+from .machine import Machine, Running
 
 
 def by_partial(readback: str, **words: Any) -> Any:

@@ -14,8 +14,9 @@ from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import CallCancelled
 from badger_k2eg.model import Outcome
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import Machine, Recorder, Running, eventually
+from .machine import Machine, Recorder, Running
 
 PROMPT = 0.05
 """Seconds within which a cancelled call ends."""

@@ -17,9 +17,10 @@ from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.model import Outcome, Reading
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
 from .children import in_fork, read_in_spawned_child
-from .machine import PATIENCE, IocMachine, Machine, Running, eventually
+from .machine import PATIENCE, IocMachine, Machine, Running
 
 # Python 3.12 warns of every fork of a process with threads; that it works all the same is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -11,8 +11,9 @@ import pytest
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PutTimeout, ReadError, SetError, SetpointBlocked
 from badger_k2eg.model import Outcome, Reading
+from tests.rig.waiting import eventually
 
-from .machine import Machine, Recorder, Running, eventually
+from .machine import Machine, Recorder, Running
 
 
 def blocked(control: Any, values: dict[str, Any], reason: str) -> None:

@@ -20,8 +20,9 @@ from badger_k2eg.errors import (
 )
 from badger_k2eg.model import Outcome
 from badger_k2eg.validation import wait_for_readback, within
+from tests.rig.waiting import eventually
 
-from .machine import Machine, Recorder, Running, eventually
+from .machine import Machine, Recorder, Running
 
 SETTLE = 0.4
 

@@ -17,8 +17,9 @@ from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PutTimeout, ReadTimeout, SetError, SetpointBlocked
 from badger_k2eg.model import Outcome, PutResult, Reading
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, IocMachine, Machine, Recorder, Running, eventually
+from .machine import PATIENCE, IocMachine, Machine, Recorder, Running
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from badger_k2eg.control import Control
 from badger_k2eg.errors import PutMismatch, PutRefused, PutTimeout, PutUnknown, SetError
 from badger_k2eg.model import Outcome, PutResult
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT
+from tests.rig.waiting import eventually
 
-from .machine import Machine, MemoryMachine, Recorder, Running, eventually
+from .machine import Machine, MemoryMachine, Recorder, Running
 from .memory_machine import SimulatedMachine
 
 TIMEOUT = 0.5

@@ -15,8 +15,9 @@ from badger_k2eg.journal import Journal
 from badger_k2eg.records import RecordKind
 from badger_k2eg.run.restore import Restore
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import Machine, eventually
+from .machine import Machine
 
 SET = ("DBL", "INT", "ENUM", "WF")
 

@@ -19,8 +19,9 @@ from badger_k2eg.model import Outcome, PvAddress, Reading
 from badger_k2eg.synchronized import background, gather, sleep
 from badger_k2eg.units import unit
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, Machine, eventually
+from .machine import PATIENCE, Machine
 
 
 @pytest.fixture(autouse=True)

@@ -21,8 +21,9 @@ from badger_k2eg.kafka import Delivery, GroupReader, KafkaConnection, KafkaRecor
 from badger_k2eg.kafka.inherited import Consumer
 from badger_k2eg.testing.broker import Broker, EmbeddedBrokerProcess
 from badger_k2eg.testing.ports import free_port
+from tests.rig.waiting import eventually
 
-from .kafka_parts import wait_until, within, write
+from .kafka_parts import within, write
 
 # Apache Kafka takes its time to go and to come back on a busy machine.
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(150)]
@@ -69,7 +70,7 @@ def test_record_for_nobody_is_given_up_in_bounded_time() -> None:
     deliveries: list[Delivery] = []
     began = time.monotonic()
     assert writer.send("topic", b"1", on_delivery=deliveries.append) is None
-    wait_until(lambda: bool(deliveries), "given up", 10)
+    eventually(lambda: bool(deliveries), what="given up", seconds=10)
     assert time.monotonic() - began < 5
     assert isinstance(deliveries[0].error, BrokerUnreachable) and connection.bootstrap in str(deliveries[0].error)
     writer.close()
@@ -110,12 +111,12 @@ def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[
     writer, topics = Writer(fragile.connection.with_options({"message.timeout.ms": 3000})), Topics(fragile.connection)
     reader.assign([topic], within())
     write(writer, topic, b"before")
-    wait_until(lambda: bool(got), "read before")
+    eventually(lambda: bool(got), what="read before")
     assert reader.trouble is None and writer.trouble is None
     gone = time.time()
     fragile.down()
 
-    wait_until(lambda: reader.trouble is not None and writer.trouble is not None, "trouble is seen")
+    eventually(lambda: reader.trouble is not None and writer.trouble is not None, what="trouble is seen")
     for part in (reader, writer):
         trouble = part.trouble
         assert trouble is not None and trouble.broker == fragile.bootstrap and gone - 1 <= trouble.since <= time.time()
@@ -123,16 +124,16 @@ def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[
         topics.exists(topic, Deadline(0.5))
     deliveries: list[Delivery] = []
     writer.send(topic, b"lost", on_delivery=deliveries.append)
-    wait_until(lambda: bool(deliveries), "given up")
+    eventually(lambda: bool(deliveries), what="given up")
     assert isinstance(deliveries[0].error, BrokerUnreachable) and fragile.bootstrap in str(deliveries[0].error)
 
     fragile.up()
     time.sleep(10)
     assert topics.exists(topic, Deadline(5))
     write(writer, topic, b"after")
-    wait_until(lambda: got[-1].value == b"after", "read again")
+    eventually(lambda: got[-1].value == b"after", what="read again")
     assert [record.value for record in got] == [b"before", b"after"]
-    wait_until(lambda: reader.trouble is None and writer.trouble is None, "no trouble any more")
+    eventually(lambda: reader.trouble is None and writer.trouble is None, what="no trouble any more")
     writer.close()
     topics.close()
 
@@ -148,7 +149,7 @@ def test_reader_goes_on_where_it_was(fragile: Broker, topic: str, got: list[Kafk
         assert writer.send(topic, b"%d" % number) is None
     fragile.up()
     # A busy machine needs half a minute to start Apache Kafka again.
-    wait_until(lambda: len(got) >= 200, "all read", 60)
+    eventually(lambda: len(got) >= 200, what="all read", seconds=60)
     time.sleep(0.2)
     assert [record.value for record in got] == [b"%d" % number for number in range(200)]
     writer.close()
@@ -182,7 +183,7 @@ def test_consumer_that_the_library_keeps_open_is_left(
     assert time.monotonic() - began < 5
     assert "left: the broker does not answer; it is closed as soon as that is over" in caplog.text
     answered.set()
-    wait_until(lambda: "kafka left" not in {thread.name for thread in threading.enumerate()}, "closed")
+    eventually(lambda: "kafka left" not in {thread.name for thread in threading.enumerate()}, what="closed")
 
 
 def test_slow_broker_is_waited_for(broker: Broker, topics: Topics, topic: str) -> None:
@@ -209,7 +210,7 @@ def test_refused_by_the_broker_is_an_error_value(broker: Broker, topic: str) -> 
     broker.push_errors(0, [message_too_large])
     deliveries: list[Delivery] = []
     writer.send(topic, b"2", on_delivery=deliveries.append)
-    wait_until(lambda: bool(deliveries), "reported")
+    eventually(lambda: bool(deliveries), what="reported")
     assert isinstance(deliveries[0].error, MessageTooLarge) and deliveries[0].sent is False
     write(writer, topic, b"3")
     writer.close()
@@ -233,7 +234,7 @@ def test_wrong_password(broker: Broker, topic: str, caplog: pytest.LogCaptureFix
     assert isinstance(caught.value, PermissionError) and time.monotonic() - began < 10
     deliveries: list[Delivery] = []
     writer.send(topic, b"1", on_delivery=deliveries.append)
-    wait_until(lambda: bool(deliveries), "given up")
+    eventually(lambda: bool(deliveries), what="given up")
     assert isinstance(deliveries[0].error, AuthenticationFailed)
     assert writer.trouble is not None and writer.trouble.authentication
     assert "hush-hush" not in caplog.text + repr(wrong) + str(caught.value)

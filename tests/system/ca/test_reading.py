@@ -15,8 +15,9 @@ from badger_k2eg.errors import PvNotConnected
 from badger_k2eg.model import Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
 from badger_k2eg.policy import not_a_reading
 from badger_k2eg.settings import parse, resolve
+from tests.rig.waiting import eventually
 
-from .parts import AT_ONCE, PATIENCE, Pvs, Timer, eventually, values
+from .parts import AT_ONCE, PATIENCE, Pvs, Timer, values
 
 
 @pytest.mark.parametrize(

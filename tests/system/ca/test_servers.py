@@ -16,8 +16,9 @@ from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import CallCancelled, PvNotConnected, PvTimeout
 from badger_k2eg.model import Outcome, Reading
 from badger_k2eg.testing.soft_ioc import SoftIoc
+from tests.rig.waiting import eventually
 
-from .parts import AT_ONCE, PATIENCE, Pvs, Timer, eventually, values
+from .parts import AT_ONCE, PATIENCE, Pvs, Timer, values
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.plugin import SessionPorts

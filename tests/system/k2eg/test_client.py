@@ -16,8 +16,9 @@ from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import CallCancelled, OperationError, OperationTimeout, PvNameError, PvValueError
 from badger_k2eg.k2eg.client import K2egClient
 from badger_k2eg.k2eg.codec import Get, Put, Reply, Serialization, Snapshot, SnapshotDone, ValueReply
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 pytestmark = pytest.mark.kafka
 

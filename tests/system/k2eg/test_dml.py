@@ -23,8 +23,9 @@ from badger_k2eg.k2eg.dml import (
     dml,
 )
 from badger_k2eg.k2eg.environment import FOLDER_VARIABLE
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 
 @pytest.fixture

@@ -13,8 +13,9 @@ from badger_k2eg.k2eg.codec import Get
 from badger_k2eg.k2eg.environment import K2egEnvironment
 from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.ports import free_port
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 pytestmark = pytest.mark.kafka
 
@@ -63,7 +64,7 @@ def test_the_broker_goes_and_comes_back(double: Double, client: K2egClient, brok
     time.sleep(3.0)
     assert client.get(double.uri("B"), 10.0)["value"] == 2.5
     double.post("A", 9.0)
-    eventually(lambda: values[-1] == 9.0, 20.0)
+    eventually(lambda: values[-1] == 9.0, seconds=20.0)
 
 
 def test_the_gateway_goes_and_comes_back(double: Double, client: K2egClient) -> None:

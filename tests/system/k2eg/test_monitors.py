@@ -11,8 +11,9 @@ from badger_k2eg.errors import OperationTimeout, PvError
 from badger_k2eg.k2eg import monitors
 from badger_k2eg.k2eg.client import K2egClient
 from badger_k2eg.k2eg.codec import HEADER, MonitorEvent, MultiMonitor, Reply, Serialization, monitor_topic
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 pytestmark = pytest.mark.kafka
 
@@ -260,5 +261,5 @@ def test_a_monitor_outlives_its_expiry_and_its_topic(gateway_factory: Any, soft_
             time.sleep(3.5)
             client.put(uri, value)
             # It is asked for every 4 s, and a topic that is deleted and made again meanwhile may cost several turns.
-            eventually(lambda value=value: seen.values[-1] == value, 80.0)
+            eventually(lambda value=value: seen.values[-1] == value, seconds=80.0)
     assert seen.values == [1.0, 2.0, 3.0, 1.0]

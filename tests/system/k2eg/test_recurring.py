@@ -20,8 +20,9 @@ from badger_k2eg.k2eg.codec import (
     SnapshotType,
 )
 from badger_k2eg.k2eg.snapshots import Iteration, SnapshotProperties
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 pytestmark = pytest.mark.kafka
 

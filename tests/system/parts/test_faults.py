@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from badger_k2eg.testing.fault_server import COUNTED, DELAYED_SECONDS, LATE_SECONDS, REFUSAL
+from tests.rig.waiting import eventually
 
-from .part import SHORT, Part, eventually
+from .part import SHORT, Part, seconds_until
 
 
 def no_answer(server: Part, name: str, value: float) -> None:
@@ -71,7 +72,7 @@ def test_clamp_has_no_limits_to_warn_and_keeps_to_five(server: Part) -> None:
 def test_delayed_answers_before_the_value_is_there(server: Part) -> None:
     server.put("DELAYED", 4.0)
     assert server.get("DELAYED") == 0.0
-    assert eventually(lambda: server.get("DELAYED"), 4.0) < DELAYED_SECONDS + 0.3
+    assert seconds_until(lambda: server.get("DELAYED"), 4.0) < DELAYED_SECONDS + 0.3
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.ports import PORT_TAKEN, PartPorts
 from badger_k2eg.testing.processes import ChildFailed, ChildProcess, clean_environment
 from badger_k2eg.testing.soft_ioc import SoftIoc, client_environment
+from tests.rig.waiting import eventually
 
-from .part import SHORT, eventually
+from .part import SHORT
 
 if TYPE_CHECKING:
     from p4p.client.thread import Context

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from .part import Part, eventually
+from tests.rig.waiting import eventually
+
+from .part import Part, seconds_until
 
 
 @pytest.mark.parametrize(
@@ -153,7 +155,7 @@ def test_a_hundred_readbacks_follow_a_settle_time_later(ioc: Part) -> None:
     ioc.context.put(setpoints, [{"value": value} for value in wanted])
     put = time.monotonic() - began
     assert [v.value for v in ioc.context.get(readbacks)] != wanted
-    took = put + eventually(lambda: [v.value for v in ioc.context.get(readbacks)], wanted)
+    took = put + seconds_until(lambda: [v.value for v in ioc.context.get(readbacks)], wanted)
     assert 0.5 <= took < 0.5 + put + 0.3
     print(f"raw put of 100: {put:.3f} s; all readbacks there after {took:.3f} s")
 
@@ -162,10 +164,10 @@ def test_the_settle_time_is_a_pv_and_the_newest_setpoint_wins(ioc: Part) -> None
     ioc.put("SETTLE", 0.2)
     ioc.put("SP:001", 11.0)
     ioc.put("SP:001", 12.0)
-    assert 0.1 < eventually(lambda: ioc.get("RB:001"), 12.0) < 0.45
+    assert 0.1 < seconds_until(lambda: ioc.get("RB:001"), 12.0) < 0.45
     ioc.put("SETTLE", 0.0)
     ioc.put("SP:001", 13.0)
-    assert eventually(lambda: ioc.get("RB:001"), 13.0) < 0.2
+    assert seconds_until(lambda: ioc.get("RB:001"), 13.0) < 0.2
     ioc.put("SETTLE", 0.5)
 
 
@@ -177,7 +179,7 @@ def test_ramp_moves_at_its_rate(ioc: Part) -> None:
     assert 1.0 < ioc.get("RAMP:RB") - start < 4.5
     eventually(lambda: ioc.get("RAMP:RB"), start + 5.0)
     ioc.put("RAMP:SP", start)
-    assert 0.4 < eventually(lambda: ioc.get("RAMP:RB"), start) < 0.8
+    assert 0.4 < seconds_until(lambda: ioc.get("RAMP:RB"), start) < 0.8
     ioc.put("RAMP:RATE", 1.0)
 
 

@@ -115,6 +115,7 @@ class SetCall:
             except BaseException:
                 for setpoint in self._setpoints:
                     setpoint.cut_short()
+                self._read_back.interrupted(self._setpoints)
                 raise
             finally:
                 arrival.close()

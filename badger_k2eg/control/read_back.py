@@ -59,6 +59,12 @@ class ReadBack:
         for claim in claims:
             claim.fail()
 
+    def interrupted(self, setpoints: Iterable[Setpoint]) -> None:
+        """Take back, where the call ends before its time, what was answered and never seen."""
+        for setpoint in setpoints:
+            if setpoint.outcome is Outcome.APPLIED and not setpoint.proven and self._is_open(setpoint):
+                _Claim(setpoint, is_final=True).doubt()
+
     def _is_open(self, setpoint: Setpoint) -> bool:
         if setpoint.before is None or not setpoint.attempts or setpoint.answered is None:
             return False
@@ -127,9 +133,9 @@ class _Claim:
             self.setpoint.end(Outcome.UNKNOWN, f"{self._told}; and it cannot be read back")
             return
         if self._seen is None:
-            message = "answered as done, but it cannot be read back"
-        else:
-            message = f"answered as done, but it reads {plain(self._seen.value)!r}: clipped, dropped or written over"
+            self.setpoint.supersede(Outcome.UNKNOWN, "answered as done, but it cannot be read back", PutUnknown)
+            return
+        message = f"answered as done, but it reads {plain(self._seen.value)!r}: clipped, dropped or written over"
         if self.setpoint.error is not None:
             message += f"; {self._told}"
         self.setpoint.supersede(Outcome.UNKNOWN, message, PutMismatch)

@@ -93,8 +93,8 @@ class Limits:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
-        low = "-inf" if self.low is None else f"{self.low:g}"
-        high = "inf" if self.high is None else f"{self.high:g}"
+        low = "-inf" if self.low is None else shown(self.low)
+        high = "inf" if self.high is None else shown(self.high)
         return f"{low} to {high}"
 
     def tightened(self, other: Limits) -> Limits:
@@ -102,6 +102,12 @@ class Limits:
         lows = [x for x in (self.low, other.low) if x is not None]
         highs = [x for x in (self.high, other.high) if x is not None]
         return Limits(max(lows, default=None), min(highs, default=None))
+
+
+def shown(number: float) -> str:
+    """Show a number as short as it can be without being another one."""
+    text = f"{number:g}"
+    return text if float(text) == number or number != number else repr(number)
 
 
 class Kind(StrEnum):

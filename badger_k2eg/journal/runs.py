@@ -17,7 +17,8 @@ from ..wording import close_to
 from .query import Query
 from .reading import Event, Reader
 
-_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN)
+#: A server may say no, and have written all the same: what was refused is judged by what the PV holds now.
+_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
 _NAMED = 5
 
 
@@ -216,7 +217,7 @@ class RecordedRun:
         return {record.pv or "": record for record in self.records(Query(kinds=(RecordKind.BASELINE,)))}
 
     def last_written(self) -> dict[str, Record]:
-        """Give, for each PV, the line of the last put of this run that was done, or may have been.
+        """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
 
         A put that was begun and has no line of its own (its process died) is UNKNOWN.
         """

@@ -144,10 +144,9 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
         record = written[pv]
-        ours: tuple[Any, ...] = (record.asked,)
-        if record.outcome is Outcome.UNKNOWN:
-            # It may hold the one or the other.
-            ours += tuple(value for value in (record.value, latest.get(pv)) if value is not None)
+        # What was read back is ours as well. Where nobody is sure, it may hold what it held before.
+        others = [record.value] if record.outcome is Outcome.APPLIED else [record.value, latest.get(pv)]
+        ours = (record.asked, *(value for value in others if value is not None))
         wanted[PvAddress.parse(pv).own_name] = Wanted(pv, targets.get(pv), ours, validators.get(pv), sources.get(pv))
     return list(reversed(wanted.values()))
 

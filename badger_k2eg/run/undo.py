@@ -115,7 +115,7 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
     if is_at(update, wanted.value):
         return replace(step, fate=Fate.THERE)
     if not force and not any(is_at(update, value) for value in wanted.ours):
-        last = " or ".join(repr(plain(value)) for value in wanted.ours) or "nothing"
+        last = " or ".join(dict.fromkeys(repr(plain(value)) for value in wanted.ours)) or "nothing"
         return replace(step, fate=Fate.FOREIGN, message=f"it holds {step.now!r}, and the run last wrote {last}")
     return step
 

@@ -118,7 +118,7 @@ class Watch:
             self._tell(moved, seen)
 
     def _tell(self, moved: Moved, reading: Reading) -> None:
-        last = " or ".join(repr(plain(value)) for value in moved.ours)
+        last = " or ".join(dict.fromkeys(repr(plain(value)) for value in moved.ours))
         message = f"{moved.pv} was moved by somebody else to {reading.plain!r}; this run had set {last}"
         logger.warning("run %s: %s", self._run.id, message)
         fields = told(reading) | {"message": message}

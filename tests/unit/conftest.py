@@ -13,6 +13,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_time(why): goes by the machine's clock (tests/unit)")
 
 
+@pytest.fixture(autouse=True)
+def _by_a_virtual_clock(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real_time") is None:
+        request.getfixturevalue("virtual_clock")
+
+
 @pytest.fixture
 def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
     """Give the journal to which every run in this test writes."""

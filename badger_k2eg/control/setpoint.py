@@ -104,6 +104,7 @@ class Setpoint:
             seconds=(self.ended or time.monotonic()) - self.began if self.began else 0.0,
             before=self.before,
             readback=self.readback,
+            tolerance=self.tolerance,
             arrived=self.arrived,
             error=self.error,
         )

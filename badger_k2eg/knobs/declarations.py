@@ -20,6 +20,9 @@ _RISE = 3.0
 _OVERSHOOT = 0.05
 #: Seconds beyond the target, where nothing shows that the machine has got there.
 _DWELL = 1.0
+_NOT_NEGATIVE = (
+    "tolerance", "hold", "settle", "settle_per_unit", "rise", "overshoot", "dwell", "setpoint_tolerance"
+)  # fmt: skip
 #: What an option is about. Without any of these it could not be used, and nobody would be told.
 _ABOUT = {
     "tolerance": ("readback",),
@@ -41,6 +44,8 @@ class Knob:
     What is declared and could not be used is an error.
 
     :ivar setpoint: the PV to set. ``{name}`` in any PV stands for a parameter of the environment.
+    :ivar setpoint_tolerance: how far from the value asked the setpoint itself may rest, in its unit: for a record that
+        quantises. Without it one that holds another value than it was put to is an error (PutMismatch).
     :ivar readback: the PV that shows where the machine is; None where nothing does.
     :ivar tolerance: of the readback around setpoint + offset, in its unit; needed with a readback.
     :ivar hold: seconds that the readback must stay within the tolerance, and ``done`` at its value.
@@ -79,6 +84,7 @@ class Knob:
     unit: str | None = None
     rise: float | None = None
     dwell: float | None = None
+    setpoint_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.unit is not None:
@@ -88,7 +94,16 @@ class Knob:
                 check_pv(f"knob {self.setpoint}", pv)
         if self.approach not in (None, "below", "above"):
             raise ValueError(f"knob {self.setpoint}: approach is from below or above, not {self.approach!r}")
-        for name in ("tolerance", "hold", "settle", "settle_per_unit", "rise", "overshoot", "dwell"):
+        for name in (
+            "tolerance",
+            "hold",
+            "settle",
+            "settle_per_unit",
+            "rise",
+            "overshoot",
+            "dwell",
+            "setpoint_tolerance",
+        ):
             value = getattr(self, name)
             if value is not None and not (is_number(value) and 0.0 <= value < math.inf):
                 raise ValueError(f"knob {self.setpoint}: {name} is a number >= 0, not {value!r}")

@@ -92,6 +92,9 @@ class Mover:
         """
         deadline = deadline or Deadline()
         turned = {name: knobs[name] for name in values}
+        for knob in turned.values():
+            if knob.setpoint_tolerance is not None:
+                self._control.tolerances[PvAddress.parse(knob.setpoint).own_name] = knob.setpoint_tolerance
         targets = self._in_units([(turned[name], value) for name, value in values.items()], deadline)
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
         before = self._before(turned.values(), deadline)

@@ -345,6 +345,7 @@ class PutResult:
     :ivar asked: the value as asked, of builtin types.
     :ivar before: the setpoint's reading before the call, where it was read.
     :ivar readback: the setpoint's reading after the put, where it was read back.
+    :ivar tolerance: how far from what was asked it may rest, in its unit; 0 unless somebody has declared it.
     :ivar arrived: what the validator returned (for the shipped ones: the readback's value).
     :ivar attempts: how often it was sent.
     :ivar seconds: from the first attempt to the last word on it, validation included.
@@ -359,6 +360,7 @@ class PutResult:
     seconds: float = 0.0
     before: Reading | None = None
     readback: Reading | None = None
+    tolerance: float = 0.0
     arrived: Any = None
     error: Exception | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import statistics
@@ -258,6 +259,15 @@ class RecordedRun:
         found: dict[str, Any] = {}
         for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
             found.update((record.data or {}).get("validators", {}))
+        return found
+
+    def tolerances(self) -> dict[str, float]:
+        """Give, for each PV of which it was declared, how far from what was asked it may rest, in its unit."""
+        found: dict[str, float] = {}
+        for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
+            tolerance = (record.data or {}).get("tolerance")
+            if record.pv is not None and isinstance(tolerance, int | float) and 0.0 < tolerance < math.inf:
+                found[record.pv] = float(tolerance)
         return found
 
     def latencies(self) -> dict[str, list[float]]:

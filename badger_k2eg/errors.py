@@ -317,7 +317,7 @@ class PutTimeout(SetError, TimeoutError):
 
 
 class PutUnknown(PutTimeout):
-    """A put was sent and not answered: it may have happened, or may still happen."""
+    """A put was sent, and nobody knows: not answered, refused and yet written, or not to be read back."""
 
 
 class PutRefused(SetError, PermissionError):

@@ -303,8 +303,7 @@ class Watch:
         self._last: Reading | None = None
         self._reason: str | None = "no value of it has arrived"
         self._inside_since: float | None = None
-        self._armed_at = 0.0
-        self._heard_at = 0.0
+        self._armed_at = self._heard_at = 0.0
 
     def aim_at(self, set_value: Any) -> None:
         """Aim elsewhere, before it counts: the setpoint's unit has become known.
@@ -388,7 +387,8 @@ class Watch:
             last = self._reason if self._value is None else f"{last}, {self._reason}"
         elif self._inside_since is not None:
             last += f", not {self.validator.settle:g} s long"
-        return ValueError(f"{self.validator.pv} wanted {self._aim.wanted}, {last}, waited {self.timeout:g} s")
+        waited = self._deadline.seconds if self._deadline else 0.0  # less than its own time, where the call was over
+        return ValueError(f"{self.validator.pv} wanted {self._aim.wanted}, {last}, waited {waited:g} s")
 
 
 def _real(value: Any) -> float:

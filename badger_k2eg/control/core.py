@@ -100,7 +100,8 @@ class Control(SynchronousCalls):
             ``{column: values}``; a Quantity is converted into the PV's unit, a number is taken in it.
         :param validators: ``{set pv: validator}``; those of PVs that are not set here are not used.
         :param deadline: ends the whole call earlier, or cancels it.
-        :param timeout: seconds (or a Quantity) for the whole call; None or -1 leaves it to the attempts' own timeouts.
+        :param timeout: seconds (or a Quantity) for the whole call, and for validators without a time of their own;
+            None or -1 leaves it to the attempts' own timeouts.
         :param callback: given or None, a Future is returned at once; see ``synchronized``.
         :param complete: PVs whose put is answered only when the record has finished processing.
         :param commands: PVs that are never sent twice (as option ``relative``).
@@ -115,8 +116,9 @@ class Control(SynchronousCalls):
         if complete or commands:
             added = {"wait": settings.wait + _exactly(complete), "relative": settings.relative + _exactly(commands)}
             settings = settings.model_copy(update=added if timeout is None else added | {"timeout": seconds})
+        patience = settings.timeout if seconds == FOREVER else seconds
         return self._begin(  # type: ignore[no-any-return] # by the overloads
-            lambda end: self._set(values, validators or {}, end, settings), seconds, deadline, callback, "set"
+            lambda end: self._set(values, validators or {}, end, settings, patience), seconds, deadline, callback, "set"
         )
 
     def _begin(
@@ -133,9 +135,14 @@ class Control(SynchronousCalls):
         return synchronized.call(lambda: work(Deadline(seconds)), callback, parent=deadline or self.life, name=name)
 
     def _set(
-        self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline, settings: Settings
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any],
+        deadline: Deadline,
+        settings: Settings,
+        patience: float,
     ) -> SetReport:
-        call = SetCall(self, values, validators, deadline, self.last_report, settings)
+        call = SetCall(self, values, validators, deadline, self.last_report, settings, patience)
         paused = self.failures.begin()
         try:
             return call.run(paused)
@@ -159,7 +166,7 @@ class Control(SynchronousCalls):
 
         :raises SetpointBlocked: when one of them would be refused.
         """
-        SetCall(self, values, {}, deadline or Deadline(), None, self.settings).check()
+        SetCall(self, values, {}, deadline or Deadline(), None, self.settings, self.settings.timeout).check()
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""

@@ -17,7 +17,7 @@ from ..deadline import Deadline, under
 from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..model import PvAddress
 from ..policy import not_a_reading
-from ..synchronized import check_waiting
+from ..synchronized import asked_by, asker, check_waiting
 from ..validation import AllOf, Watch, name_of
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class Arrival:
         running = set(foreign)
         for setpoint in foreign:
             threading.Thread(
-                target=self._call_aside, args=(setpoint,), name=f"validate {setpoint.key}", daemon=True
+                target=self._call_aside, args=(setpoint, asker()), name=f"validate {setpoint.key}", daemon=True
             ).start()
         due = dict.fromkeys(watched, 0.0)
         with _wakes(self._deadline, self._news):
@@ -192,9 +192,10 @@ class Arrival:
         finally:
             setpoint.ended = time.monotonic()
 
-    def _call_aside(self, setpoint: Setpoint) -> None:
+    def _call_aside(self, setpoint: Setpoint, thread: threading.Thread) -> None:
         try:
-            self._call(setpoint)
+            with asked_by(thread):
+                self._call(setpoint)
         except BaseException as error:  # noqa: BLE001 - nobody else would hear of it in this thread
             self._crashed(setpoint, error)
         finally:

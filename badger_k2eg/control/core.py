@@ -21,6 +21,7 @@ from ..synchronized import ABSENT, Absent, Callback, Future, Time
 from .call import SetCall
 from .capacity import Capacities
 from .context import ControlContext
+from .failures import Failures
 from .feeds import Feeds
 from .synchronous import SynchronousCalls
 
@@ -143,13 +144,11 @@ class Control(SynchronousCalls):
         patience: float,
     ) -> SetReport:
         call = SetCall(self, values, validators, deadline, self.last_report, settings, patience)
-        paused = self.failures.begin()
         try:
-            return call.run(paused)
-        except BaseException as error:
-            self.failures.failed()
-            if isinstance(error, CallCancelled):
-                error.report = call.report()
+            with self.failures.counted() as paused:
+                return call.run(paused)
+        except CallCancelled as error:
+            error.report = call.report()
             raise
         finally:
             self.last_report = call.report()
@@ -351,34 +350,3 @@ class Pacer:
                 self._last[name] = now
                 self._recent.append(now)
             return 0.0
-
-
-class Failures:
-    """Counts failed evaluations in a row. A set begins one; a failing set or read makes it a failed one."""
-
-    def __init__(self, most: int | None) -> None:
-        """Take the number from which on setting pauses; None never pauses."""
-        self._most = most
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin to count anew."""
-        self._count = 0
-        self._this_failed = False
-
-    def begin(self) -> str | None:
-        """Begin an evaluation; says why it must not, when too many have failed."""
-        if self._most is not None and self._count >= self._most:
-            return (
-                f"paused after {self._count} failed evaluations in a row (option max_failures); see to it, then reset"
-            )
-        if not self._this_failed:
-            self._count = 0
-        self._this_failed = False
-        return None
-
-    def failed(self) -> None:
-        """Mark the present evaluation as failed."""
-        if not self._this_failed:
-            self._this_failed = True
-            self._count += 1

@@ -81,7 +81,7 @@ def _limits(value: Any) -> Any:
 
 def _ordered(pattern: str, pair: Any) -> Limits:
     try:
-        low, high = (None if end in (None, "") else float(end) for end in pair)
+        low, high = (None if end in (None, "") else _exact(end) for end in pair)
         if low != low or high != high:
             raise ValueError("NaN is no limit")
     except (TypeError, ValueError):
@@ -91,10 +91,21 @@ def _ordered(pattern: str, pair: Any) -> Limits:
     return Limits(low, high)
 
 
+def _exact(end: Any) -> float:
+    """Read a number; an integer stays one: beyond 2**53 a float is another."""
+    try:
+        return end if isinstance(end, int) else int(str(end))
+    except ValueError:
+        return float(end)
+
+
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 Steps = Annotated[
     dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]], BeforeValidator(lambda v: _pairs(v, str))
+]
+Tolerances = Annotated[
+    dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]], BeforeValidator(lambda v: _pairs(v, str))
 ]
 Ranges = Annotated[dict[str, Limits], BeforeValidator(_limits)]
 
@@ -115,6 +126,9 @@ class Options(BaseModel):
     )
     wait: Patterns | None = Field(default=None, description="PVs whose put waits for the record to finish processing")
     relative: Patterns | None = Field(default=None, description="command and tweak PVs: never sent twice")
+    put_tolerance: Tolerances | None = Field(
+        default=None, description="how far from the value asked a setpoint may rest, for records that quantise"
+    )
     ramp: bool | None = Field(
         default=None, description="go further than max_step in several steps, instead of refusing"
     )
@@ -152,6 +166,7 @@ class Settings(BaseModel):
     reject_severity: Literal["none", "minor", "major", "invalid"] = "invalid"
     wait: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
+    put_tolerance: tuple[tuple[str, float], ...] = ()
     ramp: bool = False
     #: Every one of these lists must allow a PV.
     allow: tuple[tuple[str, ...], ...] = ()
@@ -172,6 +187,10 @@ class Settings(BaseModel):
     def step_of(self, name: str) -> float | None:
         """Return the largest change of one put to a PV."""
         return min((step for pattern, step in self.max_step if _fits(name, pattern)), default=None)
+
+    def tolerance_of(self, name: str) -> float:
+        """Return how far from the value asked a setpoint may rest: 0 unless somebody has said otherwise."""
+        return min((wide for pattern, wide in self.put_tolerance if _fits(name, pattern)), default=0.0)
 
     def allows(self, name: str) -> bool:
         """Whether every allow-list has the PV."""
@@ -197,6 +216,8 @@ def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = Non
     given = list(sources)
     for options in reversed(given):
         chosen.update({k: v for k, v in options.model_dump(exclude_none=True).items() if k not in _RESTRICTIONS})
+    if isinstance(tolerances := chosen.get("put_tolerance"), Mapping):
+        chosen["put_tolerance"] = tuple(tolerances.items())
     intervals = [o.put_interval for o in given if o.put_interval is not None]
     rates = [o.put_rate for o in given if o.put_rate is not None]
     failures = [o.max_failures for o in given if o.max_failures is not None]

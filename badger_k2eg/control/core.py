@@ -56,6 +56,9 @@ class Control(SynchronousCalls):
         self.failures = Failures(self.settings.max_failures)
         #: Ends what waits and what runs in the background, when this is closed.
         self.life = Deadline.alone()
+        #: How far from the value asked a setpoint may rest, by its own name: what knobs declare of their records.
+        #: Beside the option ``put_tolerance``; the wider of the two counts.
+        self.tolerances: dict[str, float] = {}
         #: What became of the last set, also when it raised.
         self.last_report: SetReport | None = None
 
@@ -166,6 +169,11 @@ class Control(SynchronousCalls):
         :raises SetpointBlocked: when one of them would be refused.
         """
         SetCall(self, values, {}, deadline or Deadline(), None, self.settings, self.settings.timeout).check()
+
+    def tolerance_of(self, address: PvAddress) -> float:
+        """Return how far from the value asked a setpoint may rest, in its unit."""
+        name = address.own_name
+        return max(self.tolerances.get(name, 0.0), self.settings.tolerance_of(name))
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""

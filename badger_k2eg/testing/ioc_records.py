@@ -156,6 +156,44 @@ def _odd_pairs(loop: asyncio.AbstractEventLoop) -> None:
     pair("NOISY", toggle)
 
 
+#: Records that answer a put as done and hold another value, some by their links, some when a test meddles; :L with
+#: drive limits, :F without. Of the last one a test breaks the output: it answers with an error, and holds the value.
+_STUBBORN = """\
+record(ao, "{0}:SRC") {{ field(VAL, "4") field(PINI, "YES") }}
+record(ao, "{0}:CLOSED:{1}") {{
+    field(OMSL, "closed_loop") field(DOL, "{0}:SRC") field(PINI, "YES") {2}
+}}
+record(ao, "{0}:SCANNED:{1}") {{
+    field(OMSL, "closed_loop") field(DOL, "{0}:SRC") field(SCAN, ".1 second") field(PINI, "YES") {2}
+}}
+record(ao, "{0}:LINKED:{1}") {{ field(VAL, "4") field(PINI, "YES") field(FLNK, "{0}:LINKED:{1}:BACK") {2} }}
+record(ao, "{0}:LINKED:{1}:BACK") {{
+    field(OMSL, "closed_loop") field(DOL, "{0}:SRC") field(OUT, "{0}:LINKED:{1}.VAL NPP")
+}}
+record(ao, "{0}:CALC:{1}") {{ field(VAL, "4") field(PINI, "YES") field(FLNK, "{0}:CALC:{1}:BACK") {2} }}
+record(calcout, "{0}:CALC:{1}:BACK") {{
+    field(INPA, "{0}:CALC:{1}") field(CALC, "MIN(A,4)") field(OUT, "{0}:CALC:{1}.VAL NPP")
+}}
+record(ai, "{0}:INPUT:{1}") {{ field(INP, "{0}:SRC") field(PINI, "YES") {3} }}
+record(ao, "{0}:QUANT:{1}") {{ field(VAL, "4") field(PINI, "YES") field(FLNK, "{0}:QUANT:{1}:BACK") {2} }}
+record(calcout, "{0}:QUANT:{1}:BACK") {{
+    field(INPA, "{0}:QUANT:{1}") field(CALC, "NINT(A*10)/10") field(OUT, "{0}:QUANT:{1}.VAL NPP")
+}}
+record(ao, "{0}:PLAIN:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+record(ao, "{0}:SHARED:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+record(ao, "{0}:LOWERED:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+record(ao, "{0}:FAILING:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+"""
+
+
+def _load_stubborn(file: Path, prefix: str) -> None:
+    drive, display = 'field(DRVL, "-10") field(DRVH, "10")', 'field(LOPR, "-10") field(HOPR, "10")'
+    texts = [_STUBBORN.format(prefix, "L", drive, display), _STUBBORN.format(prefix, "F", "", "")]
+    long_ = f'record(int64out, "{prefix}:LONG") {{{{ field(DRVL, "0") field(DRVH, "9007199254740994") }}}}\n'
+    file.write_text("".join(texts) + long_.format())
+    softioc.dbLoadDatabase(str(file))
+
+
 def _counters(loop: asyncio.AbstractEventLoop) -> None:
     count = builder.aIn("COUNT", initial_value=0.0)
     commands = builder.longIn("CMD:COUNT", initial_value=0)
@@ -213,6 +251,7 @@ def main() -> None:
     imports.dbCore.asSetFilename(str(access).encode())
     builder.LoadDatabase()
     _load_plain(options.directory / "big.db", options.prefix, options.extra_records)
+    _load_stubborn(options.directory / "stubborn.db", options.prefix)
     softioc.iocInit(dispatcher)
     invalid.set(3.0, severity=alarm.INVALID_ALARM, alarm=alarm.READ_ALARM)
     for action in _after_init:

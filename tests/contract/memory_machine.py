@@ -38,6 +38,7 @@ class SimulatedMachine:
         self._turns: dict[str, int] = {}
         self._records()
         self._faulty()
+        self._stubborn()
         self._readbacks()
 
     def _add(self, name: str, value: Any, **about: Any) -> None:
@@ -97,6 +98,26 @@ class SimulatedMachine:
         self._add("TEXT", "hello")
         self._add("ARR", [0.5, 1.5, 2.5])
         self._add("TABLE", {"a": np.array([1.0, 2.0, 3.0]), "b": ["one", "two", "three"]})
+
+    def _stubborn(self) -> None:
+        self._add("LONG", 0, type=PvType(Kind.INT, 64), limits=(0.0, float(2**53 + 2)))
+        self._on_put("LONG", lambda value: self._post("LONG", min(value, 2**53 + 2)))
+        for kind, limits in (("L", (-10.0, 10.0)), ("F", (None, None))):
+            rules: dict[str, Callable[[float], float]] = {
+                "CLOSED": lambda _: 4.0,
+                "SCANNED": lambda _: 4.0,
+                "LINKED": lambda _: 4.0,
+                "CALC": lambda value: min(value, 4.0),
+                "INPUT": lambda _: 4.0,
+                "QUANT": lambda value: round(value, 1),
+            }
+            for name in [*rules, "PLAIN", "SHARED", "LOWERED", "FAILING"]:
+                self._add(f"{name}:{kind}", 4.0, limits=limits)
+            for name, rule in rules.items():
+                self._on_put(f"{name}:{kind}", self._ruled(f"{name}:{kind}", rule, 0.1 if name == "SCANNED" else 0.0))
+
+    def _ruled(self, name: str, rule: Callable[[float], float], after: float) -> Callable[[float], None]:
+        return lambda value: self.memory.later(after, lambda: self._post(name, rule(value)))
 
     def _readbacks(self) -> None:
         self._add("SETTLE", INITIAL["SETTLE"])

@@ -315,9 +315,9 @@ class Fields(dict[str, Any]):
 class Outcome(StrEnum):
     """How a put ended. There is no seventh way, and no way that claims more than is known."""
 
-    #: The server said it is done, or a read-back proved it.
+    #: A read-back has shown that it holds what was asked; "as answered" where none can tell (a command, a mock).
     APPLIED = "applied"
-    #: The server said no.
+    #: The server said no, and a read-back has shown that it holds what it held before.
     REFUSED = "refused"
     #: It never left this process: it may safely be sent again.
     NOT_SENT = "not sent"

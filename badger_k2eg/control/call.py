@@ -16,6 +16,7 @@ from ..errors import (
     PutUnknown,
     PvError,
     PvNameError,
+    PvTimeout,
     SetError,
     SetpointBlocked,
 )
@@ -45,10 +46,12 @@ class SetCall:
         deadline: Deadline,
         last: SetReport | None,
         settings: Settings,
+        patience: float,
     ) -> None:
         """Keep what is asked; look at nothing yet.
 
         :param settings: in force for this call.
+        :param patience: seconds that a validator without a time of its own waits.
         """
         self._control = control
         self._settings = settings
@@ -56,7 +59,10 @@ class SetCall:
         self._deadline = deadline
         self._values = dict(values)
         self._validators = validators
+        self._arrival = Arrival(control, deadline, settings, patience)
         self._setpoints: list[Setpoint] = []
+        # Of which, or of whose readback, nothing was heard while the guard looked.
+        self._silent: set[Setpoint] = set()
         self._read_back = ReadBack(control.backend, deadline, settings)
         # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
         self._repeats = last if last is not None and not last.ok and self._asked(last) else None
@@ -78,7 +84,7 @@ class SetCall:
         :raises SetpointBlocked: when one of them would be refused.
         """
         self._refuse_if(self._normalise())
-        self._refuse_if(self._guard(Arrival(self._control, self._deadline), {}))
+        self._refuse_if(self._guard(self._arrival, {}))
 
     def run(self, paused: str | None) -> SetReport:
         """Do it.
@@ -91,7 +97,7 @@ class SetCall:
         self._refuse_if(blocked)
         with self._control.gate.writing([s.address for s in self._setpoints]) as denied:
             self._denied = denied
-            arrival = Arrival(self._control, self._deadline)
+            arrival = self._arrival
             try:
                 if not self._settings.read_only:
                     arrival.watch(self._setpoints)
@@ -155,6 +161,8 @@ class SetCall:
         for setpoint in self._setpoints:
             update = updates[setpoint.address]
             if isinstance(update, PvError):
+                if setpoint not in blocked and isinstance(update, PvTimeout):
+                    self._silent.add(setpoint)
                 blocked.setdefault(setpoint, update.message)
                 continue
             setpoint.before = update
@@ -176,24 +184,31 @@ class SetCall:
                 setpoint.path = path_to(setpoint.value, before, step)
             except Refusal as refusal:
                 blocked[setpoint] = str(refusal)
-        for setpoint, reason in arrival.missing(self._setpoints, patience).items():
-            blocked.setdefault(setpoint, reason)
-        return blocked
+        blocked = arrival.unusable | blocked
+        lost = arrival.missing(self._setpoints, patience)
+        self._silent |= lost.keys() - blocked.keys()
+        return lost | blocked
 
     def _refuse_if(self, blocked: Mapping[Setpoint, str]) -> None:
         # A call that was cancelled while it looked has not found out that anything is bad.
         self._deadline.check("setting")
         if not blocked:
             return
+        over = self._deadline.expired and blocked.keys() <= self._silent
+        outcome, kind = (Outcome.NOT_SENT, PutTimeout) if over else (Outcome.BLOCKED, SetpointBlocked)
         for setpoint in self._setpoints:
             if setpoint in blocked:
-                setpoint.end(Outcome.BLOCKED, blocked[setpoint], SetpointBlocked)
+                setpoint.end(outcome, blocked[setpoint], kind)
             else:
-                setpoint.end(Outcome.BLOCKED, "not sent, because another setpoint of the call was refused")
+                what = "did not answer" if over else "was refused"
+                setpoint.end(outcome, f"not sent, because another setpoint of the call {what}")
         lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
-        if self._deadline.expired and all(s.before is None for s in blocked):
-            raise PutTimeout("nothing was set, the time of the call is over:\n" + "\n".join(lines), self.report())
-        raise SetpointBlocked("nothing was set:\n" + "\n".join(lines), self.report())
+        words = f"nothing was set, {self._over}" if over else "nothing was set"
+        raise kind(f"{words}:\n" + "\n".join(lines), self.report())
+
+    @property
+    def _over(self) -> str:
+        return f"the call's {self._deadline.seconds:g} s are over"
 
     def _announce(self) -> None:
         """Tell the sink what is about to be sent; it may say no."""
@@ -358,10 +373,10 @@ class SetCall:
         if report.ok:
             return report
         first = next((s.error for s in self._setpoints if s.error is not None), None)
-        kind = type(first) if isinstance(first, SetError) and not self._deadline.expired else PutTimeout
-        if isinstance(first, PutUnknown):
-            kind = PutUnknown
-        raise kind(str(report), report) from (first.__cause__ if first is not None else None)
+        kind, words = (type(first) if isinstance(first, SetError) else PutTimeout), str(report)
+        if self._deadline.expired:
+            kind, words = (PutUnknown if kind is PutUnknown else PutTimeout), f"{self._over}:\n{report}"
+        raise kind(words, report) from (first.__cause__ if first is not None else None)
 
 
 def _times(attempts: int) -> str:

@@ -39,7 +39,7 @@ class Within:
     :ivar tolerance: half the width of the band, in the readback's unit; the edge belongs to it.
     :ivar offset: the readback is expected at setpoint + offset.
     :ivar settle: seconds that it must stay in the band without a break; timed, not counted in updates.
-    :ivar timeout: seconds to wait in all; None takes the interface's.
+    :ivar timeout: seconds to wait in all; None takes the call's, or the interface's.
     """
 
     readback_pv: str
@@ -89,7 +89,7 @@ class Reaches:
 
     :ivar equals: the value; for an enum its label or its index.
     :ivar settle: seconds that it must hold it since the put, without a break.
-    :ivar timeout: seconds to wait in all; None takes the interface's.
+    :ivar timeout: seconds to wait in all; None takes the call's, or the interface's.
     :ivar rise: seconds that it may take to leave the value after the put: a supply takes a moment to show that it is
         busy. Until it has left it, or this time has passed, nothing counts; ``timeout`` comes on top. Of a setpoint
         that had held the very value for longer than this, nothing is to be expected.
@@ -165,7 +165,7 @@ def within(
     :param readback_pv: the PV that shows where the machine is.
     :param tolerance: in the readback's unit.
     :param settle: seconds (or a Quantity) that the readback must stay within the tolerance.
-    :param timeout: seconds to wait in all; None takes the interface's timeout, -1 is for ever.
+    :param timeout: seconds to wait in all; None takes the call's, or the interface's; -1 is for ever.
     """
     return Within(readback_pv, tolerance, offset, _span(settle), _span(timeout))
 

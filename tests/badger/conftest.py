@@ -21,8 +21,6 @@ from examples.first_ioc.part import FirstIoc
 
 from .routines import CLONE, SETPOINTS, SLOW_STEPS, START
 
-pytest.importorskip("badger", reason="pip install 'badger-k2eg[badger]'")
-
 
 @pytest.fixture(scope="session")
 def plugin_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -59,6 +57,12 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         if not name.endswith("_DIR"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test starts waits longer for a PV than the usual three seconds: a busy machine may need them."""
+    monkeypatch.setenv("BADGER_K2EG_TIMEOUT", "20")
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 def test_the_example_tunes_the_demos_machine(first_ioc: Part, tmp_path: Path) -> None:
     machine = Interface()
     machine.set_values({"FIRST:COR:1:SP": -0.6, "FIRST:COR:2:SP": 0.8})

@@ -94,6 +94,7 @@ def test_the_handwritten_environment(said: Said, first_ioc: FirstIoc, tmp_path: 
     machine.reset_interface()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "parameter", "objective", "magnets"),
     [

@@ -57,7 +57,7 @@ def test_show_prints_a_run_and_one_evaluations_whole_story(journal: Journal) -> 
         (("--lines", ":4"), 3),
         (("--since", "1h", "--until", "now", "--type", "run.begin"), 2),
         (("--until", "yesterday"), 0),
-        (("--process", str(os.getpid()), "--type", "run.end"), 2),
+        pytest.param(("--process", str(os.getpid()), "--type", "run.end"), 2, id="--process of this one"),
         (("--limit", "4"), 4),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),

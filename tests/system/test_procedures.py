@@ -23,6 +23,7 @@ from examples.virtual_injector import procedures
 from examples.virtual_injector.lattice import MAGNETS
 from examples.virtual_injector.part import VirtualInjector
 from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.broker import Broker
@@ -84,8 +85,9 @@ def test_degauss_and_a_map_of_two(control: Control, injector: VirtualInjector) -
 
 
 def test_the_beam_comes_back(control: Control, injector: VirtualInjector) -> None:
-    permit = injector.pv("BEAM:PERMIT")
+    permit, actual = injector.pv("BEAM:PERMIT"), injector.pv("BEAM:RATE_ACT")
     control.set({injector.pv("BEAM:RATE"): "0 Hz"})
+    eventually(lambda: control.get([actual])[actual].value, 0.0)
     future = control.wait_until_new(permit, 0.1, callback=None)  # something else goes on beside it
     with pytest.raises(TimeoutError, match="RATE_ACT reads 0"):
         procedures.beam(control, injector.prefix, stable=0.2, timeout=1.0)
@@ -175,7 +177,7 @@ def test_sigterm_stops_it_by_the_policy_of_the_run(
     command: Callable[..., list[str]], environment: dict[str, str], injector: VirtualInjector, tmp_path: Path
 ) -> None:
     pv = injector.pv("QUAD:5:BCTRL")
-    with closing(Control(connect("pva"))) as control:
+    with closing(Control(connect("pva"), Settings(timeout=20.0))) as control:
         before = control.get([pv])[pv]
         words = command("mine:hold", "--param", f"pv={pv}", "--param", "value=-0.2")
         with subprocess.Popen(

@@ -20,6 +20,8 @@ from badger_k2eg.testing.soft_ioc import SoftIoc
 from examples.first_ioc.part import FirstIoc
 from tests.rig.pace import pace
 
+from .routines import PATIENT
+
 CLONE = Path(__file__).parents[2]
 
 
@@ -29,9 +31,9 @@ def doctor(*words: str, home: Path, **environment: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         cwd=home,
-        env={**os.environ, "HOME": str(home), "COLUMNS": "160", **environment},
+        env={**os.environ, "HOME": str(home), "COLUMNS": "160", **PATIENT, **environment},
         stdin=subprocess.DEVNULL,
-        timeout=55,
+        timeout=150,
     )
 
 

@@ -19,7 +19,7 @@ def gui(*words: str, home: Path, **environment: str) -> subprocess.CompletedProc
         cwd=home,
         env={**kept, "HOME": str(home), **environment},
         stdin=subprocess.DEVNULL,
-        timeout=50,
+        timeout=150,
     )
 
 

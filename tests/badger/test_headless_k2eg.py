@@ -20,7 +20,7 @@ from interfaces.epics_pva import Interface
 
 from .routines import SETPOINTS, START, command, vocs, written
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 Said = Callable[..., dict[str, Any]]
 

@@ -148,7 +148,7 @@ def test_a_signal_in_mid_evaluation_ends_the_run(
             for _ in range(2):
                 time.sleep(0.3)
                 process.send_signal(number)
-            output, error = process.communicate(timeout=30)
+            output, error = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, error) == (code, "")
@@ -239,7 +239,7 @@ def test_a_signal_while_badger_loads_ends_it_in_one_line(
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(number)
-            output, error = process.communicate(timeout=20)
+            output, error = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, output) == (code, "")

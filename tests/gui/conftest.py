@@ -93,7 +93,7 @@ def command(tmp_path: Path) -> Command:
             env=clean_environment({**own_places(tmp_path), **client}),
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
-            timeout=100,
+            timeout=150,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -12,7 +12,7 @@ from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from tests.rig.pace import pace
 
-pytestmark = [pytest.mark.extended, pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.extended, pytest.mark.kafka, pytest.mark.slow, pytest.mark.timeout(300)]
 
 Library = Callable[..., list[dict[str, Any]]]
 

@@ -27,7 +27,7 @@ from tests.rig.waiting import eventually
 from .kafka_parts import within, write
 
 # Apache Kafka takes its time to go and to come back on a busy machine.
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -107,7 +107,7 @@ def test_cancelled_deadline_ends_the_call_at_once() -> None:
     topics.close()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
     writer, topics = Writer(fragile.connection.with_options({"message.timeout.ms": 3000})), Topics(fragile.connection)
     reader.assign([topic], within())
@@ -139,7 +139,7 @@ def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[
     topics.close()
 
 
-@pytest.mark.timeout(150)
+@pytest.mark.timeout(300)
 def test_reader_goes_on_where_it_was(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
     """What was waiting to be sent while the broker was away arrives once, and after what was sent before."""
     writer = Writer(fragile.connection.with_options({"message.timeout.ms": 90_000}))

@@ -173,7 +173,7 @@ sys.exit(status)
 def test_child_that_goes_through_the_end_of_the_interpreter(broker: Broker, topic: str) -> None:
     """All objects are let go there, the inherited ones too."""
     arguments = [sys.executable, "-c", CHILD_GOES_THROUGH_THE_END, broker.bootstrap, topic]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=30)
+    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=150)
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

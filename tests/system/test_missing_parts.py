@@ -34,7 +34,7 @@ def suite(tmp_path: Path) -> Suite:
             text=True,
             cwd=ROOT,
             env={**environment, "PATH": str(nothing), "PYTHONPATH": os.pathsep.join(path), "COLUMNS": "1000"},
-            timeout=110,
+            timeout=150,
         )
 
     return run
@@ -44,7 +44,7 @@ def skipped(done: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_everything_is_collected(suite: Suite) -> None:
     done = suite("--collect-only")
     assert done.returncode == 0, done.stdout[-3000:]
@@ -53,7 +53,7 @@ def test_everything_is_collected(suite: Suite) -> None:
     assert "libGL.so.1: cannot open" in line and "apt install libgl1 " in line
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_badgers_tests_are_skipped_in_one_line(suite: Suite) -> None:
     done = suite("tests/badger/test_headless.py", "tests/gui", "tests/system/test_readme.py::test_python_blocks_run")
     assert done.returncode in (0, 5), done.stdout[-3000:]

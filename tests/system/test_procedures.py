@@ -123,12 +123,12 @@ def environment(injector: VirtualInjector, tmp_path: Path) -> dict[str, str]:
 
 
 def run(words: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=50)
+    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=150)
 
 
 def runs(environment: dict[str, str]) -> list[dict[str, Any]]:
     words = [sys.executable, "-m", "badger_k2eg.cli", "runs", "list", "--json"]
-    text = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=50, check=True).stdout
+    text = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=150, check=True).stdout
     try:
         listed = json.loads(text)
     except ValueError:
@@ -187,7 +187,7 @@ def test_sigterm_stops_it_by_the_policy_of_the_run(
             assert control.get([pv])[pv] == -0.2
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
         assert process.returncode == 143 and "stopped by SIGTERM" in errors and "Traceback" not in errors
         assert time.monotonic() - began < 10.0 * pace()
         assert control.get([pv])[pv] == before, "put back"

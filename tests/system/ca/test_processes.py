@@ -37,7 +37,7 @@ def run(script: str, ioc: SoftIoc, **environment: str) -> Any:
         [sys.executable, "-X", "dev", "-W", "error", "-W", "ignore:This process:DeprecationWarning", "-c",
          textwrap.dedent(before) + textwrap.dedent(script)],
         env=os.environ | ioc.client_environment | environment,
-        capture_output=True, text=True, timeout=40,
+        capture_output=True, text=True, timeout=150,
     )  # fmt: skip
     assert ended.returncode == 0 and not ended.stderr, ended.stderr
     return json.loads(ended.stdout.splitlines()[-1])

@@ -155,7 +155,7 @@ def test_follow_begins_before_the_first_run_and_survives_rotation(folder: Path) 
         assert found == [f"note {number}" for number in range(6)]
         assert len(listed(folder)) > 3
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=10)
+        _, error = process.communicate(timeout=60)
         assert (process.returncode, error) == (0, "")
     finally:
         process.kill()

@@ -31,7 +31,7 @@ def run(gateway: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv(FOLDER_VARIABLE, str(gateway.folder))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, gateway.environment_name)
     monkeypatch.setenv(APP_NAME_VARIABLE, "cli")
-    return lambda *words: subprocess.run(command(*words), capture_output=True, text=True, timeout=60)
+    return lambda *words: subprocess.run(command(*words), capture_output=True, text=True, timeout=150)
 
 
 def command(*words: str) -> list[str]:

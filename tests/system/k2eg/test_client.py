@@ -172,7 +172,7 @@ def test_two_processes_on_one_reply_topic(double: Double, client: K2egClient) ->
     assert other.stdout is not None and other.stdout.readline() == "open\n"
     client.open()
     said: list[str] = []
-    thread = threading.Thread(target=lambda: said.append(other.communicate("go\n", timeout=30.0)[0]))
+    thread = threading.Thread(target=lambda: said.append(other.communicate("go\n", timeout=60)[0]))
     thread.start()
     assert {client.get(double.uri("A"))["value"] for _ in range(50)} == {1.5}
     thread.join(40.0)

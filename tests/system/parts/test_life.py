@@ -250,7 +250,7 @@ def test_the_plugin_skips_where_softioc_is_missing_and_restores_the_environment(
         env=clean_environment({"EPICS_CA_ADDR_LIST": "mine"}),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         cwd=tmp_path,
     )
     assert "1 passed, 2 skipped" in done.stdout, done.stdout + done.stderr

@@ -41,8 +41,8 @@ ON_EVERY_BROKER = ("test_arrival", "test_monitors", "test_restart", "test_retry"
 #: The modules that show what a transport can change: all machines run them in a plain session. The others run on memory
 #: and PVAccess there, and on every machine in an extended one.
 WHAT_A_TRANSPORT_CHANGES = (
-    "test_cancel", "test_fork", "test_monitors", "test_reading", "test_restart", "test_retry", "test_values",
-    "test_waiting",
+    "test_cancel", "test_fork", "test_monitors", "test_never_lies", "test_reading", "test_restart", "test_retry",
+    "test_values", "test_waiting",
 )  # fmt: skip
 
 

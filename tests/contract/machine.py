@@ -7,6 +7,7 @@ made, where the PVs are, and, in ``lacks``, what it cannot give and why.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -158,6 +159,8 @@ class Independent:
 
     def __init__(self) -> None:
         self._open: Any = None
+        # p4p hangs in a child that was forked beside an open context, whoever forks in this session.
+        os.register_at_fork(before=self.close)
 
     @property
     def _context(self) -> Any:

@@ -89,7 +89,7 @@ def make(memory: Machine, journal: Journal) -> Iterator[Make]:
 def another_process_may_set(pv: str) -> bool:
     """Whether the lock of a PV is free for somebody else."""
     code = "import sys; from badger_k2eg.lock import locked_by; print(locked_by(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, pv], capture_output=True, text=True, timeout=40, check=True)
+    done = subprocess.run([sys.executable, "-c", code, pv], capture_output=True, text=True, timeout=150, check=True)
     return not done.stdout.strip()
 
 

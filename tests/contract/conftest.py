@@ -5,6 +5,7 @@ A test that a transport cannot give (marker `needs`) is not made for it; the end
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
+from badger_k2eg.testing.virtual_clock import VirtualClock
 from tests.rig.left_out import leave_out
 
 from .machine import FEATURES, CaMachine, IocMachine, K2egMachine, Machine, MemoryMachine, PvaMachine
@@ -93,6 +96,17 @@ def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
+@pytest.fixture(autouse=True)
+def _by_its_own_clock(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Memory goes by a virtual clock; servers need the machine's, whatever a machine of the module goes by."""
+    if MemoryMachine in _kinds(request.node) and request.node.get_closest_marker("real_time") is None:
+        request.getfixturevalue("virtual_clock")
+        yield
+    else:
+        with clock.installed(clock.Clock()):
+            yield
+
+
 def _shared(request: pytest.FixtureRequest) -> Machine:
     kind: type[Machine] = request.param
     if issubclass(kind, IocMachine):
@@ -118,9 +132,10 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @pytest.fixture(scope="module", params=BACKENDS)
 def module_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Give the machine to a fixture that does once what several tests look at."""
-    made = _shared(request)
-    yield made
-    made.close()
+    with VirtualClock() if request.param is MemoryMachine else contextlib.nullcontext():
+        made = _shared(request)
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="session")

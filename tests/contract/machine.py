@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from badger_k2eg import clock
 from badger_k2eg.backend import Backend, Gate, NullSink, Sink
 from badger_k2eg.backends import ThroughK2eg, Way
 from badger_k2eg.backends.memory import Fault
@@ -380,11 +380,23 @@ class Recorder(NullSink):
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
         for result in results.values():
             self.attempts.append(result)
-            self.times.append(time.monotonic())
+            self.times.append(clock.monotonic())
             self._on_attempt(result)
 
     def set_finished(self, report: SetReport) -> None:
         self.reports.append(report)
+
+
+def later(seconds: float, action: Callable[[], object]) -> threading.Thread:
+    """Do something after a while, by the clock of the test, in a thread of its own."""
+
+    def run() -> None:
+        clock.sleep(seconds)
+        action()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
 
 
 class Running:
@@ -404,7 +416,7 @@ class Running:
         except BaseException as error:  # handed to the test's own thread
             self.error = error
         finally:
-            self.ended_at = time.monotonic()
+            self.ended_at = clock.monotonic()
 
     def result(self, seconds: float = PATIENCE) -> Any:
         """Wait for its end; raise what it raised."""

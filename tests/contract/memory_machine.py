@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from badger_k2eg import clock
 from badger_k2eg.backends.memory import Fault, MemoryBackend
 from badger_k2eg.model import Kind, PvType, Severity
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT, DELAYED_SECONDS, LATE_SECONDS
@@ -172,10 +172,10 @@ class SimulatedMachine:
 
     def _ramping(self, target: float, wanted: Callable[[], bool]) -> None:
         start, speed = self.memory.value("MEM:RAMP:RB"), abs(self.memory.value("MEM:RAMP:RATE"))
-        began = time.monotonic()
+        began = clock.monotonic()
 
         def step() -> None:
-            way = speed * (time.monotonic() - began)
+            way = speed * (clock.monotonic() - began)
             if not wanted():
                 return
             if way >= abs(target - start):
@@ -187,12 +187,12 @@ class SimulatedMachine:
         step()
 
     def _toggling(self, target: float, wanted: Callable[[], bool]) -> None:
-        until = time.monotonic() + _NOISE_SECONDS
+        until = clock.monotonic() + _NOISE_SECONDS
 
         def step(outside: bool) -> None:
             if not wanted():
                 return
-            if time.monotonic() >= until:
+            if clock.monotonic() >= until:
                 self._post("NOISY:RB", target)
                 return
             self._post("NOISY:RB", target + (_NOISE if outside else 0.0))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import CallCancelled
 from badger_k2eg.model import Outcome
@@ -30,7 +30,7 @@ def cancelled(call: Callable[[Deadline], Any], when: Callable[[], Any]) -> CallC
         deadline = Deadline()
         running = Running(partial(call, deadline))
         when()
-        at = time.monotonic()
+        at = clock.monotonic()
         deadline.cancel()
         with pytest.raises(CallCancelled) as caught:
             running.result(5.0)
@@ -41,7 +41,7 @@ def cancelled(call: Callable[[Deadline], Any], when: Callable[[], Any]) -> CallC
 
 
 def a_moment() -> None:
-    time.sleep(0.15)
+    clock.sleep(0.15)
 
 
 def test_a_get(machine: Machine) -> None:
@@ -208,9 +208,9 @@ def test_the_end_of_the_whole_call_is_a_timeout(machine: Machine) -> None:
     """An overall deadline is not a cancel: the error is a TimeoutError, and truthful about what was sent."""
     lost, later = machine.pvs("LOST", "SP:000")
     control = machine.control(timeout=30.0)
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(TimeoutError) as caught:
         control.set({lost: 1.0, later: 1.0}, deadline=Deadline(0.5))
-    assert 0.5 <= time.monotonic() - began < 2.0 * pace()
+    assert 0.5 <= clock.monotonic() - began < 2.0 * pace()
     assert [r.outcome for r in caught.value.report.results] == [Outcome.UNKNOWN, Outcome.NOT_SENT]
     assert machine.arrived("LOST") == 1 and machine.look("SP:000") == 0.0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.model import Outcome, Reading
@@ -60,6 +60,7 @@ def load(*works: Callable[[], Any]) -> Iterator[list[BaseException]]:
         assert not [thread for thread in threads if thread.is_alive()], "a thread hangs"
 
 
+@pytest.mark.real_time("threads that never rest")
 def test_twenty_forks_in_a_row_under_load(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
     reads = machine.pvs("DBL", "STR", "WF", "INT")
     moving, readback, free = machine.pvs("SP:000", "RB:000", "FREE")
@@ -90,7 +91,7 @@ def test_twenty_forks_in_a_row_under_load(machine: Machine, caplog: pytest.LogCa
             assert value == 1.5
             took.append(seconds)
             # The parent goes on meanwhile.
-            time.sleep(0.02)
+            clock.sleep(0.02)
     assert not errors, errors
     assert max(took) < 5.0 * pace()
     last = float(next(target) % 100)
@@ -132,9 +133,9 @@ def test_the_parents_monitors_and_gets_live_through_a_fork(machine: Machine) -> 
     seen: list[Any] = []
     subscription = control.monitor(pv, seen.append)
     eventually(lambda: len(seen), 1)
-    began = time.monotonic()
+    began = clock.monotonic()
     waiting = Running(lambda: control.get([gone]))
-    time.sleep(0.1)
+    clock.sleep(0.1)
     in_child(lambda: 0)
     with pytest.raises(TimeoutError):
         waiting.result()
@@ -144,6 +145,7 @@ def test_the_parents_monitors_and_gets_live_through_a_fork(machine: Machine) -> 
     subscription.close()
 
 
+@pytest.mark.real_time("a thread that never rests")
 def test_a_put_in_flight_is_neither_lost_nor_doubled(machine: Machine) -> None:
     pv = machine.pv("CMD")
     control = machine.control(relative=[pv])
@@ -156,7 +158,7 @@ def test_a_put_in_flight_is_neither_lost_nor_doubled(machine: Machine) -> None:
     with load(send) as errors:
         for _ in range(10):
             in_child(lambda: 0)
-            time.sleep(0.02)
+            clock.sleep(0.02)
     assert not errors, errors
     assert len(done) > 10
     eventually(lambda: machine.arrived("CMD"), len(done))
@@ -168,16 +170,17 @@ def test_a_put_without_an_answer_holds_a_fork_up_only_until_its_deadline(machine
     control = machine.control(timeout=1.0, put_attempts=1)
     call = Running(partial(control.set, {lost: 1.0}))
     eventually(lambda: control.last_report is None and call.alive)
-    time.sleep(0.2)
-    began = time.monotonic()
+    clock.sleep(0.2)
+    began = clock.monotonic()
     in_child(lambda: 0)
-    assert time.monotonic() - began < 4.0 * pace()
+    assert clock.monotonic() - began < 4.0 * pace()
     with pytest.raises(TimeoutError) as caught:
         call.result()
     assert caught.value.report[lost].outcome is Outcome.UNKNOWN
     assert machine.arrived("LOST") == 1
 
 
+@pytest.mark.real_time("a thread that never rests")
 def test_connecting_while_another_thread_forks(machine: Machine) -> None:
     """The locks of a client that is being opened, and those that a fork takes, are taken in one order."""
     pv, readback = machine.pvs("SP:000", "RB:000")

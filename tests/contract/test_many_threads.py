@@ -36,7 +36,9 @@ def hundred(works: list[Any]) -> list[Any]:
 
 
 def names_of_threads() -> Counter[str]:
-    return Counter(thread.name.split("-")[0].split("_")[0] for thread in threading.enumerate())
+    return Counter(
+        thread.name.split("-")[0].split("_")[0] for thread in threading.enumerate() if thread.name != "virtual clock"
+    )
 
 
 def left_over() -> Counter[str]:

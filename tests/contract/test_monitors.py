@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PvError, PvNameError, PvNotConnected
 from badger_k2eg.model import Reading
 from badger_k2eg.validation import within
 from tests.rig.waiting import eventually
 
-from .machine import Machine
+from .machine import Machine, later
 
 
 class Seen:
@@ -113,7 +113,7 @@ def test_a_slow_callback_does_not_lose_the_last_value(machine: Machine) -> None:
     control = machine.control()
     if machine.name == "memory":
         # There a callback runs in the thread that makes the change, which is this one.
-        threading.Timer(0.1, go_on.set).start()
+        later(0.1, go_on.set)
     subscription = control.monitor(pv, seen)
     assert entered.wait(15.0)
     for i in range(100):
@@ -173,7 +173,7 @@ def test_close_waits_for_a_callback_that_runs(machine: Machine) -> None:
     def slow(update: Reading) -> None:
         if update.value == 2.0:
             inside.set()
-            time.sleep(0.3)
+            clock.sleep(0.3)
             ended.set()
 
     subscription = control.monitor(pv, Seen(slow))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from functools import partial
 from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.errors import (
     PutMismatch,
     PutRefused,
@@ -50,11 +50,11 @@ def test_parallel_settles_all_together_without_a_thread_each(machine: Machine) -
     first = setpoints if machine.name == "k2eg" else setpoints[:1]
     control.set(dict.fromkeys(first, 0.5), {each: validators[each] for each in first})
     before, most = threads_of_ours(), 0
-    began = time.monotonic()
+    began = clock.monotonic()
     call = Running(partial(control.set, dict.fromkeys(setpoints, 1.5), validators))
     while call.alive:
         most = max(most, threads_of_ours())
-        time.sleep(0.002)
+        clock.sleep(0.002)
     report = call.result()
     took = call.ended_at - began
     assert report.ok and [result.arrived for result in report.results] == [1.5] * 100
@@ -129,12 +129,12 @@ def test_ours_and_foreign_ones_wait_together(machine: Machine) -> None:
     readback = machine.pv("RB:000")
     machine.move("SETTLE", 0.5)
     control = machine.control(parallel=True)
-    began = time.monotonic()
+    began = clock.monotonic()
     report = control.set(
         {ours: 1.0, theirs: 1.0},
-        {ours: within(readback, tolerance=0.1, timeout=10.0), theirs: lambda **words: time.sleep(0.5)},
+        {ours: within(readback, tolerance=0.1, timeout=10.0), theirs: lambda **words: clock.sleep(0.5)},
     )
-    assert report.ok and time.monotonic() - began < 0.95 * pace()
+    assert report.ok and clock.monotonic() - began < 0.95 * pace()
 
 
 # -- P7 -----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PutTimeout, ReadTimeout, SetError, SetpointBlocked
 from badger_k2eg.model import Outcome, PutResult, Reading
@@ -20,7 +19,7 @@ from badger_k2eg.validation import within
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, IocMachine, Machine, Recorder, Running
+from .machine import PATIENCE, IocMachine, Machine, Recorder, Running, later
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def test_a_get_under_way_is_answered_by_the_server_that_comes_back(own_machine: 
     control = own_machine.control()
     own_machine.vanish()
     call = Running(lambda: control.get([pv], Deadline(PATIENCE)))
-    time.sleep(0.2)
+    clock.sleep(0.2)
     own_machine.come_back()
     assert call.result(2 * PATIENCE) == {pv: 1.5}
 
@@ -96,13 +95,13 @@ def test_killed_during_a_put_it_is_unknown_and_not_sent_to_the_next_server(own_m
     """The put is on its way (the record takes 2 s); the client library must not send it again by itself."""
     pv = own_machine.pv("SLOW")
     control = own_machine.control(timeout=4.0, relative=[pv], wait=[pv])
-    began = time.monotonic()
+    began = clock.monotonic()
     call = Running(partial(control.set, {pv: 3.0}))
     eventually(lambda: own_machine.look("SLOW"), 3.0)
     own_machine.come_back()  # kills the old one first
     with pytest.raises(PutTimeout) as caught:
         call.result()
-    assert time.monotonic() - began < 9.0 * pace()
+    assert clock.monotonic() - began < 9.0 * pace()
     assert caught.value.report[pv].outcome is Outcome.UNKNOWN
     assert own_machine.look("SLOW") == 0.0, "the new server never heard of it"
 
@@ -142,7 +141,7 @@ def test_frozen_during_a_put_the_outcome_does_not_lie(own_machine: Machine, rela
     result = caught.value.report[second]
     # What was sent comes out now; a moment for the IOC to work it off.
     control.get([second], Deadline(PATIENCE))
-    time.sleep(0.3)
+    clock.sleep(0.3)
     arrived = own_machine.arrived("CMD")
     if result.outcome is Outcome.NOT_SENT:
         assert arrived == 0 and own_machine.look("CMD") == 0
@@ -167,9 +166,9 @@ def test_frozen_while_a_put_is_worked_on_it_is_unknown_and_happens(own_machine: 
 def test_put_completion_waits_for_the_record(machine: Machine) -> None:
     pv = machine.pv("SLOW")
     waiting = machine.control(timeout=8.0, wait=[pv])
-    began = time.monotonic()
+    began = clock.monotonic()
     assert waiting.set({pv: 1.0})[pv].attempts == 1
-    assert time.monotonic() - began >= 1.9
+    assert clock.monotonic() - began >= 1.9
 
 
 def test_threads_that_read_find_the_server_again_all_of_them(own_machine: Machine) -> None:
@@ -178,8 +177,8 @@ def test_threads_that_read_find_the_server_again_all_of_them(own_machine: Machin
     control = own_machine.control()
     own_machine.vanish()
     calls = [Running(lambda: control.get([pv], Deadline(PATIENCE))) for _ in range(20)]
-    time.sleep(0.5)
-    back = time.monotonic()
+    clock.sleep(0.5)
+    back = clock.monotonic()
     own_machine.come_back()
     assert [call.result(2 * PATIENCE) for call in calls] == [{pv: 1.5}] * 20
     assert max(call.ended_at for call in calls) - back < 8.0 * pace()
@@ -189,10 +188,9 @@ def test_a_signal_in_a_call_is_not_lost(machine: Machine) -> None:
     """Ctrl-C while a call waits: it ends at once, and its report says that nobody knows."""
     gone = machine.pv("NOBODY")
     control = machine.control(timeout=30.0)
-    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
-    began = time.monotonic()
+    timer = later(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    began = clock.monotonic()
     with pytest.raises(KeyboardInterrupt):
         control.get([gone])
-    assert time.monotonic() - began < 2.0 * pace()
+    assert clock.monotonic() - began < 2.0 * pace()
     timer.join()

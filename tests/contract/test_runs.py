@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from badger_k2eg import run
+from badger_k2eg import clock, run
 from badger_k2eg.control import Control
 from badger_k2eg.errors import CallCancelled
 from badger_k2eg.journal import Journal
@@ -18,7 +16,7 @@ from badger_k2eg.validation import within
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 
-from .machine import Machine
+from .machine import Machine, later
 
 SET = ("DBL", "INT", "ENUM", "WF")
 
@@ -59,13 +57,13 @@ def test_stopped_in_mid_move(policy: str, machine: Machine, journal: Journal, mo
     control = attached(machine, "DBL", "STICK:SP", "STICK:RB")
     pv = machine.pv
     control.set({pv("DBL"): 2.5})
-    threading.Timer(0.7, run.stop, ["the operator"]).start()
-    began = time.monotonic()
+    later(0.7, lambda: run.stop("the operator"))
+    began = clock.monotonic()
     with pytest.raises(CallCancelled), run.inside():
         never = within(pv("STICK:RB"), tolerance=0.1, timeout=60.0)
         control.set({pv("STICK:SP"): 5.0}, {pv("STICK:SP"): never})
     # The validator that never ends has its part of the time for putting back.
-    assert time.monotonic() - began < 45 * pace()
+    assert clock.monotonic() - began < 45 * pace()
     assert journal.run("last").reason == "stopped"
     expected = (1.5, 0.0) if policy == "restore" else (2.5, 5.0)
     eventually(lambda: (machine.look("DBL"), machine.look("STICK:SP")), expected)
@@ -75,7 +73,7 @@ def test_somebody_else_moves_one_of_its_pvs(machine: Machine, journal: Journal) 
     control = attached(machine, "DBL", "FREE")
     pv = machine.pv
     control.set({pv("DBL"): 2.5, pv("FREE"): 2.5})
-    time.sleep(0.5)
+    clock.sleep(0.5)
     machine.move("DBL", 3.0)
     recorded = journal.run("last")
 

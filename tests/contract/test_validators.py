@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.errors import (
     PvNameError,
     PvNotConnected,
@@ -154,7 +154,7 @@ def test_a_partial_with_a_loop_of_its_own_runs_unchanged(machine: Machine) -> No
             value = context.get(readback_pv, timeout=timeout)
             if abs(value.real - set_value) < tolerance:
                 return
-            time.sleep(0.05)
+            clock.sleep(0.05)
             count_down -= 1
         raise ValueError(f"PV {set_pv} (current: {value}) cannot reach expected value ({set_value})")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import random
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.backend import Backend
 from badger_k2eg.control import Control
 from badger_k2eg.errors import CallCancelled, ConditionNotMet, PutTimeout, ReadTimeout, SetpointBlocked
@@ -22,7 +22,7 @@ from badger_k2eg.validation import within
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, Machine
+from .machine import PATIENCE, Machine, later
 
 
 @pytest.fixture(autouse=True)
@@ -31,10 +31,8 @@ def no_call_left() -> Iterator[None]:
     eventually(lambda: [t.name for t in threading.enumerate() if t.name.endswith("(background)")], [])
 
 
-def soon(machine: Machine, name: str, value: Any, after: float = 0.1) -> threading.Timer:
-    timer = threading.Timer(after, machine.move, (name, value))
-    timer.start()
-    return timer
+def soon(machine: Machine, name: str, value: Any, after: float = 0.1) -> threading.Thread:
+    return later(after, lambda: machine.move(name, value))
 
 
 # -- timeout= and callback= -----------------------------------------------------------------------------------------
@@ -43,10 +41,10 @@ def soon(machine: Machine, name: str, value: Any, after: float = 0.1) -> threadi
 def test_a_read_takes_its_timeout_in_any_unit_of_time(machine: Machine) -> None:
     gone, control = machine.pv("NOBODY"), machine.control(timeout=30.0)
     for timeout in (0.2, 200 * unit.ms):
-        began = time.monotonic()
+        began = clock.monotonic()
         with pytest.raises(ReadTimeout):
             control.get([gone], timeout=timeout)
-        assert 0.2 <= time.monotonic() - began < 5.0 * pace()
+        assert 0.2 <= clock.monotonic() - began < 5.0 * pace()
     with pytest.raises(ValueError, match="a time is"):
         control.get([gone], timeout=3 * unit.meter)
 
@@ -54,7 +52,7 @@ def test_a_read_takes_its_timeout_in_any_unit_of_time(machine: Machine) -> None:
 def test_minus_one_waits_for_ever_and_ends_on_cancel_and_close(machine: Machine) -> None:
     gone, control = machine.pv("NOBODY"), machine.control(timeout=0.1)
     futures = [control.get([gone], timeout=-1, callback=None) for _ in range(2)]
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert not any(future.done() for future in futures)
     futures[0].cancel()
     with pytest.raises(CallCancelled):
@@ -146,7 +144,7 @@ def test_a_procedure_in_the_background_is_told_once_and_can_tidy_up(machine: Mac
         return 0.0
 
     futures = [background(procedure, wait) for wait in waits]
-    time.sleep(0.2)
+    clock.sleep(0.2)
     for future in futures:
         future.cancel()
     assert gather(*futures, timeout=PATIENCE) == [7.0] * len(waits)
@@ -185,7 +183,7 @@ def test_a_command_is_never_sent_twice(machine: Machine) -> None:
         machine.control(timeout=30.0, put_attempts=5).execute(lost, timeout=0.3)
     assert caught.value.report[lost].outcome is Outcome.UNKNOWN  # type: ignore[attr-defined]
     eventually(lambda: machine.arrived("LOST"), 1)
-    time.sleep(0.5)
+    clock.sleep(0.5)
     assert machine.arrived("LOST") == 1
 
 
@@ -240,7 +238,7 @@ def test_a_short_change_is_not_missed(machine: Machine) -> None:
     free = machine.pv("FREE")
     control = machine.control()
     future = control.wait_until(lambda value: value == 3.0, free, PATIENCE, callback=None)
-    time.sleep(0.3)
+    clock.sleep(0.3)
     for value in (2.0, 3.0, 2.0):
         machine.move("FREE", value)
     assert future.result(PATIENCE).value == 3.0
@@ -286,9 +284,9 @@ def test_waiting_in_a_monitor_callback_is_an_error_and_no_hang(
         done.append(control.get([setpoint])[setpoint])  # a read is allowed
         heard.set()
 
-    began = time.monotonic()
+    began = clock.monotonic()
     subscription = control.monitor(free, callback)
-    assert heard.wait(PATIENCE) and time.monotonic() - began < 5.0 * pace()
+    assert heard.wait(PATIENCE) and clock.monotonic() - began < 5.0 * pace()
     subscription.close()
     assert len(done) == 5 and done[-1] == 0.0 and all("callback for updates" in text for text in done[:-1])
 
@@ -297,7 +295,7 @@ def test_close_ends_every_wait(machine: Machine) -> None:
     free = machine.pv("FREE")
     control = machine.control()
     future = background(control.wait_until_new, free, -1)
-    time.sleep(0.2)
+    clock.sleep(0.2)
     control.close()
     with pytest.raises(CallCancelled):
         future.result(PATIENCE)
@@ -317,10 +315,10 @@ def test_a_hundred_threads_and_random_cancels_leave_nothing_behind(machine: Mach
         lambda: sleep(dice.random()),
     ]
     futures = [background(work[n % len(work)]) for n in range(100)]
-    end = time.monotonic() + PATIENCE
-    while not all(future.done() for future in futures) and time.monotonic() < end:
+    end = clock.monotonic() + PATIENCE
+    while not all(future.done() for future in futures) and clock.monotonic() < end:
         dice.choice(futures).cancel()
-        time.sleep(0.001)
+        clock.sleep(0.001)
     assert all(future.done() for future in futures)
     assert all(future.cancelled() or future.exception() is None for future in futures)
     assert not [feed for feed in control.feeds._feeds.values() if feed.listeners]

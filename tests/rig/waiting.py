@@ -1,10 +1,16 @@
-"""Waiting in tests for what another thread, process or machine does: asked again and again, with patience."""
+"""Waiting in tests for what another thread, process or machine does: asked again and again, with patience.
+
+Between two questions a moment passes by the test's own clock, so that a virtual one goes no further than to the next.
+The patience is by the machine's clock, whatever the test goes by.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from typing import Any
+
+from badger_k2eg import clock
 
 PATIENCE = 30.0
 """Seconds until a test gives up. No measure of anything: what takes so long on a busy machine does not come at all."""
@@ -30,7 +36,7 @@ def eventually(
         if time.monotonic() > end:
             other = "" if wanted is _TRUE else f", not {wanted!r}"
             raise AssertionError(f"{what + ': ' if what else ''}still {answer!r}{other}, after {seconds} s")
-        time.sleep(_STEP)
+        clock.sleep(_STEP)
     return answer
 
 

@@ -9,10 +9,6 @@ import pytest
 from badger_k2eg.journal import Journal
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "real_time(why): goes by the machine's clock (tests/unit)")
-
-
 @pytest.fixture(autouse=True)
 def _by_a_virtual_clock(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("real_time") is None:

@@ -245,6 +245,17 @@ def uses_of_time(path: Path) -> list[str]:
     return found
 
 
+def test_tests_wait_by_the_clock_alone() -> None:
+    """In tests/unit and tests/contract; what they start as another process has its own time."""
+    found = {}
+    for folder in ("unit", "contract"):
+        for path in sorted((ROOT / "tests" / folder).rglob("*.py")):
+            uses = [use for use in uses_of_time(path) if use.endswith((".sleep", ".Timer", "import"))]
+            if uses and path != Path(__file__):
+                found[path.name] = uses
+    assert not found, "ask badger_k2eg.clock instead"
+
+
 def test_the_package_takes_its_time_from_the_clock_alone() -> None:
     package = ROOT / "badger_k2eg"
     found = {

@@ -44,7 +44,7 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
     :returns: the value in the PV's own type, as it will be sent.
     :raises Refusal: with the reason, without the PV's name.
     """
-    if not settings.allows(address.own_name):
+    if not settings.allows(address):
         raise Refusal("not in the list of PVs that may be set (option allow)")
     if before.writable is False:
         raise Refusal("write access to it is denied")
@@ -53,8 +53,8 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
         converted = Fields({"value": fill_columns(converted["value"], before.value)})
     if before.type.kind in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN):
         _check_limits(converted, before, before.limits, "drive limits")
-    _check_limits(converted, before, settings.limits_of(address.own_name), "own limits (option limits)")
-    step = settings.step_of(address.own_name)
+    _check_limits(converted, before, settings.limits_of(address), "own limits (option limits)")
+    step = settings.step_of(address)
     if step is not None and not settings.ramp and (distance := _distance(before, converted)) > step * (1 + 1e-9):
         raise Refusal(f"a step of {distance:g} from {plain(before.value)!r} is larger than {step:g} (option max_step)")
     return converted
@@ -209,9 +209,9 @@ def after_silence(
 
 def needs_readback(address: PvAddress, value: Any, before: Reading, settings: Settings) -> bool:
     """Whether an answer of "done" is worth a second look: nothing else would show a clipped or cut value."""
-    if matches(address.own_name, settings.relative) or before.type.kind in (Kind.OTHER, Kind.UNKNOWN):
+    if matches(address, settings.relative) or before.type.kind in (Kind.OTHER, Kind.UNKNOWN):
         return False
-    if matches(address.own_name, settings.wait):
+    if matches(address, settings.wait):
         return True  # with put completion, an IOC reports success for a put that the record's support refused
     guarded = bool(before.limits) and before.type.kind in (Kind.FLOAT, Kind.INT) and not before.type.array
     return not guarded and not (isinstance(value, Fields) and before.type.kind is not Kind.TABLE)

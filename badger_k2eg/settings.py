@@ -10,7 +10,6 @@ from __future__ import annotations
 import configparser
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -18,7 +17,8 @@ import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from .errors import SettingsError
-from .model import Limits
+from .model import Limits, PvAddress
+from .names import fits, own_name
 from .units import FILE_VARIABLE as UNITS_VARIABLE
 from .wording import did_you_mean
 
@@ -149,31 +149,33 @@ class Settings(BaseModel):
     put_rate: float | None = None
     max_failures: int | None = None
 
-    def limits_of(self, name: str) -> Limits:
+    @property
+    def depend_on_names(self) -> bool:
+        """Whether anything is said of some PVs, and not of others."""
+        options = (*self.allow, self.wait, self.relative, *([p] for p, _ in (*self.limits, *self.max_step)))
+        return any(pattern != "*" for patterns in options for pattern in patterns) or self.put_interval > 0.0
+
+    def limits_of(self, pv: str | PvAddress) -> Limits:
         """Return our own limits of a PV: the part that every matching line allows."""
         found = Limits()
         for pattern, limits in self.limits:
-            if _fits(name, pattern):
+            if matches(pv, (pattern,)):
                 found = found.tightened(limits)
         return found
 
-    def step_of(self, name: str) -> float | None:
+    def step_of(self, pv: str | PvAddress) -> float | None:
         """Return the largest change of one put to a PV."""
-        return min((step for pattern, step in self.max_step if _fits(name, pattern)), default=None)
+        return min((step for pattern, step in self.max_step if matches(pv, (pattern,))), default=None)
 
-    def allows(self, name: str) -> bool:
+    def allows(self, pv: str | PvAddress) -> bool:
         """Whether every allow-list has the PV."""
-        return all(matches(name, patterns) for patterns in self.allow)
+        return all(matches(pv, patterns) for patterns in self.allow)
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the PV's name fits one of the patterns (``*``, ``?``, ``[...]``; case counts)."""
-    return any(_fits(name, pattern) for pattern in patterns)
-
-
-def _fits(name: str, pattern: str) -> bool:
-    # X.VAL is the same PV as X: what is said of the one must not be got round by the other.
-    return fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(".VAL"), pattern.removesuffix(".VAL"))
+def matches(pv: str | PvAddress, patterns: Iterable[str]) -> bool:
+    """Whether a PV fits one of the patterns (see ``names.fits``), by any of the names that it is known by."""
+    names = pv.names if isinstance(pv, PvAddress) else (own_name(pv),)
+    return any(fits(name, pattern) for pattern in patterns for name in names)
 
 
 def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = None) -> Settings:

@@ -22,6 +22,7 @@ from .call import SetCall
 from .capacity import Capacities
 from .context import ControlContext
 from .feeds import Feeds
+from .record_names import RecordNames
 from .synchronous import SynchronousCalls
 
 logger = logging.getLogger("badger_k2eg")
@@ -51,6 +52,7 @@ class Control(SynchronousCalls):
         self.context = ControlContext(self)
         self.feeds = Feeds(backend)
         self.capacities = Capacities()
+        self.record_names = RecordNames()
         self.pacer = Pacer(self.settings)
         self.failures = Failures(self.settings.max_failures)
         #: Ends what waits and what runs in the background, when this is closed.

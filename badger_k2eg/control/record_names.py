@@ -15,7 +15,7 @@ import numpy as np
 from ..backend import Backend, Update, has_fields
 from ..deadline import Deadline
 from ..errors import PvError
-from ..model import PvAddress, Reading
+from ..model import Kind, PvAddress, Reading
 from ..names import joined, record_and_field
 
 # Seconds once the PV itself has answered: an IOC takes milliseconds, and one lost packet of a search is made up for.
@@ -52,12 +52,11 @@ class RecordNames:
         if any(isinstance(update, PvError) for update in updates.values()):
             return updates
         records = list(dict.fromkeys(map(_record, ask)))
-        patience = deadline.child(_PATIENCE)
-        told = self._ask(backend, records, patience)
+        told = self._ask(backend, [_record(a) for a in ask if _may_be_of_record(updates[a])], deadline.child(_PATIENCE))
         other = {at: (at[0], name) for at, name in told.items() if name not in (None, at[1])}
         # A gateway may show records of several networks, with names of its own: only what can be reached by the
         # record's name is the same PV here.
-        confirmed = self._ask(backend, list(dict.fromkeys(other.values())), deadline.child(_PATIENCE)) if other else {}
+        confirmed = self._ask(backend, list(other.values()), deadline.child(_PATIENCE))
         if not deadline.expired:
             for at in records:
                 is_alias = at in other and confirmed.get(other[at]) == other[at][1]
@@ -71,12 +70,19 @@ class RecordNames:
             PvAddress(_uri(scheme, f"{record}.NAME$"), f"{record}.NAME$", scheme): (scheme, record)
             for scheme, record in records
         }
-        updates = backend.get_many(list(asked), deadline)
+        updates = backend.get_many(list(asked), deadline) if asked else {}
         return {at: name for address, at in asked.items() if (name := _text(updates[address]))}
 
 
 def _record(address: PvAddress) -> tuple[str | None, str]:
     return address.scheme, record_and_field(address.name)[0]
+
+
+def _may_be_of_record(update: Update) -> bool:
+    """Whether it may come from a record: an IOC gives a number never without what it takes to display it."""
+    if not isinstance(update, Reading) or update.type.kind in (Kind.TABLE, Kind.OTHER):
+        return False
+    return update.type.kind not in (Kind.FLOAT, Kind.INT) or "display" in update.tree
 
 
 def _uri(scheme: str | None, name: str) -> str:

@@ -198,6 +198,15 @@ def test_a_run_that_knows_a_pv_by_two_names_puts_it_back(machine: Machine, journ
     eventually(lambda: machine.look("FREE"), 1.0)
 
 
+def test_a_command_is_one_by_its_alias_too(machine: Machine, journal: Journal) -> None:
+    pv, alias = machine.pvs("FREE", "ALIAS")
+    run.declare()
+    run.Attachment().attach(machine.control()).set({alias: 2.0})
+    run.end()
+    (step,) = Restore(machine.control(relative=[pv]), journal, "last").steps
+    assert (step.pv, str(step.fate)) == (alias, "a command, which cannot be undone")
+
+
 def test_a_stopped_run_puts_a_pv_of_two_names_back(
     machine: Machine, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ another PV.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -127,12 +128,8 @@ def fits(name: str, pattern: str) -> bool:
     All else is literal, other brackets too: ``Q[1]`` is the PV of that name, and not ``Q1``. A name always fits itself,
     and the pattern may be written in every way that a name may.
     """
-    pattern, wanted = without_scheme(pattern), own_name(pattern)
-    if name == wanted or _expression(pattern).fullmatch(name):
-        return True
-    # Q*.VAL is Q* without its other fields.
-    is_field = wanted != pattern and record_and_field(name)[1] == record_and_field(pattern)[1]
-    return is_field and _expression(wanted).fullmatch(name) is not None
+    exact, whole, value = _expressions(pattern)
+    return name == exact or whole.fullmatch(name) is not None or (value is not None and value(name))
 
 
 def is_pattern(text: str) -> bool:
@@ -141,6 +138,20 @@ def is_pattern(text: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
+def _expressions(pattern: str) -> tuple[str, re.Pattern[str], Callable[[str], bool] | None]:
+    """Read a pattern once: as a name, as it stands, and as a pattern of one field, where it ends like one."""
+    pattern, wanted = without_scheme(pattern), own_name(pattern)
+    if wanted == pattern:
+        return wanted, _expression(pattern), None
+    field, of_field = record_and_field(pattern)[1], _expression(wanted)
+    # Q*.VAL is Q* without its other fields.
+    return (
+        wanted,
+        _expression(pattern),
+        lambda name: record_and_field(name)[1] == field and of_field.fullmatch(name) is not None,
+    )
+
+
 def _expression(pattern: str) -> re.Pattern[str]:
     parts, end = [], 0
     for wildcard in _WILDCARD.finditer(pattern):

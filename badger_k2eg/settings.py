@@ -157,15 +157,16 @@ class Settings(BaseModel):
 
     def limits_of(self, pv: str | PvAddress) -> Limits:
         """Return our own limits of a PV: the part that every matching line allows."""
-        found = Limits()
+        found, names = Limits(), _names(pv)
         for pattern, limits in self.limits:
-            if matches(pv, (pattern,)):
+            if _fit(names, pattern):
                 found = found.tightened(limits)
         return found
 
     def step_of(self, pv: str | PvAddress) -> float | None:
         """Return the largest change of one put to a PV."""
-        return min((step for pattern, step in self.max_step if matches(pv, (pattern,))), default=None)
+        names = _names(pv)
+        return min((step for pattern, step in self.max_step if _fit(names, pattern)), default=None)
 
     def allows(self, pv: str | PvAddress) -> bool:
         """Whether every allow-list has the PV."""
@@ -174,8 +175,17 @@ class Settings(BaseModel):
 
 def matches(pv: str | PvAddress, patterns: Iterable[str]) -> bool:
     """Whether a PV fits one of the patterns (see ``names.fits``), by any of the names that it is known by."""
-    names = pv.names if isinstance(pv, PvAddress) else (own_name(pv),)
-    return any(fits(name, pattern) for pattern in patterns for name in names)
+    names = _names(pv)
+    return any(_fit(names, pattern) for pattern in patterns)
+
+
+def _names(pv: str | PvAddress) -> tuple[str, ...]:
+    return pv.names if isinstance(pv, PvAddress) else (own_name(pv),)
+
+
+def _fit(names: tuple[str, ...], pattern: str) -> bool:
+    # By one name nearly always.
+    return fits(names[0], pattern) or any(fits(name, pattern) for name in names[1:])
 
 
 def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = None) -> Settings:

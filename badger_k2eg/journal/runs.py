@@ -6,18 +6,21 @@ import math
 import os
 import socket
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ..errors import NoSuchRecord
 from ..model import Outcome
+from ..names import own_name
 from ..records import Level, Record, RecordKind
 from ..wording import close_to
 from .query import Query
 from .reading import Event, Reader
 
+#: The name of the event that tells of an alias; ``data`` has the record.
+ALIAS = "alias"
 #: A server may say no, and have written all the same: what was refused is judged by what the PV holds now.
 _WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
 _NAMED = 5
@@ -213,9 +216,26 @@ class RecordedRun:
             raise NoSuchRecord(f"run {self.id} has no evaluation {number}; it has {has}")
         return found[number]
 
+    def naming(self) -> Callable[[str], str]:
+        """Give a function that tells the one name of each PV: as its baseline has it, however it was set later."""
+        aliases: dict[str, str] = {}
+        spelt: dict[str, str] = {}
+
+        def one(pv: str) -> str:
+            name = own_name(pv)
+            return spelt.setdefault(aliases.get(name, name), pv)
+
+        for record in self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))):
+            if record.kind is RecordKind.BASELINE:
+                one(record.pv or "")
+            elif record.name == ALIAS and isinstance(real := (record.data or {}).get("record"), str):
+                aliases[own_name(record.pv or "")] = real
+        return one
+
     def baseline(self) -> dict[str, Record]:
         """Give the value of each PV before the run moved anything, as its line; without a value where none was read."""
-        return {record.pv or "": record for record in self.records(Query(kinds=(RecordKind.BASELINE,)))}
+        one = self.naming()
+        return {one(record.pv or ""): record for record in self.records(Query(kinds=(RecordKind.BASELINE,)))}
 
     def last_written(self) -> dict[str, Record]:
         """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
@@ -224,18 +244,19 @@ class RecordedRun:
         """
         found: dict[str, Record] = {}
         begun: dict[str, Record] = {}
+        one = self.naming()
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
         for record in self.records(Query(kinds=kinds)):
             if record.kind is RecordKind.SET_BEGIN:
                 for pv, asked in dict((record.data or {}).get("setpoints", {})).items():
                     words = "begun, and not known to have ended"
-                    begun[pv] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
+                    begun[one(pv)] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
             elif record.kind is RecordKind.SET_END:
                 begun.clear()
             elif record.pv is not None:
-                begun.pop(record.pv, None)
+                begun.pop(one(record.pv), None)
                 if record.outcome in _WRITTEN:
-                    found[record.pv] = record
+                    found[one(record.pv)] = record
         return found | begun
 
     def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
@@ -248,17 +269,19 @@ class RecordedRun:
         if evaluation == 0:
             return found
         end = None if evaluation is None else self.evaluation(evaluation).end
+        one = self.naming()
         kinds = (RecordKind.PUT, RecordKind.SETPOINT)
         for record in self.records(Query(kinds=kinds, outcomes=(Outcome.APPLIED,), end=end)):
             if record.pv is not None and (evaluation is None or (record.evaluation or 0) <= evaluation):
-                found[record.pv] = record.asked
+                found[one(record.pv)] = record.asked
         return found
 
     def validators(self) -> dict[str, Any]:
         """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
         found: dict[str, Any] = {}
+        one = self.naming()
         for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
-            found.update((record.data or {}).get("validators", {}))
+            found.update({one(pv): told for pv, told in (record.data or {}).get("validators", {}).items()})
         return found
 
     def tolerances(self) -> dict[str, float]:

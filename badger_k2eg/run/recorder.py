@@ -14,6 +14,7 @@ from ..backend import Update
 from ..errors import PvError
 from ..journal import Journal
 from ..journal.readings import told, told_error
+from ..journal.runs import ALIAS
 from ..model import PutResult, PvAddress, SetReport, plain
 from ..records import Level, Record, RecordKind
 from .validators import told_validator
@@ -32,6 +33,8 @@ class Recorder:
         self.journal = journal
         self.run = run
         self.evaluation = 0
+        #: The own names of PVs that were set by an alias.
+        self.aliases: dict[str, str] = {}
         self._calls = threading.local()
         self._profiled: set[str] = set()
         self._validators: dict[str, tuple[Any, list[dict[str, Any]] | None]] = {}
@@ -51,6 +54,21 @@ class Recorder:
         """Make a line of this run, and of its present evaluation."""
         fields.setdefault("evaluation", self.evaluation or None)
         return Record(kind=kind, run=self.run, **fields)
+
+    def alias(self, address: PvAddress) -> list[Record]:
+        """Make the line that tells, once, which record is called by an alias."""
+        if address.real is None or address.text in self.aliases:
+            return []
+        self.aliases[address.text] = address.real
+        message, data = f"{address.text} is an alias of {address.real}", {"record": address.real}
+        return [self.line(RecordKind.EVENT, name=ALIAS, pv=address.text, message=message, data=data)]
+
+    def own_name(self, pv: str) -> str:
+        """Give the own name of a PV that was set, also by an alias.
+
+        :raises PvNameError: for what cannot be one.
+        """
+        return self.aliases.get(pv) or PvAddress.parse(pv).own_name
 
     def event(self, name: str, message: str, *, level: Level = Level.INFO, **fields: Any) -> None:
         """Note that something has happened."""

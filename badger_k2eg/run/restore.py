@@ -142,7 +142,8 @@ def _evaluation(run: RecordedRun, to: str) -> int:
 
 def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) -> list[Wanted]:
     """Find where every PV that the run has set shall go; the last one that it set first."""
-    written, latest, baseline = run.last_written(), run.setpoints(), run.baseline()
+    written, latest, baseline, one = run.last_written(), run.setpoints(), run.baseline(), run.naming()
+    validators = {one(pv): validator for pv, validator in validators.items()}
     targets, sources = run.setpoints(evaluation), _sources(run, evaluation)
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
@@ -150,7 +151,7 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
         # What was read back is ours as well. Where nobody is sure, it may hold what it held before.
         others = [record.value] if record.outcome is Outcome.APPLIED else [record.value, latest.get(pv)]
         ours = (record.asked, *(value for value in others if value is not None))
-        wanted[PvAddress.parse(pv).own_name] = Wanted(pv, targets.get(pv), ours, validators.get(pv), sources.get(pv))
+        wanted[pv] = Wanted(pv, targets.get(pv), ours, validators.get(pv), sources.get(pv))
     return list(reversed(wanted.values()))
 
 
@@ -160,9 +161,10 @@ def _sources(run: RecordedRun, evaluation: int) -> dict[str, Reading]:
     if evaluation:
         end = run.evaluation(evaluation).end
         puts = Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), outcomes=(Outcome.APPLIED,), end=end)
+        one = run.naming()
         for record in run.records(puts):
             if (record.evaluation or 0) <= evaluation:
-                found.pop(record.pv or "", None)
+                found.pop(one(record.pv or ""), None)
     return found
 
 
@@ -200,8 +202,8 @@ class LockGate:
         try:
             for address in sorted(addresses, key=lambda each: each.own_name):
                 try:
-                    locks().take([address.own_name], run=self._run)
-                    taken.append(address.own_name)
+                    locks().take(address.names, run=self._run)
+                    taken += address.names
                 except LockRefused as error:
                     denied[address] = str(error)
             yield denied

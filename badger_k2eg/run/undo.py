@@ -97,6 +97,10 @@ def plan(
     patience = deadline.child(control.settings.timeout)
     updates = control.backend.get_many([PvAddress.parse(each.pv) for each in wanted], patience)
     by_pv = {address.text: update for address, update in updates.items()}
+    if control.settings.relative:
+        # What is a command by its record's own name is one by an alias too.
+        living = [address for address, update in updates.items() if isinstance(update, Reading)]
+        control.record_names.learn(control.backend, living, deadline, control.settings.timeout)
     steps = [_step(control, each, by_pv[each.pv], force) for each in wanted]
     return [_checked(control, step, deadline) if step.fate is Fate.TO_DO else step for step in steps]
 
@@ -110,8 +114,8 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
         return replace(step, fate=Fate.UNREADABLE, message="nobody knows where it was")
     if (reason := never_a_value(wanted.source, control.settings)) is not None:
         return replace(step, fate=Fate.UNREADABLE, message=f"nobody knows where it was: {reason}")
-    address = PvAddress.parse(wanted.pv)
-    if matches(address.own_name, control.settings.relative):
+    address = control.record_names.known(PvAddress.parse(wanted.pv))
+    if matches(address, control.settings.relative):
         return replace(step, fate=Fate.RELATIVE)
     tolerance = control.tolerance_of(address)
     if is_at(update, wanted.value, tolerance):

@@ -102,7 +102,7 @@ class Recording:
             point.observed[record.name] = record
         if record.pv is None:
             return
-        name = own_name(record.pv)
+        name = read_name(record.pv)
         if found := profile_of(record):
             self.profiles[name] = found
         if record.kind is RecordKind.BASELINE:
@@ -166,12 +166,12 @@ class Recording:
 
     def update(self, record: Record) -> Reading | PvError:
         """Make of a line what the PV gave then."""
-        return update_of(record, self.profiles.get(own_name(record.pv or "")))
+        return update_of(record, self.profiles.get(read_name(record.pv or "")))
 
 
-def own_name(text: str) -> str:
+def read_name(text: str) -> str:
     """Give the name by which a PV is known here, however it was written."""
-    return PvAddress.parse(text).own_name if text else ""
+    return PvAddress.parse(text).read_name if text else ""
 
 
 def same_value(one: Any, other: Any) -> bool:

@@ -16,7 +16,8 @@ from ..backend import Subscription, loses_updates
 from ..deadline import Deadline, under
 from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..model import PvAddress
-from ..policy import not_a_reading
+from ..policy import not_a_reading, same
+from ..settings import matches
 from ..synchronized import asked_by, asker, check_waiting
 from ..validation import AllOf, Watch, name_of
 
@@ -93,8 +94,23 @@ class Arrival:
     def arm(self, setpoints: Iterable[Setpoint]) -> None:
         """The puts are done: from now on, what the readbacks show counts."""
         for setpoint in setpoints:
-            for watch in setpoint.watches:
-                watch.arm(self._deadline)
+            if isinstance(setpoint.validator, AllOf):
+                slowest = setpoint.validator.rise
+                for watch in setpoint.watches:
+                    rise = self._still_to_rise(setpoint, watch.validator.rise)
+                    watch.arm(self._deadline, grace=slowest, rise=rise)
+
+    def _still_to_rise(self, setpoint: Setpoint, rise: float) -> float:
+        """Find out how long a flag may still take to rise.
+
+        Where the setpoint held the very value before, this put moves nothing; the one that brought it there may be too
+        young for its move to show. The record's time tells; without one, or with one of the future, nothing is known.
+        """
+        is_relative = matches(setpoint.address.own_name, self._settings.relative)
+        if not rise or is_relative or not same(before := setpoint.before, setpoint.value):
+            return rise
+        age = 0.0 if before is None or before.timestamp_ns is None else (time.time_ns() - before.timestamp_ns) * 1e-9
+        return min(rise, max(0.0, rise - age))
 
     def wait(self, setpoints: Sequence[Setpoint]) -> None:
         """Wait for all of them together, each for as long as its validator says.

@@ -297,6 +297,7 @@ class SetCall:
             for setpoint in group:
                 # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
                 setpoint.attempts += 1
+                setpoint.sent()
                 setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "interrupted while it was being sent"
             answers.update(
                 self._backend.put_many(

@@ -157,6 +157,11 @@ class Control(SynchronousCalls):
             self.last_report = call.report()
             self.sink.set_finished(self.last_report)
 
+    def ended(self, report: SetReport) -> None:
+        """Put a move on record that was made of several sets and ended between them."""
+        self.last_report = report
+        self.sink.set_finished(report)
+
     # What SynchronousCalls stands on.
 
     @property

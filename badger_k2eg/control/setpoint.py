@@ -82,6 +82,11 @@ class Setpoint:
         if self.error is None:
             self.error = error
 
+    def sent(self) -> None:
+        """Tell its watches that a value is about to leave this process."""
+        for watch in self.watches:
+            watch.sent()
+
     def settle_unit(self, before: Reading) -> None:
         """Bring a quantity into the PV's unit, now that it is known.
 

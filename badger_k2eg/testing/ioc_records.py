@@ -21,6 +21,7 @@ import numpy as np
 
 from .ports import wait_for_ca, wait_for_pva
 from .processes import announce_ready, exit_with_parent, skip_build_tools
+from .soft_ioc import FLAG_DELAYS, MOVE_SECONDS
 
 skip_build_tools()  # before softioc
 
@@ -194,6 +195,30 @@ def _load_stubborn(file: Path, prefix: str) -> None:
     softioc.dbLoadDatabase(str(file))
 
 
+def _late_flags(loop: asyncio.AbstractEventLoop) -> None:
+    def move(readback: Any, flag: Any, late: float | None) -> Action:
+        later = Later(loop)
+
+        def rise(target: float) -> None:
+            if late is not None:
+                flag.set(1)
+            later.call(MOVE_SECONDS, arrive, target)
+
+        def arrive(target: float) -> None:
+            readback.set(target)
+            flag.set(0)
+
+        return lambda target: later.call(late or 0.0, rise, target)
+
+    for i, late in enumerate(FLAG_DELAYS):
+        readback = builder.aIn(f"MOVE:{i}:RB", initial_value=0.0, PREC=3)
+        flag = builder.mbbIn(f"MOVE:{i}:ST", "ready", "moving", initial_value=0)
+        builder.aOut(
+            f"MOVE:{i}:SP", initial_value=0.0, DRVL=-100, DRVH=100, PREC=3, always_update=True,
+            on_update=move(readback, flag, late),
+        )  # fmt: skip
+
+
 def _counters(loop: asyncio.AbstractEventLoop) -> None:
     count = builder.aIn("COUNT", initial_value=0.0)
     commands = builder.longIn("CMD:COUNT", initial_value=0)
@@ -242,6 +267,7 @@ def main() -> None:
     _faulty_records()
     _pairs(loop)
     _odd_pairs(loop)
+    _late_flags(loop)
     _counters(loop)
     invalid = builder.aIn("INVALID", initial_value=3.0)
 

@@ -12,6 +12,7 @@ import numpy as np
 from badger_k2eg.backends.memory import Fault, MemoryBackend
 from badger_k2eg.model import Kind, PvType, Severity
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT, DELAYED_SECONDS, LATE_SECONDS
+from badger_k2eg.testing.soft_ioc import FLAG_DELAYS, MOVE_SECONDS
 
 from .machine import INITIAL
 
@@ -40,6 +41,7 @@ class SimulatedMachine:
         self._faulty()
         self._stubborn()
         self._readbacks()
+        self._late_flags()
 
     def _add(self, name: str, value: Any, **about: Any) -> None:
         self.memory.add(f"MEM:{name}", value, **about)
@@ -132,6 +134,25 @@ class SimulatedMachine:
             self._add(f"{name}:RB", 0.0)
             if react is not None:
                 self._on_put(f"{name}:SP", self._latest(name, react))
+
+    def _late_flags(self) -> None:
+        for i, late in enumerate(FLAG_DELAYS):
+            self._add(f"MOVE:{i}:SP", 0.0, limits=(-100.0, 100.0), precision=3)
+            self._add(f"MOVE:{i}:RB", 0.0, precision=3)
+            self._add(f"MOVE:{i}:ST", 0, choices=("ready", "moving"))
+            self._on_put(f"MOVE:{i}:SP", self._moving(f"MOVE:{i}", late))
+
+    def _moving(self, name: str, late: float | None) -> Callable[[float], None]:
+        def rise(target: float) -> None:
+            if late is not None:
+                self._post(f"{name}:ST", 1)
+            self.memory.later(MOVE_SECONDS, lambda: arrive(target))
+
+        def arrive(target: float) -> None:
+            self._post(f"{name}:RB", target)
+            self._post(f"{name}:ST", 0)
+
+        return lambda target: self.memory.later(late or 0.0, lambda: rise(target))
 
     def _latest(self, name: str, react: Callable[[float, Callable[[], bool]], None]) -> Callable[[float], None]:
         """A newer put takes the place of an older one that is still under way."""

@@ -63,8 +63,7 @@ class SetCall:
         self._values = dict(values)
         self._validators = validators
         self._setpoints: list[Setpoint] = []
-        # What the PVs read, where one of them was found not to answer.
-        self._dead: Mapping[PvAddress, Update] | None = None
+        self._dead: Mapping[PvAddress, Update] | None = None  # what all read, where one does not answer
         # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
         self._repeats = last if last is not None and not last.ok and self._asked(last) else None
 

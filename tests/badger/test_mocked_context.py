@@ -134,6 +134,6 @@ def test_the_real_context_is_back_after_the_patch() -> None:
 
 def test_the_shipped_example_passes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "examples/testing_an_environment"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=CLONE, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=CLONE, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "8 passed" in done.stdout

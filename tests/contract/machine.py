@@ -7,6 +7,7 @@ made, where the PVs are, and, in ``lacks``, what it cannot give and why.
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from badger_k2eg.control import Control, connect
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.model import Limits, PutResult, PvAddress, SetReport
 from badger_k2eg.settings import parse, resolve
+from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.fault_server import FaultServer
@@ -159,6 +161,8 @@ class Independent:
 
     def __init__(self) -> None:
         self._open: Any = None
+        # p4p hangs in a child that was forked beside an open context, whoever forks in this session.
+        os.register_at_fork(before=self.close)
 
     @property
     def _context(self) -> Any:
@@ -385,15 +389,6 @@ class Recorder(NullSink):
 
     def set_finished(self, report: SetReport) -> None:
         self.reports.append(report)
-
-
-def eventually(ask: Callable[[], Any], wanted: Any = True, seconds: float = PATIENCE) -> Any:
-    """Wait until the answer is the wanted one."""
-    began = time.monotonic()
-    while (answer := ask()) != wanted:
-        assert time.monotonic() - began < seconds, f"still {answer!r}, not {wanted!r}, after {seconds} s"
-        time.sleep(0.005)
-    return answer
 
 
 class Running:

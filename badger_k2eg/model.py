@@ -1,6 +1,6 @@
 """The values that every floor speaks of: addresses, readings, outcomes of puts and the report of a set.
 
-Frozen, without behaviour that reaches a control system. Imports errors and units.
+Frozen, without behaviour that reaches a control system. Imports errors, printable and units.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import PvNameError
+from .printable import printable
 from .units import Quantity, is_quantity, text_of
 from .units.arithmetic import Arithmetic
 
@@ -362,10 +363,9 @@ class PutResult:
         return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED)
 
     def __str__(self) -> str:
-        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}"
-        if self.attempts > 1:
-            text += f" after {self.attempts} attempts"
-        return f"{text}, {self.message}" if self.message else text
+        tried = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}{tried}"
+        return printable(f"{text}, {self.message}" if self.message else text)
 
 
 @dataclass(frozen=True, slots=True)

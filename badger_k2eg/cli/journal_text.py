@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,12 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.text import Text
 
 from ..errors import NoSuchRecord
 from ..journal import Journal, Query, query
+from ..printable import json_text
 from ..records import Level, Record, RecordKind, encode
+from .console import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,15 +46,9 @@ def opened(place: Path | None) -> Iterator[Journal]:
         journal.close()
 
 
-def console() -> Console:
-    """Give the way to the terminal; without one, lines are not folded."""
-    found = Console()
-    return found if found.is_terminal else Console(width=240)
-
-
 def print_json(value: Any, *, lines: bool = False) -> None:
     """Print strict JSON; on one line of a stream of lines."""
-    click.echo(json.dumps(encode(value), ensure_ascii=False, indent=None if lines else 1))
+    click.echo(json_text(encode(value), indent=None if lines else 1))
 
 
 def as_json(record: Record) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import click
 from ..errors import NoSuchRecord
 from ..journal.pages import Pages
 from . import journal_text as text
+from .console import Console
 
 _HELP = "space next, b back, ] [ next/previous event, / search, n N again, : line, g first, G last, q ends"
 _MARGIN = 3
@@ -40,7 +41,7 @@ class _Browser:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._words = ""
-        self._out = text.console()
+        self._out = Console()
         self._keys: dict[str, tuple[Callable[[], Any], str]] = {
             " ": (pages.forward, "this is the end"),
             "\r": (pages.forward, "this is the end"),
@@ -74,7 +75,7 @@ class _Browser:
 
     def _show(self) -> None:
         for record in self._pages.lines:
-            self._out.print(text.line_text(record), no_wrap=True, overflow="ellipsis", crop=True)
+            self._out.print(text.line_text(record), no_wrap=True, overflow="ellipsis", crop=True, soft_wrap=False)
         click.echo(f"-- lines {self._pages.here} to {self._pages.lines[-1].line} -- {_HELP}")
 
     def _search(self) -> bool:

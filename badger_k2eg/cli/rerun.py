@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from ..journal import Journal
+from .console import say
 from .run import run
 
 
@@ -36,7 +37,7 @@ def rerun(context: click.Context, recorded: str, archive: Path | None, save: Pat
         journal.close()
     if save is not None:
         save.write_text(text, encoding="utf-8")
-        click.echo(f"the routine of run {found.id} is in {save}")
+        say(f"the routine of run {found.id} is in {save}")
         return 0
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder:
         file = Path(folder) / f"rerun-{found.id}.yaml"

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from ..errors import NoSuchRecord, PvError
 from ..journal import Journal, RecordedRun
 from . import journal_text as text
+from .console import Console, Table, Text
 
 NOW = "now"
 
@@ -62,9 +61,9 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
     if as_json:
         text.print_json({"left": one.name, "right": other.name, "setpoints": rows, "manifest": manifests})
         return
-    out = text.console()
+    out = Console()
     if not rows and not manifests:
-        out.print(f"{one.name} and {other.name}: no difference", markup=False, highlight=False)
+        out.print(f"{one.name} and {other.name}: no difference")
         return
     table = Table(header_style="bold")
     for heading in ("PV", one.name, other.name, "difference"):
@@ -76,7 +75,7 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
     if rows:
         out.print(table)
     for change in manifests:
-        out.print(f"{change['name']}: {change['left']} -> {change['right']}", markup=False, highlight=False)
+        out.print(f"{change['name']}: {change['left']} -> {change['right']}")
 
 
 def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:

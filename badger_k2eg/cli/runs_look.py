@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..errors import NoSuchRecord
 from ..journal import RecordedRun, query
@@ -16,6 +13,7 @@ from ..journal.export import about, time_text
 from ..journal.tags import TagFilter, all_fit
 from ..wording import did_you_mean
 from . import journal_text as text
+from .console import Console, Table, Text, say
 
 _STATES = ("success", "stopped", "failed", "lost", "open", "crashed")
 _STYLES = {"failed": "red", "lost": "red", "crashed": "red", "stopped": "yellow", "open": "green"}
@@ -66,9 +64,9 @@ def list_(
         if as_json:
             text.print_json([_listed(run) for run in found])
         elif found:
-            text.console().print(_table(found))
+            Console().print(_table(found))
         else:
-            click.echo(f"no run in {journal.directory}", err=True)
+            say(f"no run in {journal.directory}", err=True)
 
 
 def _listed(run: RecordedRun) -> dict[str, Any]:
@@ -110,7 +108,7 @@ def show(run_text: str, place: Path | None, as_json: bool) -> None:
         if as_json:
             text.print_json(_whole(run))
             return
-        out = text.console()
+        out = Console()
         _summary(out, run)
         evaluations = run.evaluations()
         if evaluations:

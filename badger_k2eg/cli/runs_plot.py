@@ -15,6 +15,7 @@ from ..badger_app.plot import plot_run
 from ..errors import MissingExtra, NoSuchRecord
 from ..journal import RecordedRun
 from . import journal_text as text
+from .console import say
 
 #: Setpoints that can be told apart in one panel.
 _MOST = 12
@@ -39,7 +40,7 @@ def plot(run_text: str, output: Path | None, names: tuple[str, ...], place: Path
     if as_json:
         text.print_json({"run": run.id, "file": str(file)})
     else:
-        click.echo(f"run {run.id}: {file}")
+        say(f"run {run.id}: {file}")
 
 
 def drawable(run: RecordedRun, names: Iterable[str] = ()) -> list[Evaluation]:

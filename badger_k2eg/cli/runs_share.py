@@ -9,6 +9,7 @@ import click
 from ..errors import SettingsError
 from ..journal import export as exports
 from . import journal_text as text
+from .console import say
 
 
 @click.command()
@@ -31,7 +32,7 @@ def export(run_text: str, output: Path | None, force: bool, place: Path | None, 
     if as_json:
         text.print_json({"run": run.id, "file": str(file), "bytes": size})
     else:
-        click.echo(f"run {run.id}: {file}, {size} bytes")
+        say(f"run {run.id}: {file}, {size} bytes")
 
 
 @click.command()
@@ -50,7 +51,7 @@ def verify(what: str, place: Path | None, as_json: bool) -> int:
         text.print_json({"checked": checked, "whole": not wrong, "wrong": wrong})
     else:
         for line in wrong:
-            click.echo(f"{checked}: {line}", err=True)
+            say(f"{checked}: {line}", err=True)
         if not wrong:
-            click.echo(f"{checked}: whole")
+            say(f"{checked}: whole")
     return 1 if wrong else 0

@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..model import Outcome, PutAnswer, PvAddress, Reading, SetReport, plain
 from ..policy import after_silence, check_setpoint, needs_readback, path_to, same
+from ..printable import printable
 from ..settings import Settings, matches
 from ..units import is_quantity
 from ..validation import adapt
@@ -189,7 +190,7 @@ class SetCall:
                 setpoint.end(Outcome.BLOCKED, blocked[setpoint], SetpointBlocked)
             else:
                 setpoint.end(Outcome.BLOCKED, "not sent, because another setpoint of the call was refused")
-        lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
+        lines = [printable(f"{s.key} = {s.asked!r}: {blocked[s]}") for s in self._setpoints if s in blocked]
         if self._deadline.expired and all(s.before is None for s in blocked):
             raise PutTimeout("nothing was set, the time of the call is over:\n" + "\n".join(lines), self.report())
         raise SetpointBlocked("nothing was set:\n" + "\n".join(lines), self.report())

@@ -16,6 +16,7 @@ from ..deadline import Deadline
 from ..errors import CallCancelled, ControlError, PvError, SetError, SetpointBlocked
 from ..model import Kind, Outcome, PvAddress, Reading, Severity, plain
 from ..policy import not_a_reading, same
+from ..printable import printable
 from ..settings import Settings, matches
 
 logger = logging.getLogger("badger_k2eg")
@@ -80,7 +81,7 @@ class Step:
 
     def __str__(self) -> str:
         text = f"{self.pv}: {self.fate}"
-        return f"{text}, {self.message}" if self.message else text
+        return printable(f"{text}, {self.message}" if self.message else text)
 
 
 def plan(

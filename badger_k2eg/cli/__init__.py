@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import ControlError, NoSuchRecord, SettingsError
-from ..printable import PrintableFormatter, printable_lines
+from ..errors import CallCancelled, ControlError, NoSuchRecord, ReadError, SetError, SettingsError
+from ..printable import PrintableFormatter, printable, printable_lines
 from .lazy import Lazy
 
 FAILED, USAGE, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -69,10 +69,13 @@ class _Commands(Lazy):
             _end(f"{where}: {first}", error.exit_code)
         except ControlError as error:
             # A wrong option or name, wherever it comes from, is the user's; all else is the machine's.
-            _end(f"{name}: {error}", USAGE if isinstance(error, SettingsError | NoSuchRecord) else FAILED)
+            code = USAGE if isinstance(error, SettingsError | NoSuchRecord) else FAILED
+            # Of these alone a text has lines: one for each PV.
+            has_lines = isinstance(error, ReadError | SetError | CallCancelled)
+            _end(f"{name}: {error if has_lines else printable(error)}", code)
         except OSError as error:
             # A file that is not there, a folder that cannot be made.
-            _end(f"{name}: {error.filename or 'a file'}: {error.strerror or error}", USAGE)
+            _end(printable(f"{name}: {error.filename or 'a file'}: {error.strerror or error}"), USAGE)
         except (click.Abort, KeyboardInterrupt):
             _end(f"{name}: interrupted", INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)

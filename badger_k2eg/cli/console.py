@@ -14,7 +14,7 @@ import rich.text
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.table import Table
 
-from ..printable import printable, printable_lines
+from ..printable import printable
 
 __all__ = ["Console", "Progress", "ProgressColumn", "Table", "Task", "Text", "bar", "say"]
 
@@ -53,9 +53,10 @@ class Console(rich.console.Console):
         return super().render_str(printable(text), **{**options, "emoji": False, "markup": False})
 
 
-def say(text: object, *, err: bool = False) -> None:
-    """Print a text of one or more lines, without a style."""
-    click.echo(printable_lines(text), err=err)
+def say(*lines: object, err: bool = False) -> None:
+    """Print lines without a style."""
+    for line in lines:
+        click.echo(printable(line), err=err)
 
 
 def bar(console: Console, *more: ProgressColumn) -> Progress:

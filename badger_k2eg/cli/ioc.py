@@ -52,7 +52,7 @@ def ioc(name: str, prefix: str | None) -> int:
         say(f"warning: another PVAccess server runs on this host; if it serves {used}:* too, end it", err=True)
     with ended_by_signals() as ended, _started(name, used, ended) as process:
         if not ended.is_set():
-            say("\n".join(_how_to_reach(name, used, os.environ)))
+            say(*_how_to_reach(name, used, os.environ))
         while not ended.wait(0.2):
             if process.poll() is not None:
                 raise ControlError(f"the IOC {name} has ended by itself, with code {process.returncode}")

@@ -11,7 +11,7 @@ import click
 from ..journal import Query
 from ..records import Level
 from . import journal_text as text
-from .console import Console
+from .console import Console, say
 from .ending import ended_by_signals
 
 
@@ -62,7 +62,7 @@ def query(place: Path | None, as_json: bool, limit: int | None, newest: bool, **
             else:
                 out.print(text.line_text(record))
         if not count and not as_json:
-            click.echo("no line", err=True)
+            say("no line", err=True)
 
 
 @click.command()

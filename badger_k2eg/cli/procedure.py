@@ -72,7 +72,7 @@ def procedure(
     if error is None:
         code, error = _show(result, plot, as_json, console)
     if error is not None:
-        say(f"badger-k2eg procedure: {error}", err=True)
+        say(*f"badger-k2eg procedure: {error}".split("\n"), err=True)
     return code
 
 

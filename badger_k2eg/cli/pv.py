@@ -86,11 +86,11 @@ def put(pairs: Sequence[str], as_json: bool, **way: Any) -> int:
         try:
             report = control.set(values)
         except SetError as error:
-            say(error, err=True)
+            say(*str(error).split("\n"), err=True)
             if as_json and error.report is not None:
                 click.echo(json.dumps(_told(error.report)))
             return REFUSED if isinstance(error, SetpointBlocked) else FAILED
-        say(json.dumps(_told(report)) if as_json else report)
+        say(*[json.dumps(_told(report))] if as_json else report.results)
         return REFUSED if any(result.outcome is Outcome.SKIPPED for result in report.results) else 0
 
 

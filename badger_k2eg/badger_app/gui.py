@@ -178,7 +178,7 @@ def _warn(parent: Any, text: str) -> None:
 
     box = QMessageBox(QMessageBox.Warning, "No present values", text, QMessageBox.Ok, parent)
     # Of its own accord it takes a <b> in what a machine says for HTML.
-    box.setTextFormat(Qt.PlainText)
+    box.setTextFormat(Qt.TextFormat.PlainText)
     box.exec_()
 
 

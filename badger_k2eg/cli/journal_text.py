@@ -198,7 +198,7 @@ def _words(record: Record) -> Iterator[str]:
     if record.duration is not None:
         yield f"{record.duration * 1e3:.1f} ms"
     if record.kind is RecordKind.SET_BEGIN and record.data:
-        yield f"{len(record.data.get('setpoints', {}))} setpoints"
+        yield f"{len(record.part('setpoints'))} setpoints"
     if record.message:
         yield record.message
     if not record.intact:

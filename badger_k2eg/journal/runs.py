@@ -138,7 +138,11 @@ class RecordedRun:
     def tags(self) -> dict[str, str | float]:
         """``{tag: text or number}``; the last value of each."""
         found = {record.name or "": record.value for record in self._of(RecordKind.TAG)}
-        return {name: value for name, value in found.items() if value is not None}
+        return {
+            name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
+            for name, value in found.items()
+            if value is not None
+        }
 
     @property
     def notes(self) -> list[Record]:
@@ -149,8 +153,8 @@ class RecordedRun:
     def parent(self) -> str | None:
         """The id of the run that it continues."""
         links = self._of(RecordKind.LINK)
-        found = (links[-1].data or {}) if links else self.manifest
-        return found.get("parent")
+        parent = ((links[-1].data or {}) if links else self.manifest).get("parent")
+        return parent if isinstance(parent, str) else None
 
     @property
     def attachments(self) -> list[Record]:
@@ -213,7 +217,8 @@ class RecordedRun:
 
     def baseline(self) -> dict[str, Record]:
         """Give the value of each PV before the run moved anything, as its line; without a value where none was read."""
-        return {record.pv or "": record for record in self.records(Query(kinds=(RecordKind.BASELINE,)))}
+        found = self.records(Query(kinds=(RecordKind.BASELINE,)))
+        return {record.pv: record for record in found if record.pv is not None}
 
     def last_written(self) -> dict[str, Record]:
         """Give, for each PV, the line of the last put of this run that was done, or may have been.
@@ -225,7 +230,7 @@ class RecordedRun:
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
         for record in self.records(Query(kinds=kinds)):
             if record.kind is RecordKind.SET_BEGIN:
-                for pv, asked in dict((record.data or {}).get("setpoints", {})).items():
+                for pv, asked in record.part("setpoints").items():
                     words = "begun, and not known to have ended"
                     begun[pv] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
             elif record.kind is RecordKind.SET_END:
@@ -256,7 +261,7 @@ class RecordedRun:
         """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
         found: dict[str, Any] = {}
         for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
-            found.update((record.data or {}).get("validators", {}))
+            found.update(record.part("validators"))
         return found
 
     def latencies(self) -> dict[str, list[float]]:
@@ -276,7 +281,7 @@ def _add(evaluation: Evaluation, record: Record) -> None:
     if record.kind is RecordKind.EVALUATION_END:
         evaluation.data.update(record.data or {})
     elif record.kind is RecordKind.SET_BEGIN:
-        evaluation.asked.update((record.data or {}).get("setpoints", {}))
+        evaluation.asked.update(record.part("setpoints"))
     elif record.kind is RecordKind.READ:
         evaluation.readings[record.pv or record.name or ""] = record.value
     elif record.pv is not None:

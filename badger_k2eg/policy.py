@@ -154,8 +154,13 @@ def _check_limits(value: Any, before: Reading, limits: Limits, whose: str) -> No
 
 def same(reading: Reading | None, value: Any) -> bool:
     """Whether the setpoint holds the value, compared in the PV's own type; never by display precision."""
-    if reading is None:
+    try:
+        return reading is not None and _same(reading, value)
+    except (OverflowError, ValueError):  # out of an edited record: more than any number, a list of lists of lists
         return False
+
+
+def _same(reading: Reading, value: Any) -> bool:
     held = reading.value
     if isinstance(value, Fields):
         return _same_fields(held, value)

@@ -160,6 +160,12 @@ def value_text(value: Any, unit: str | None = None) -> str:
     return f"{text} {unit}" if unit and value is not None else text
 
 
+def damage(lines: Sequence[int]) -> str:
+    """Say which lines have a checksum that does not fit; nothing where there is none."""
+    shown = ", ".join(map(str, lines[:3])) + (", …" if len(lines) > 3 else "")
+    return f"damaged: line{'s' if len(lines) > 1 else ''} {shown}" if lines else ""
+
+
 def line_text(record: Record, *, run: bool = True) -> Text:
     """Write a line for people.
 

@@ -8,6 +8,7 @@ import click
 
 from ..errors import SettingsError
 from ..journal import export as exports
+from ..journal.naming import file_name
 from . import journal_text as text
 from .console import say
 
@@ -24,7 +25,7 @@ def export(run_text: str, output: Path | None, force: bool, place: Path | None, 
     """Write a run into one zip file: its lines, tables (CSV), attached files, a manifest, checksums."""
     with text.opened(place) as journal:
         run = journal.run(run_text)
-        file = output or Path(f"{run.id}.zip")
+        file = output or Path(f"{file_name(run.id)}.zip")
         if file.exists() and not force:
             raise SettingsError(f"{file} is there already; --force writes over it, --output names another")
         exports.export(journal, run, file)

@@ -14,11 +14,13 @@ from ..errors import NoSuchRecord
 from ..model import Outcome
 from ..records import Level, Record, RecordKind
 from ..wording import close_to
+from .indexing import KINDS
 from .query import Query
 from .reading import Event, Reader
 
 _WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN)
 _NAMED = 5
+_NO_END = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class Evaluation:
     :ivar readings: ``{pv or observable: value}``, the last of each.
     :ivar failed: the lines of puts and setpoints that did not end as asked.
     :ivar data: what its last line brought (observables, objectives).
+    :ivar damaged: the numbers of its lines whose checksum does not fit; what they say is in the others all the same.
     """
 
     number: int
@@ -41,6 +44,7 @@ class Evaluation:
     readings: dict[str, Any] = field(default_factory=dict)
     failed: list[Record] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -171,6 +175,11 @@ class RecordedRun:
         """The number of its best evaluation, where somebody said."""
         return self.bests[-1] if self.bests else None
 
+    @property
+    def best_line(self) -> Record | None:
+        """The line that says which evaluation was the best."""
+        return next((r for r in reversed(self._of(RecordKind.BEST)) if r.evaluation is not None), None)
+
     # -- what it did ----------------------------------------------------------------------------------------------
 
     def records(self, query: Query | None = None) -> Iterator[Record]:
@@ -247,21 +256,50 @@ class RecordedRun:
         :param evaluation: its number; None takes the state at the end of the run, 0 the baseline.
         :raises NoSuchRecord: when there is no such evaluation.
         """
-        found = {pv: record.value for pv, record in self.baseline().items() if record.value is not None}
+        lines = self.setpoint_lines(evaluation).items()
+        return {pv: line.value if line.kind is RecordKind.BASELINE else line.asked for pv, line in lines}
+
+    def setpoint_lines(self, evaluation: int | None = None) -> dict[str, Record]:
+        """Give the lines that ``setpoints`` are taken from: one of the baseline, or of a put, for each PV."""
+        found = {pv: record for pv, record in self.baseline().items() if record.value is not None}
         if evaluation == 0:
             return found
         end = None if evaluation is None else self.evaluation(evaluation).end
         kinds = (RecordKind.PUT, RecordKind.SETPOINT)
         for record in self.records(Query(kinds=kinds, outcomes=(Outcome.APPLIED,), end=end)):
             if record.pv is not None and (evaluation is None or (record.evaluation or 0) <= evaluation):
-                found[record.pv] = record.asked
+                found[record.pv] = record
         return found
 
     def validators(self) -> dict[str, Any]:
         """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
-        found: dict[str, Any] = {}
-        for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
-            found.update(record.part("validators"))
+        return {pv: record.part("validators")[pv] for pv, record in self.validator_lines().items()}
+
+    def validator_lines(self) -> dict[str, Record]:
+        """Give the lines that ``validators`` are taken from."""
+        lines = self.records(Query(kinds=(RecordKind.SET_BEGIN,)))
+        return {pv: record for record in lines for pv in record.part("validators")}
+
+    def damaged(self, end: int | None = None) -> dict[str | None, int]:
+        """Find out which puts must not be trusted: ``{pv: line}``, a line of each PV whose checksum does not fit.
+
+        Under None stands a line, between the first and the last, that is gone or can be read no more: it may have told
+        of any PV. One that its writer died in is none of these: that writer wrote no more.
+
+        :param end: looks no further than to this line.
+        """
+        end = min(end or _NO_END, self.event.end or _NO_END)
+        sql = (
+            "SELECT line + 1 FROM records AS here WHERE line >= ? AND line + 1 < ? AND NOT EXISTS"
+            " (SELECT 1 FROM records WHERE line = here.line + 1)"
+            " AND EXISTS (SELECT 1 FROM records WHERE line > here.line + 1)"
+            " AND NOT EXISTS (SELECT 1 FROM records WHERE line = here.line + 2 AND kind = ?) LIMIT 1"
+        )
+        gone = self._reader.index.ask(sql, (self.event.start, end, KINDS[RecordKind.TORN]))
+        found: dict[str | None, int] = {None: gone[0][0]} if gone else {}
+        for record in self.records(Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), end=end)):
+            if not record.intact:
+                found.setdefault(record.pv, record.line)
         return found
 
     def latencies(self) -> dict[str, list[float]]:
@@ -278,6 +316,8 @@ class RecordedRun:
 
 def _add(evaluation: Evaluation, record: Record) -> None:
     """Put what a line tells into its evaluation."""
+    if not record.intact:
+        evaluation.damaged.append(record.line)
     if record.kind is RecordKind.EVALUATION_END:
         evaluation.data.update(record.data or {})
     elif record.kind is RecordKind.SET_BEGIN:

@@ -53,7 +53,7 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
     damaged: dict[str, list[int]] = {}
     for side in (one, other):
         for pv, line in side.damaged.items():
-            damaged.setdefault(pv, []).append(line)
+            damaged[pv] = sorted({*damaged.get(pv, []), line})
     rows = [
         {
             "pv": pv,

@@ -23,6 +23,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import JournalError
+from ..printable import json_text
 from ..records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
 from . import segments
 from .core import Journal
@@ -65,7 +66,7 @@ def export(journal: Journal, run: RecordedRun, file: Path) -> Path:
                         digest.update(block)
                         size += len(block)
                 sums[name] = {"sha256": digest.hexdigest(), "bytes": size}
-            manifest = json.dumps(about(run) | {"files": sums}, indent=1, ensure_ascii=False).encode()
+            manifest = json_text(about(run) | {"files": sums}, indent=1).encode()
             archive.writestr(MANIFEST, manifest)
             lines = {name: entry["sha256"] for name, entry in sums.items()}
             lines[MANIFEST] = hashlib.sha256(manifest).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,8 +106,8 @@ class Indexing:
             # Not further than the file was when it was looked at: what comes later has a later mtime.
             while block := file.read(min(_BLOCK, status.st_size - offset - len(rest))):
                 *whole, rest = (rest + block).split(b"\n")
-                for text in whole:
-                    self._line(segment.path, key, offset, text)
+                for text, after in zip_longest(whole, whole[1:]):
+                    self._line(segment.path, key, offset, text, after)
                     offset += len(text) + 1
             self._flush()
             self._tell_unread(segment.path, None)
@@ -117,10 +118,12 @@ class Indexing:
             (self._expected - segment.first, offset, status.st_size, status.st_mtime_ns, tail, self._damage, key),
         )
 
-    def _line(self, path: Path, segment: int | None, offset: int, text: bytes) -> None:
+    def _line(self, path: Path, segment: int | None, offset: int, text: bytes, after: bytes | None) -> None:
         try:
             found, intact = glance(text)
             line, kind = found["line"], found["kind"]
+            if line > self._expected and self._whole and self._goes_on(after):
+                raise ValueError("the next line goes on as if it had the number that it should have")
             number, _ = KINDS[kind], found["time"]
             if not intact:
                 from_dict(found)
@@ -152,6 +155,13 @@ class Indexing:
             self._flush()
         if kind in _EVENTS:
             self._event(path, line, found)
+
+    def _goes_on(self, after: bytes | None) -> bool:
+        """Whether a line is the one after the next, so that the one before it has a number that is none."""
+        try:
+            return after is not None and glance(after)[0]["line"] == self._expected + 1
+        except (BadLine, NewerSchema, KeyError):
+            return False
 
     def _tell_unread(self, path: Path, follower: str | None) -> None:
         line, self._unread = self._unread, None
@@ -198,8 +208,11 @@ class Indexing:
 
     def _end(self, line: int, record: Record) -> None:
         """Close an event; the end of a run closes what is still open in it."""
-        values = (line + 1, record.time_ns, stored(record.name), record.begin)
-        self._database.execute('UPDATE events SET "end" = ?, ended = ?, reason = ? WHERE start = ?', values)
+        # Of the same kind and run: an end that was edited must not close something else.
+        sql = 'UPDATE events SET "end" = ?, ended = ?, reason = ? WHERE start = ? AND kind = ? AND run IS ?'
+        kind = record.kind.partition(".")[0]
+        values = (line + 1, record.time_ns, stored(record.name), record.begin, kind, stored(record.run))
+        self._database.execute(sql, values)
         if record.kind is RecordKind.RUN_END:
             self._database.execute(
                 'UPDATE events SET "end" = ?, ended = ? WHERE run = ? AND "end" IS NULL AND kind != \'mark\'',

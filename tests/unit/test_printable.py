@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,8 +15,9 @@ from click.testing import CliRunner
 import badger_k2eg
 from badger_k2eg import cli
 from badger_k2eg.cli.console import Console, Table, Text, bar
+from badger_k2eg.cli.report import line
 from badger_k2eg.errors import PvError, PvRefused
-from badger_k2eg.printable import PrintableFormatter, json_text, plain_labels, printable, printable_lines
+from badger_k2eg.printable import PrintableFormatter, json_text, printable, printable_lines
 
 #: What a terminal, markup, a format, HTML or a formula would make something else of: as it is, and as it is to be seen.
 EATEN = {
@@ -106,14 +108,41 @@ def test_a_mistake_is_told_in_one_line_that_is_shown_and_not_obeyed() -> None:
     assert done.stderr.count("\n") == 1 and "\x1b" not in done.stderr and r"--a\r\x1b[31m" in done.stderr
 
 
-def test_a_plot_has_its_labels_as_they_are() -> None:
+def test_the_line_of_an_evaluation_and_a_plot_have_names_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    with plain_labels():
-        figure = Figure()
-        figure.add_subplot().set_title(r"$x_1^{ \frac", usetex=False)
-    figure.savefig(io.BytesIO())
+    from badger_k2eg.badger_app.evaluation import Evaluation
+    from badger_k2eg.badger_app.plot import plot_run
+
+    names = [*EATEN, "_hidden", r"$x_1^{ \frac"]
+    made = [
+        Evaluation(
+            number=n,
+            variables=dict.fromkeys(names, 0.5 * n),
+            objectives={f"f{text}": 1.0 / n for text in names[-4:]},
+            best=n == 2,
+        )
+        for n in (1, 2)
+    ]
+    Console().print(line(made[0], 20))
+    shown = capsys.readouterr().out
+    assert [text for text in map(printable, names) if f"{text} 0.5" not in shown] == []
+    drawn: list[str] = []
+    save = Figure.savefig
+
+    def kept(figure: Figure, *args: Any, **options: Any) -> None:
+        drawn.extend(each.get_text() for each in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+        save(figure, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", kept)
+    with warnings.catch_warnings():
+        # Of glyphs that the font has not.
+        warnings.simplefilter("ignore", UserWarning)
+        plot_run(made, tmp_path / "x.png", title="$x_1^{", ranges=dict.fromkeys(names, (0.0, 1.0)))
+    assert {"$x_1^{", *map(printable, names)} <= set(drawn)
 
 
 def test_nothing_in_the_package_goes_around_the_console() -> None:

@@ -1,6 +1,6 @@
 """The values that every floor speaks of: addresses, readings, outcomes of puts and the report of a set.
 
-Frozen, without behaviour that reaches a control system. Imports names and units.
+Frozen, without behaviour that reaches a control system. Imports names, printable and units.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .names import PvAddress as PvAddress
+from .printable import printable
 from .units import Quantity, is_quantity, text_of
 from .units.arithmetic import Arithmetic
 
@@ -319,10 +320,9 @@ class PutResult:
         return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED)
 
     def __str__(self) -> str:
-        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}"
-        if self.attempts > 1:
-            text += f" after {self.attempts} attempts"
-        return f"{text}, {self.message}" if self.message else text
+        tried = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}{tried}"
+        return printable(f"{text}, {self.message}" if self.message else text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,8 +159,13 @@ def same(reading: Reading | None, value: Any, tolerance: float = 0.0) -> bool:
 
     :param tolerance: how far apart numbers may be, in the PV's unit: what was declared of a record that quantises.
     """
-    if reading is None:
+    try:
+        return reading is not None and _same(reading, value, tolerance)
+    except (OverflowError, ValueError):  # out of an edited record: more than any number, a list of lists of lists
         return False
+
+
+def _same(reading: Reading, value: Any, tolerance: float) -> bool:
     held = reading.value
     if isinstance(value, Fields):
         return _same_fields(reading, value, tolerance)

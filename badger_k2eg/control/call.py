@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..model import Outcome, PutAnswer, PvAddress, Reading, SetReport, plain
 from ..policy import after_silence, check_setpoint, path_to
+from ..printable import printable
 from ..settings import Settings, matches
 from ..units import is_quantity
 from ..validation import adapt
@@ -222,7 +223,7 @@ class SetCall:
             else:
                 what = "did not answer" if over else "was refused"
                 setpoint.end(outcome, f"not sent, because another setpoint of the call {what}")
-        lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
+        lines = [printable(f"{s.key} = {s.asked!r}: {blocked[s]}") for s in self._setpoints if s in blocked]
         words = f"nothing was set, {self._over}" if over else "nothing was set"
         raise kind(f"{words}:\n" + "\n".join(lines), self.report())
 

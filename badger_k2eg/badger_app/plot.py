@@ -98,6 +98,6 @@ def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[st
             low, high = ranges[name]
             values = [(value - low) / (high - low) for value in values]
         axes.plot(numbers, values, ".-", linewidth=1, label=name)
-    asked = "variables" if evaluations[0].was_set else "variables, not set"
+    asked = "variables, not set" if evaluations[0].was_set is False else "variables"
     axes.set_ylabel(asked if together else f"{asked} (of their range)")
     axes.legend(fontsize="small", ncols=2)

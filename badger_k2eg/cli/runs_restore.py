@@ -59,7 +59,8 @@ def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only:
     try:
         undo = Restore(control, journal, run, to=to, force=force)
         if not undo.steps:
-            raise NoSuchRecord(f"run {undo.recorded.id} has set nothing")
+            why = f", and there is no way back: {unguarded}" if (unguarded := undo.recorded.unguarded) else ""
+            raise NoSuchRecord(f"run {undo.recorded.id} has set nothing{' on record' if why else ''}{why}")
         console.print(_table(undo.recorded.id, to, undo.steps))
         if undo.to_do and not dry_run:
             _confirm(len(undo.to_do), yes=yes)

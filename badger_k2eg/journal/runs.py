@@ -167,6 +167,15 @@ class RecordedRun:
         """The number of its best evaluation, where somebody said."""
         return self.bests[-1] if self.bests else None
 
+    @cached_property
+    def unguarded(self) -> str:
+        """What it lacked where its setpoints did not come through its interface; empty where they did."""
+        end = next(self.records(Query(kinds=(RecordKind.RUN_END,))), None)
+        if end is not None:
+            return str((end.data or {}).get("unguarded", ""))
+        events = [r for r in self.records(Query(kinds=(RecordKind.EVENT,))) if r.name == "unguarded"]
+        return events[-1].message or "" if events else ""
+
     # -- what it did ----------------------------------------------------------------------------------------------
 
     def records(self, query: Query | None = None) -> Iterator[Record]:

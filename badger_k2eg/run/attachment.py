@@ -74,6 +74,9 @@ class Attachment:
             manifest.update(about())
         return manifest
 
+    def _complete(self, run: Run) -> None:
+        run.manifest |= {key: value for key, value in self._all_about().items() if key not in run.manifest}
+
     @property
     def _run(self) -> Run | None:
         return process.current()
@@ -141,7 +144,7 @@ class Attachment:
         if (run := self._run) is None or self._control is None:
             return None
         if not run.began:
-            run.manifest |= {key: value for key, value in self._all_about().items() if key not in run.manifest}
+            self._complete(run)
             run.on_begin.append(partial(_begin_samples, self._control, self.record()))
         for name, hook in self.hooks.items():
             if hook not in (hooks := getattr(run, name)):
@@ -162,6 +165,22 @@ class Attachment:
         """Record a read; one without a run makes none."""
         if (run := self._run) is not None:
             run.read_finished(updates)
+
+    # -- past both --------------------------------------------------------------------------------------------------
+
+    def unguarded(self, message: str, point: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+        """Put on record an evaluation of which nothing came through here: the run begins by it, if it has not yet.
+
+        :param message: what is missing.
+        :param point: its variables.
+        :param measured: its observables.
+        """
+        run, _ = process.for_set(self._all_about, self.policies)
+        if run is None or run.stopping:
+            return
+        if not run.began:
+            self._complete(run)
+        run.unguarded(message, point, measured)
 
 
 def _begin_samples(control: Control, pvs: Sequence[str], run: Run) -> None:

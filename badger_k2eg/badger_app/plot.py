@@ -100,4 +100,5 @@ def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[st
         axes.plot(numbers, values, ".-", linewidth=1, label=name)
     asked = "variables, not set" if evaluations[0].was_set is False else "variables"
     axes.set_ylabel(asked if together else f"{asked} (of their range)")
-    axes.legend(fontsize="small", ncols=2)
+    if evaluations[0].variables:
+        axes.legend(fontsize="small", ncols=2)

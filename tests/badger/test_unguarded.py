@@ -147,6 +147,8 @@ def test_without_read_only_it_is_marked(machine: Interface, roots: Path, journal
     assert [set(each.readings) for each in run.evaluations()] == [{"f"}] * 4
     shown = command("runs", "show", "last", folder=tmp_path)
     assert f"unguarded    {SEEN}" in shown.stdout
+    drawn = command("runs", "plot", "last", folder=tmp_path)
+    assert (drawn.returncode, drawn.stderr) == (0, "")
     restored = command("runs", "restore", "last", "--yes", folder=tmp_path)
     assert restored.returncode == 2 and SEEN in restored.stderr
 

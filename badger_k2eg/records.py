@@ -71,12 +71,13 @@ class RecordKind(StrEnum):
     EVALUATION_BEGIN = "evaluation.begin"
     EVALUATION_END = "evaluation.end"
     #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``; ``data["validators"]`` has those of our making,
-    #: where they are new. Written before anything is sent.
+    #: where they are new. Written before anything is sent. Outside of a run, ``name`` says what sets.
     SET_BEGIN = "set.begin"
     SET_END = "set.end"
     #: One attempt to write one PV has ended.
     PUT = "put"
-    #: What became of one PV of a call, after every attempt and its validation.
+    #: What became of one PV of a call, after every attempt and its validation; outside of a run, ``data["before"]`` is
+    #: what it held.
     SETPOINT = "setpoint"
     #: A PV was read for the user: an observable.
     READ = "read"

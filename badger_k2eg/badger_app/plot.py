@@ -102,7 +102,8 @@ def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[st
             low, high = ranges[name]
             values = [(value - low) / (high - low) for value in values]
         lines += axes.plot(numbers, values, ".-", linewidth=1)
-    asked = "variables" if evaluations[0].was_set else "variables, not set"
+    asked = "variables, not set" if evaluations[0].was_set is False else "variables"
     axes.set_ylabel(asked if together else f"{asked} (of their range)")
-    # Given one by one: of its own accord a legend leaves out what begins with a _.
-    axes.legend(lines, list(map(printable, evaluations[0].variables)), fontsize="small", ncols=2)
+    if lines:
+        # Given one by one: of its own accord a legend leaves out what begins with a _.
+        axes.legend(lines, list(map(printable, evaluations[0].variables)), fontsize="small", ncols=2)

@@ -203,6 +203,8 @@ def _words(record: Record) -> Iterator[str]:
         yield record.outcome.upper() + (f", attempt {record.attempt}" if (record.attempt or 1) > 1 else "")
     if record.duration is not None:
         yield f"{record.duration * 1e3:.1f} ms"
+    if record.kind is RecordKind.SETPOINT and record.data and "before" in record.data:
+        yield f"was {value_text(record.data['before'], record.unit)}"
     if record.kind is RecordKind.SET_BEGIN and record.data:
         yield f"{len(record.part('setpoints'))} setpoints"
     if record.message:

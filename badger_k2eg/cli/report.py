@@ -50,7 +50,9 @@ def announce(run: HeadlessRun, console: Console) -> None:
     console.print(f"{routine.name}: {routine.generator.name} on {routine.environment.name} through {interface}")
     console.print(f"ends {run.ends}{' (nothing else was said)' if run.is_default else ''}")
     if run.read_only:
-        console.print(Text().append("read-only", "bold").append(f": {_READ_ONLY}"))
+        # What an environment moves past its interface is told when it is seen.
+        words = "nothing is set through the interface, so no point is the best one and no target counts"
+        console.print(Text().append("read-only", "bold").append(f": {words}"))
     if routine.critical_constraint_names:
         names = ", ".join(routine.critical_constraint_names)
         console.print(f"critical constraints pause a run in Badger's window; here they do not: {names}")
@@ -60,7 +62,7 @@ def line(evaluation: Evaluation, most: int | None) -> Text:
     """Tell one evaluation in a line."""
     number = f"{evaluation.number:{len(str(most))}d}/{most}" if most else f"{evaluation.number:3d}"
     text = Text(f"{number}  {_values(_all(evaluation))}")
-    if not evaluation.was_set:
+    if evaluation.was_set is False:
         text.append("  not set", "yellow")
     elif evaluation.best:
         text.append("  best", "bold green")
@@ -107,6 +109,7 @@ def outcome(run: HeadlessRun, code: int, error: str | None, plot: Path | None) -
         "environment": run.routine.environment.name,
         "generator": run.routine.generator.name,
         "read_only": run.read_only,
+        "unguarded": run.unguarded,
         "exit_code": code,
         "ended": run.reason,
         "error": error,

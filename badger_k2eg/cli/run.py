@@ -210,7 +210,7 @@ def _run(ours: HeadlessRun, console: Console) -> tuple[int, str | None]:
     except Exception as problem:
         # Whatever the environment raises is a failed run: told in one line, after what was done before it.
         error = first_line(problem)
-        return _code(problem), f"{ours.reason}: {error}" if ours.reason.endswith("failed") else error
+        return _code(problem), f"{ours.reason}: {error}" if ours.reason.endswith(("failed", "was not begun")) else error
     return 0, None
 
 

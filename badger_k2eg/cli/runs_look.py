@@ -158,6 +158,7 @@ def _summary(out: Console, run: RecordedRun) -> None:
         "lines": f"{run.event.start}:{end}",
         **{name: _named(run.manifest.get(name)) for name in ("routine", "environment", "generator", "interface")},
         "best": "" if run.best is None else f"evaluation {run.best}",
+        "unguarded": run.unguarded,
         "continues": run.parent or "",
         "tags": ", ".join(f"{name}={text.value_text(value)}" for name, value in run.tags.items()),
         "files": ", ".join(record.name or "" for record in run.attachments),

@@ -68,7 +68,7 @@ def drawable(run: RecordedRun, names: Iterable[str] = ()) -> list[Evaluation]:
             variables={pv: dict(_numbers(each.asked)).get(pv, math.nan) for pv in asked},
             objectives={name: dict(_numbers(each.readings)).get(name, math.nan) for name in chosen},
             best=each.number in bests,
-            was_set=not run.manifest.get("read_only"),
+            was_set=None if run.unguarded else not run.manifest.get("read_only"),
         )
         for each in recorded
     ]

@@ -199,6 +199,10 @@ class Arrival:
                     context=self._control.context.under(self._deadline),
                     timeout=self._patience,
                 )
+            if isinstance(failure := setpoint.arrived, Exception):
+                # What a get or put with throw=False gave, handed on: as if it had been raised.
+                setpoint.arrived = None
+                raise failure
         except (ValueError, TimeoutError) as error:
             self._failed(setpoint, error)
         except (Exception, SystemExit) as error:  # a validator is not ours: whatever it raises is named with its PV

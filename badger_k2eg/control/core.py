@@ -63,6 +63,8 @@ class Control(SynchronousCalls):
         self.tolerances: dict[str, float] = {}
         #: What became of the last set, also when it raised.
         self.last_report: SetReport | None = None
+        #: How many calls to set one PV or more have ended, in whatever way.
+        self.sets = 0
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -157,6 +159,7 @@ class Control(SynchronousCalls):
             raise
         finally:
             self.last_report = call.report()
+            self.sets += bool(self.last_report.results)
             self.sink.set_finished(self.last_report)
 
     def ended(self, report: SetReport) -> None:

@@ -185,6 +185,15 @@ class RecordedRun:
         """The line that says which evaluation was the best."""
         return next((r for r in reversed(self._of(RecordKind.BEST)) if r.evaluation is not None), None)
 
+    @cached_property
+    def unguarded(self) -> str:
+        """What it lacked where its setpoints did not come through its interface; empty where they did."""
+        end = next(self.records(Query(kinds=(RecordKind.RUN_END,))), None)
+        if end is not None:
+            return str((end.data or {}).get("unguarded", ""))
+        events = [r for r in self.records(Query(kinds=(RecordKind.EVENT,))) if r.name == "unguarded"]
+        return events[-1].message or "" if events else ""
+
     # -- what it did ----------------------------------------------------------------------------------------------
 
     def records(self, query: Query | None = None) -> Iterator[Record]:

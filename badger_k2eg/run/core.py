@@ -207,6 +207,10 @@ class Run:
             self.recorder.set_began(asked, validators)
         return None
 
+    def _open_without_baseline(self) -> None:
+        if not self.began:
+            self._open(self.recorder.write(self.recorder.line(RecordKind.RUN_BEGIN, data=self.manifest)))
+
     def _open(self, line: int | None) -> None:
         if self._begin is None:
             self._begin = line or 0
@@ -254,8 +258,7 @@ class Run:
         """A call has ended; one that was refused, or only to be logged, begins the record as well."""
         if not report.results:
             return
-        if not self.began:
-            self._open(self.recorder.write(self.recorder.line(RecordKind.RUN_BEGIN, data=self.manifest)))
+        self._open_without_baseline()
         if not self.recorder.in_call and not self.is_closing:
             self.evaluations.at(point or {result.pv: result.asked for result in report.results})
         for result in report.results:
@@ -264,6 +267,20 @@ class Run:
         if not report.ok:
             self.evaluations.has_failed()
         self.recorder.set_finished(report)
+
+    def unguarded(self, message: str, point: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+        """An evaluation has ended of which nothing was set here.
+
+        :param message: what is missing: said once, and again at its end.
+        """
+        with self._lock:
+            self._open_without_baseline()
+            if self.outcome.get("unguarded") != message:
+                self.outcome["unguarded"] = message
+                self.recorder.event("unguarded", message, level=Level.WARNING)
+            self.evaluations.at(point)
+            self.evaluations.observed(measured, {})
+            self.evaluations.close()
 
     def read_finished(self, updates: Mapping[str, Update]) -> None:
         """PVs were read for the user."""

@@ -82,6 +82,18 @@ def test_a_put_that_times_out_is_tried_twice_a_second_apart(with_context: Any) -
     assert sleep.called
 
 
+@pytest.mark.parametrize("answer", [MagicMock(), None, [None]])
+def test_what_a_mock_returns_of_a_put_is_done_unless_it_is_an_error(answer: Any, with_context: Any) -> None:
+    context = mock_context(A=1.0)
+    context.put.side_effect = None
+    context.put.return_value = answer
+    interface = with_context(context)
+    assert interface.set_values({"A": 1.0})["A"].outcome == "applied"
+    context.put.return_value = PermissionError("not today")
+    with pytest.raises(PermissionError, match="not today"):
+        interface.set_values({"A": 1.0})
+
+
 def test_read_only_never_calls_put(with_context: Any) -> None:
     context = mock_context(A=1.0)
     with_context(context, read_only=True).set_values({"A": 2.0})

@@ -141,9 +141,11 @@ class Recorder:
 
     def _result(self, kind: RecordKind, result: PutResult) -> Record:
         seen = {} if result.readback is None else told(result.readback)
-        more = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
+        more: dict[str, Any] = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
         if self._what is not None and kind is RecordKind.SETPOINT and result.before is not None:
             more["before"] = plain(result.before.value)
+        if result.tolerance:
+            more["tolerance"] = result.tolerance
         if result.error is not None:
             more["error"] = type(result.error).__name__
         if more:

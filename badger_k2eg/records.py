@@ -194,15 +194,15 @@ _NO_SCHEMA = 1000
 #: Lists and objects within one another: more than anybody writes, and far less than Python can follow.
 _DEEPEST = 100
 _TEXTS = ("kind", "level", "run", "pv", "unit", "outcome", "name", "message", "host", "user")
-#: What a key must hold where it is there: a type, and of a whole number the least and the most; a PV's own time may be
-#: anything.
-_TYPES: dict[str, tuple[type, float, float]] = {
-    **dict.fromkeys(_TEXTS, (str, 0, 0)),
-    **dict.fromkeys(("line", "time", "evaluation", "begin", "attempt"), (int, 0, 1 << 62)),
-    "process": (int, 0, (1 << 31) - 1),
-    "severity": (int, 0, 3),
-    "data": (dict, 0, 0),
+#: What a key must hold where it is there.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(("line", "time", "evaluation", "begin", "attempt", "process", "severity"), int),
+    "data": dict,
 }
+#: The most that a whole number may be, and none is negative; a PV's own time may be anything.
+_MOST = {"process": (1 << 31) - 1, "severity": 3}
+_LARGEST = 1 << 62
 
 
 class BadLine(ValueError):
@@ -250,10 +250,11 @@ def _check(found: Mapping[str, Any], text: bytes) -> None:
     if text.count(b"[") + text.count(b"{") > _DEEPEST and not _is_shallow(found):
         raise ValueError("it is nested too deeply")
     for key, value in found.items():
-        if key in _TYPES:
-            kind, least, most = _TYPES[key]
-            if type(value) is not kind or (isinstance(value, int) and not least <= value <= most):
-                raise ValueError(f"its {key} is none")
+        kind = _TYPES.get(key)
+        if kind is None:
+            continue
+        if type(value) is not kind or (kind is int and not 0 <= value <= _MOST.get(key, _LARGEST)):
+            raise ValueError(f"its {key} is none")
 
 
 def _is_shallow(value: Any) -> bool:

@@ -15,6 +15,9 @@ import numpy as np
 from .model import Fields, Kind, PvType, Reading, plain
 from .units import Quantity, is_quantity, parse
 
+#: The part of a number that a float32 may lose: 24 bits are kept.
+_ROUNDED = 2.0**-23
+
 #: Bytes of a text in a record's string field (dbDefs.h: MAX_STRING_SIZE 40, with a NUL).
 RECORD_STRING = 39
 
@@ -116,8 +119,12 @@ def _scalar(value: Any, to: PvType) -> Any:
         raise Refusal(f"an integer of that size cannot be held exactly by {with_article(to)}") from None
     if isinstance(value, int) and int(number) != value:
         raise Refusal(f"{value} cannot be held exactly by {with_article(to)}")
-    if to.bits == 32 and abs(number) > float(np.finfo(np.float32).max):
-        raise Refusal(f"{number:g} is too large for {with_article(to)}")
+    if to.bits == 32:
+        if abs(number) > float(np.finfo(np.float32).max):
+            raise Refusal(f"{number:g} is too large for {with_article(to)}")
+        # Rounded, as every number is; not to nothing, nor to a multiple of the smallest number that there is.
+        if abs(float(np.float32(number)) - number) > _ROUNDED * abs(number):
+            raise Refusal(f"{number:g} is too small for {with_article(to)}")
     return number
 
 

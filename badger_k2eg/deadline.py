@@ -86,6 +86,7 @@ class Deadline:
     A child never ends later than its parent, and is cancelled with it.
 
     :param seconds: from now on; -1 means never.
+    :ivar seconds: the same, for messages; where one above it ends earlier, what was left of that (two digits of it).
     :raises ValueError: for NaN or a negative number other than -1.
     """
 
@@ -97,9 +98,10 @@ class Deadline:
             raise ValueError(f"a timeout is a number of seconds, or -1 for ever: not {seconds!r}")
         if _parent is None and _here.scope is not None:
             _parent = _here.scope.deadline
-        own: float = math.inf if seconds == FOREVER else time.monotonic() + seconds
-        self.seconds = seconds
+        now = time.monotonic()
+        own: float = math.inf if seconds == FOREVER else now + seconds
         self.expires: float = min(own, _parent.expires) if _parent else own
+        self.seconds = seconds if self.expires == own else float(f"{max(0.0, self.expires - now):.2g}")
         self._parent = _parent
         self._cancelled: str | None = None
         self._callbacks: list[Callable[[], None]] = []

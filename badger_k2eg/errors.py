@@ -16,7 +16,7 @@
     |   |-- TopicRefused             (PermissionError)  the broker does not let us make, read, write or delete it
     |   |-- MessageTooLarge          (ValueError)       above the limit of this side or of the broker
     |   `-- WriterFull               (BufferError)      more records wait to be sent than the queue holds
-    |-- LockRefused                  (TimeoutError)     another process holds the lock of a PV; names its owner
+    |-- LockRefused                  (TimeoutError)     another process holds the lock of a PV, .pv; names its owner
     |-- OperationTimeout             (TimeoutError)     a K2EG command was not answered; names broker, gateway or PV
     |-- OperationError               a K2EG gateway answered with an error; .error and .message are its own
     |-- JournalError                 the record of the runs cannot be read, or written
@@ -160,7 +160,20 @@ class OperationError(ControlError):
 
 
 class LockRefused(ControlError, TimeoutError):
-    """Another process of this host holds the lock of a PV; the message names its owner."""
+    """Another process of this host holds the lock of a PV.
+
+    :param message: names the PV and the owner of its lock.
+    :param pv: that PV's own name.
+    """
+
+    def __init__(self, message: str, pv: str = "") -> None:
+        """Keep the PV."""
+        super().__init__(message)
+        self.pv = pv
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (str(self), self.pv)
 
 
 class KafkaError(ControlError):
@@ -317,7 +330,7 @@ class PutTimeout(SetError, TimeoutError):
 
 
 class PutUnknown(PutTimeout):
-    """A put was sent and not answered: it may have happened, or may still happen."""
+    """A put was sent, and nobody knows: not answered, refused and yet written, or not to be read back."""
 
 
 class PutRefused(SetError, PermissionError):

@@ -112,7 +112,8 @@ class Locks:
             patience.check("locking")
             if patience.expired:
                 owner = self.owner(refused)
-                raise LockRefused(f"{refused} is locked by {owner or 'somebody, who has just let go of it'}")
+                who = owner or "somebody, who has just let go of it"
+                raise LockRefused(f"{refused} is locked by {who}", refused)
             synchronized.sleep(min(_POLL, patience.remaining()), patience)
 
     def give(self, pvs: Iterable[str]) -> None:

@@ -42,8 +42,8 @@ class Limits:
         return (self.low is None or value >= self.low) and (self.high is None or value <= self.high)
 
     def __str__(self) -> str:
-        low = "-inf" if self.low is None else f"{self.low:g}"
-        high = "inf" if self.high is None else f"{self.high:g}"
+        low = "-inf" if self.low is None else shown(self.low)
+        high = "inf" if self.high is None else shown(self.high)
         return f"{low} to {high}"
 
     def tightened(self, other: Limits) -> Limits:
@@ -51,6 +51,12 @@ class Limits:
         lows = [x for x in (self.low, other.low) if x is not None]
         highs = [x for x in (self.high, other.high) if x is not None]
         return Limits(max(lows, default=None), min(highs, default=None))
+
+
+def shown(number: float) -> str:
+    """Show a number as short as it can be without being another one."""
+    text = f"{number:g}"
+    return text if float(text) == number or number != number else repr(number)
 
 
 class Kind(StrEnum):
@@ -258,9 +264,9 @@ class Fields(dict[str, Any]):
 class Outcome(StrEnum):
     """How a put ended. There is no seventh way, and no way that claims more than is known."""
 
-    #: The server said it is done, or a read-back proved it.
+    #: A read-back has shown that it holds what was asked; "as answered" where none can tell (a command, a mock).
     APPLIED = "applied"
-    #: The server said no.
+    #: The server said no, and a read-back has shown that it holds what it held before.
     REFUSED = "refused"
     #: It never left this process: it may safely be sent again.
     NOT_SENT = "not sent"
@@ -288,6 +294,7 @@ class PutResult:
     :ivar asked: the value as asked, of builtin types.
     :ivar before: the setpoint's reading before the call, where it was read.
     :ivar readback: the setpoint's reading after the put, where it was read back.
+    :ivar tolerance: how far from what was asked it may rest, in its unit; 0 unless somebody has declared it.
     :ivar arrived: what the validator returned (for the shipped ones: the readback's value).
     :ivar attempts: how often it was sent.
     :ivar seconds: from the first attempt to the last word on it, validation included.
@@ -302,6 +309,7 @@ class PutResult:
     seconds: float = 0.0
     before: Reading | None = None
     readback: Reading | None = None
+    tolerance: float = 0.0
     arrived: Any = None
     error: Exception | None = None
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .conversion import Refusal, convert, fill_columns, with_article
-from .model import Fields, Kind, Limits, Outcome, PvAddress, Reading, Severity, plain
+from .model import Fields, Kind, Limits, Outcome, PvAddress, Reading, Severity, plain, shown
 from .settings import Settings, matches
 
 _REJECT_FROM = {"none": 4, "minor": Severity.MINOR, "major": Severity.MAJOR, "invalid": Severity.INVALID}
@@ -144,23 +144,30 @@ def _check_limits(value: Any, before: Reading, limits: Limits, whose: str) -> No
         raise Refusal(f"it has {whose}, and {value!r} cannot be compared with them")
     if numbers.dtype.kind not in "biuf" or not numbers.size:
         return
-    for number in (numbers.min(), numbers.max()):
-        if float(number) not in limits:
-            raise Refusal(f"{number:g} is outside its {whose}, {limits}{' ' + before.units if before.units else ''}")
+    # As Python's own numbers, which compare exactly: beyond 2**53 a float is not the integer that it was made of.
+    for number in (numbers.min().item(), numbers.max().item()):
+        if number not in limits:
+            unit = f" {before.units}" if before.units else ""
+            raise Refusal(f"{shown(number)} is outside its {whose}, {limits}{unit}")
 
 
 # -- did it happen, and may it be sent again? -----------------------------------------------------------------
 
 
-def same(reading: Reading | None, value: Any) -> bool:
-    """Whether the setpoint holds the value, compared in the PV's own type; never by display precision."""
+def same(reading: Reading | None, value: Any, tolerance: float = 0.0) -> bool:
+    """Whether the setpoint holds the value, compared in the PV's own type; never by display precision.
+
+    :param tolerance: how far apart numbers may be, in the PV's unit: what was declared of a record that quantises.
+    """
     if reading is None:
         return False
     held = reading.value
     if isinstance(value, Fields):
-        return _same_fields(held, value)
+        return _same_fields(reading, value, tolerance)
     if isinstance(held, Mapping) and isinstance(value, Mapping):
         return _same_columns(held, value)
+    if tolerance and reading.type.kind in (Kind.FLOAT, Kind.INT) and not isinstance(value, str | bytes):
+        return _close(held, value, tolerance)
     if reading.type.kind is Kind.FLOAT and not reading.type.array and isinstance(value, int | float):
         # A record may hold it through a conversion to raw counts and back: a few units in the last place.
         dtype = reading.type.dtype.type
@@ -173,11 +180,44 @@ def same(reading: Reading | None, value: Any) -> bool:
     return bool(held == value)
 
 
-def _same_fields(held: Any, fields: Fields) -> bool:
-    columns = fields.get("value")
-    return (
-        len(fields) == 1 and isinstance(columns, Mapping) and isinstance(held, Mapping) and _same_columns(held, columns)
-    )
+def _close(held: Any, value: Any, tolerance: float) -> bool:
+    # As objects, which are Python's own numbers: small integers of numpy wrap around, and large floats are rounded.
+    here, there = np.asarray(held, dtype=object), np.asarray(value, dtype=object)
+    if here.shape != there.shape:
+        return False
+    apart = np.asarray(abs(here - there), dtype=float)
+    # A rounding error of the difference is not one of the record.
+    return bool(np.max(apart, initial=0.0) <= tolerance * (1 + 1e-9))
+
+
+def _same_fields(reading: Reading, fields: Fields, tolerance: float) -> bool:
+    if reading.type.kind is Kind.TABLE:
+        held, columns = reading.value, fields.get("value")
+        if len(fields) != 1 or not isinstance(columns, Mapping) or not isinstance(held, Mapping):
+            return False
+        return _same_columns(held, columns)
+    if reading.type.kind is not Kind.OTHER:
+        return fields.keys() == {"value"} and same(reading, fields["value"], tolerance)
+    return _same_leaves(reading.value if isinstance(reading.value, Mapping) else reading.tree, fields)
+
+
+def _same_leaves(held: Any, wanted: Any) -> bool:
+    """Compare a structure with the fields that were put to it; of the widths of its numbers nothing is known."""
+    if isinstance(wanted, Mapping):
+        return isinstance(held, Mapping) and all(
+            key in held and _same_leaves(held[key], value) for key, value in wanted.items()
+        )
+    try:
+        here, there = np.asarray(held), np.asarray(wanted)
+    except ValueError:  # texts and lists that make no array
+        return bool(held == wanted)
+    if np.array_equal(here, there):
+        return True
+    if here.dtype.kind != "f" or there.dtype.kind not in "iuf" or here.shape != there.shape:
+        return False
+    # A field of 32 bits holds what a float32 can, and shows just that.
+    with np.errstate(over="ignore"):
+        return bool((here.astype("f4") == here).all() and (there.astype("f4") == here).all())
 
 
 def _same_columns(held: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
@@ -187,7 +227,13 @@ def _same_columns(held: Mapping[str, Any], columns: Mapping[str, Any]) -> bool:
 
 
 def after_silence(
-    value: Any, before: Reading | None, readback: Reading | None, *, relative: bool, attempts_left: bool
+    value: Any,
+    before: Reading | None,
+    readback: Reading | None,
+    *,
+    relative: bool,
+    attempts_left: bool,
+    tolerance: float = 0.0,
 ) -> Outcome:
     """Decide on a put that was sent and not answered, from a read-back of the setpoint itself.
 
@@ -196,22 +242,37 @@ def after_silence(
     """
     if relative or readback is None:
         return Outcome.UNKNOWN
-    if same(readback, value):
+    if same(readback, value, tolerance):
         return Outcome.APPLIED
-    # Of a structure there is no value to compare: two that both read None may differ in every field.
-    untouched = (
-        before is not None
-        and readback.type.kind is not Kind.OTHER
-        and (before.value is readback.value or same(readback, before.value))
-    )
-    return Outcome.NOT_SENT if untouched and attempts_left else Outcome.UNKNOWN
+    return Outcome.NOT_SENT if unchanged(before, readback) and attempts_left else Outcome.UNKNOWN
 
 
-def needs_readback(address: PvAddress, value: Any, before: Reading, settings: Settings) -> bool:
-    """Whether an answer of "done" is worth a second look: nothing else would show a clipped or cut value."""
-    if matches(address, settings.relative) or before.type.kind in (Kind.OTHER, Kind.UNKNOWN):
+def unchanged(before: Reading | None, now: Reading, fields: Fields | None = None) -> bool:
+    """Whether a PV holds what it held before.
+
+    :param fields: of a structure, those to compare: two that both read None may differ in every field.
+    """
+    if before is None:
         return False
-    if matches(address, settings.wait):
-        return True  # with put completion, an IOC reports success for a put that the record's support refused
-    guarded = bool(before.limits) and before.type.kind in (Kind.FLOAT, Kind.INT) and not before.type.array
-    return not guarded and not (isinstance(value, Fields) and before.type.kind is not Kind.TABLE)
+    if now.type.kind is Kind.OTHER:
+        return fields is not None and _same_leaves(now.tree, _picked(before.tree, fields))
+    return before.value is now.value or same(now, before.value)
+
+
+def _picked(tree: Any, fields: Any) -> Any:
+    """Take out of a structure what these fields name."""
+    if not isinstance(fields, Mapping):
+        return tree
+    return {
+        key: _picked(tree[key], inner) for key, inner in fields.items() if isinstance(tree, Mapping) and key in tree
+    }
+
+
+def can_prove(address: PvAddress, value: Any, before: Reading, settings: Settings) -> bool:
+    """Whether a read-back can tell if a put was done: not of a command, nor where nothing says what the PV's type is.
+
+    Of a mocked context, say: what it gives to a get has nothing to do with what was put.
+    """
+    if matches(address, settings.relative) or before.type.kind is Kind.UNKNOWN:
+        return False
+    return before.type.kind is not Kind.OTHER or isinstance(value, Fields)

@@ -2,13 +2,14 @@
 
 Strength: keyword or field > ``BADGER_K2EG_<OPTION>`` > ``[badger_k2eg]`` of the ini file > default. Restrictions
 (read_only, allow, limits, max_step, put_interval, put_rate, max_failures) only tighten: the strictest source wins, and
-a system-wide policy file joins in for these alone. Imports errors, model and wording; reads no file before ``load``.
+a system-wide policy file joins in for these alone. Imports config_files, errors, model and wording; reads no file
+before ``load``.
 """
 
 from __future__ import annotations
 
-import configparser
 import os
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -16,6 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
+from . import config_files
 from .errors import SettingsError
 from .model import Limits, PvAddress
 from .names import fits, own_name
@@ -35,9 +37,19 @@ SYSTEM_POLICY = Path("/etc/badger-k2eg/policy.ini")
 FAMILIES = ("journal_", "lock_", "replay_", "run_", "status_")
 
 
-def _words(value: Any) -> Any:
-    """``"QUAD:*, SOL:1"`` -> a tuple of patterns."""
-    return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+def _words(text: str) -> list[str]:
+    """``"QUAD:*, SOL:1"`` -> its words; in a file each may stand on a line of its own."""
+    return [word for part in re.split("[,\n]", text) if (word := part.strip())]
+
+
+def _pattern(word: str) -> str:
+    if len(word.split()) > 1:
+        raise ValueError(f"{word!r} fits no PV, whose name has no blanks; write a comma between two patterns")
+    return word
+
+
+def _patterns(value: Any) -> Any:
+    return tuple(map(_pattern, _words(value))) if isinstance(value, str) else value
 
 
 def _pairs(value: Any, parse: Callable[[str], Any]) -> Any:
@@ -47,7 +59,7 @@ def _pairs(value: Any, parse: Callable[[str], Any]) -> Any:
     pairs = {}
     for word in _words(value):
         pattern, equals, text = word.rpartition("=")
-        pairs[pattern.strip() if equals else "*"] = parse(text.strip())
+        pairs[_pattern(pattern.strip()) if equals else "*"] = parse(text.strip())
     return pairs
 
 
@@ -69,7 +81,7 @@ def _limits(value: Any) -> Any:
 
 def _ordered(pattern: str, pair: Any) -> Limits:
     try:
-        low, high = (None if end in (None, "") else float(end) for end in pair)
+        low, high = (None if end in (None, "") else _exact(end) for end in pair)
         if low != low or high != high:
             raise ValueError("NaN is no limit")
     except (TypeError, ValueError):
@@ -79,10 +91,21 @@ def _ordered(pattern: str, pair: Any) -> Limits:
     return Limits(low, high)
 
 
+def _exact(end: Any) -> float:
+    """Read a number; an integer stays one: beyond 2**53 a float is another."""
+    try:
+        return end if isinstance(end, int) else int(str(end))
+    except ValueError:
+        return float(end)
+
+
 Seconds = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 Steps = Annotated[
     dict[str, Annotated[float, Field(gt=0.0, allow_inf_nan=False)]], BeforeValidator(lambda v: _pairs(v, str))
+]
+Tolerances = Annotated[
+    dict[str, Annotated[float, Field(ge=0.0, allow_inf_nan=False)]], BeforeValidator(lambda v: _pairs(v, str))
 ]
 Ranges = Annotated[dict[str, Limits], BeforeValidator(_limits)]
 
@@ -103,6 +126,9 @@ class Options(BaseModel):
     )
     wait: Patterns | None = Field(default=None, description="PVs whose put waits for the record to finish processing")
     relative: Patterns | None = Field(default=None, description="command and tweak PVs: never sent twice")
+    put_tolerance: Tolerances | None = Field(
+        default=None, description="how far from the value asked a setpoint may rest, for records that quantise"
+    )
     ramp: bool | None = Field(
         default=None, description="go further than max_step in several steps, instead of refusing"
     )
@@ -140,6 +166,7 @@ class Settings(BaseModel):
     reject_severity: Literal["none", "minor", "major", "invalid"] = "invalid"
     wait: tuple[str, ...] = ()
     relative: tuple[str, ...] = ()
+    put_tolerance: tuple[tuple[str, float], ...] = ()
     ramp: bool = False
     #: Every one of these lists must allow a PV.
     allow: tuple[tuple[str, ...], ...] = ()
@@ -152,7 +179,12 @@ class Settings(BaseModel):
     @property
     def depend_on_names(self) -> bool:
         """Whether anything is said of some PVs, and not of others."""
-        options = (*self.allow, self.wait, self.relative, *([p] for p, _ in (*self.limits, *self.max_step)))
+        options = (
+            *self.allow,
+            self.wait,
+            self.relative,
+            *([p] for p, _ in (*self.limits, *self.max_step, *self.put_tolerance)),
+        )
         return any(pattern != "*" for patterns in options for pattern in patterns) or self.put_interval > 0.0
 
     def limits_of(self, pv: str | PvAddress) -> Limits:
@@ -167,6 +199,11 @@ class Settings(BaseModel):
         """Return the largest change of one put to a PV."""
         names = _names(pv)
         return min((step for pattern, step in self.max_step if _fit(names, pattern)), default=None)
+
+    def tolerance_of(self, pv: str | PvAddress) -> float:
+        """Return how far from the value asked a setpoint may rest: 0 unless somebody has said otherwise."""
+        names = _names(pv)
+        return min((wide for pattern, wide in self.put_tolerance if _fit(names, pattern)), default=0.0)
 
     def allows(self, pv: str | PvAddress) -> bool:
         """Whether every allow-list has the PV."""
@@ -197,6 +234,8 @@ def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = Non
     given = list(sources)
     for options in reversed(given):
         chosen.update({k: v for k, v in options.model_dump(exclude_none=True).items() if k not in _RESTRICTIONS})
+    if isinstance(tolerances := chosen.get("put_tolerance"), Mapping):
+        chosen["put_tolerance"] = tuple(tolerances.items())
     intervals = [o.put_interval for o in given if o.put_interval is not None]
     rates = [o.put_rate for o in given if o.put_rate is not None]
     failures = [o.max_failures for o in given if o.max_failures is not None]
@@ -261,27 +300,36 @@ def _variable(name: str) -> str:
 
 
 def from_file(path: Path, *, required: bool) -> Options:
-    """Read the section ``[badger_k2eg]`` of an ini file.
+    """Read the section ``[badger_k2eg]`` of the user's ini file.
 
     :param required: whether a missing file is an error (somebody named it) or says nothing.
+    :raises SettingsError: for what is there and cannot be read, and for whatever in it would be without effect.
     """
     values = {name: text for name, text in _lines(path, required=required).items() if not name.startswith(FAMILIES)}
-    return parse(values, lambda name: f"{path} [{SECTION}] {name}")
+    return parse(values, _line_of(path))
 
 
-def _lines(path: Path, *, required: bool) -> dict[str, str]:
-    if not path.is_file():
-        if required:
-            raise SettingsError(f"{path}: no such file")
-        return {}
-    # No interpolation: a % in a pattern is a %.
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(path, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {str(error).splitlines()[0]}") from None
-    values = parser[SECTION] if parser.has_section(SECTION) else {}
-    return {name: text for name, text in values.items() if name not in parser.defaults()}
+def _line_of(path: Path) -> Callable[[str], str]:
+    return lambda name: f"{path} [{SECTION}] {name}"
+
+
+def _lines(path: Path, *, required: bool, may_be_empty: bool = True) -> Mapping[str, str]:
+    values = config_files.read_only_section(path, SECTION, may_be_empty=may_be_empty)
+    if values is None and required:
+        raise SettingsError(f"{path}: no such file")
+    for name, text in (values or {}).items():
+        # Of a value of several lines: an option among them would be a part of it, and without effect.
+        for line in text.splitlines()[1:]:
+            if _is_option(swallowed := re.split("[=:]", line)[0].strip().lower()):
+                raise SettingsError(
+                    f"{path} [{SECTION}]: {swallowed} is indented, and so a part of {name} above it; "
+                    "write it at the beginning of its line"
+                )
+    return values or {}
+
+
+def _is_option(name: str) -> bool:
+    return name in Options.model_fields or name.startswith(FAMILIES)
 
 
 def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None) -> Settings:
@@ -318,7 +366,7 @@ def family(prefix: str, model: type[M]) -> M:
     """
     path, named = _ini()
     sources: list[tuple[Mapping[str, str], Callable[[str], str]]] = [
-        (_lines(path, required=named), lambda name: f"{path} [{SECTION}] {name}"),
+        (_lines(path, required=named), _line_of(path)),
         (_variables(os.environ), _variable),
     ]
     chosen: dict[str, str] = {}
@@ -330,9 +378,8 @@ def family(prefix: str, model: type[M]) -> M:
 
 
 def _policy(path: Path, *, required: bool) -> Options:
-    options = from_file(path, required=required)
-    others = [name for name in _lines(path, required=required) if name.startswith(FAMILIES)]
-    for name in [*others, *options.model_dump(exclude_none=True)]:
-        if name not in _RESTRICTIONS:
+    values = _lines(path, required=required, may_be_empty=False)
+    for name in values:
+        if _is_option(name) and name not in _RESTRICTIONS:
             raise SettingsError(f"{path} [{SECTION}] {name}: a policy file holds restrictions only")
-    return options
+    return parse(values, _line_of(path))

@@ -40,6 +40,8 @@ class Fault(StrEnum):
     HALF = "half"
     #: A put is refused.
     REFUSED = "refused"
+    #: A put is applied, and then answered with an error: of a record whose output fails.
+    FAILING = "failing"
     #: A put is answered at once and applied ``delay`` seconds later.
     DELAYED = "delayed"
     #: A put is not answered and is applied ``delay`` seconds later.
@@ -206,6 +208,9 @@ class MemoryBackend:
         if pv.reading.writable is False or pv.fault is Fault.REFUSED:
             return PutAnswer(Outcome.REFUSED, "write access denied")
         fault, pv.times = (pv.fault if pv.times else None), pv.times - 1 if pv.times > 0 else pv.times
+        if fault is Fault.FAILING:
+            self._apply(name, value)
+            return PutAnswer(Outcome.REFUSED, "its output failed")
         unanswered = PutAnswer(Outcome.UNKNOWN, f"{waited}; it was sent and may have happened, or may still happen")
         if fault is Fault.LOST:
             return unanswered

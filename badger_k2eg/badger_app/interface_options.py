@@ -24,7 +24,7 @@ def option(name: str) -> Any:
     """Show an option as a field: its effective default, and its one description."""
     default = Settings.model_fields[name].default
     # In force, a restriction is a list of what every source says; as an option it is there or it is not.
-    absent = name in ("allow", "limits", "max_step")
+    absent = name in ("allow", "limits", "max_step", "put_tolerance")
     return Field(None if absent else default, description=Options.model_fields[name].description)
 
 

@@ -41,12 +41,17 @@ class _ReplayControl(Control):
     """Sets nothing: it goes to recorded points. What failed at one fails again, validations too."""
 
     def _set(
-        self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline, settings: Settings
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any],
+        deadline: Deadline,
+        settings: Settings,
+        patience: float,
     ) -> SetReport:
         # The caller's validators are not called: how each PV arrived is recorded.
         ended = self.replayed.expect({_name(pv): plain(value) for pv, value in values.items()})
         recorded = {pv: partial(_as_then, ended[_name(pv)]) for pv in values if _name(pv) in ended}
-        return super()._set(values, recorded, deadline, settings)
+        return super()._set(values, recorded, deadline, settings, patience)
 
     def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
         """Read at the present point.

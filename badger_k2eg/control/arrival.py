@@ -16,11 +16,13 @@ from ..backend import Subscription, loses_updates
 from ..deadline import Deadline, under
 from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..model import PvAddress
-from ..policy import not_a_reading
-from ..synchronized import check_waiting
+from ..policy import not_a_reading, same
+from ..settings import matches
+from ..synchronized import asked_by, asker, check_waiting
 from ..validation import AllOf, Watch, name_of
 
 if TYPE_CHECKING:
+    from ..settings import Settings
     from .core import Control
     from .setpoint import Setpoint
 
@@ -31,18 +33,24 @@ _FIRST_PATIENCE = 0.3
 class Arrival:
     """The watches and validators of one call."""
 
-    def __init__(self, control: Control, deadline: Deadline) -> None:
-        """Watch nothing yet."""
+    def __init__(self, control: Control, deadline: Deadline, settings: Settings, patience: float) -> None:
+        """Watch nothing yet.
+
+        :param settings: in force for this call.
+        :param patience: seconds that a validator without a time of its own waits.
+        """
         self._control = control
         self._deadline = deadline
+        self._settings = settings
+        self._patience = patience
         self._subscriptions: list[Subscription] = []
         # What happened, by setpoint; None wakes the waiting thread without saying anything.
         self._news: queue.SimpleQueue[Setpoint | None] = queue.SimpleQueue()
-        self._unusable: dict[Setpoint, str] = {}
+        #: Which validators cannot be used, and why; known from ``watch`` on.
+        self.unusable: dict[Setpoint, str] = {}
 
     def watch(self, setpoints: Iterable[Setpoint]) -> None:
         """Begin to watch the readback of each setpoint that has a validator of ours."""
-        settings = self._control.settings
         for setpoint in setpoints:
             if not isinstance(setpoint.validator, AllOf):
                 continue
@@ -55,14 +63,14 @@ class Arrival:
                         setpoint.key,
                         # A quantity's own number stands in until the PV's unit is known (Setpoint.settle_unit).
                         getattr(setpoint.value, "magnitude", setpoint.value),
-                        settings.timeout,
+                        self._patience,
                         changed=partial(self._news.put, setpoint),
-                        judge=lambda reading: not_a_reading(reading, settings),
+                        judge=lambda reading: not_a_reading(reading, self._settings),
                     )
                 except PvNameError as error:
-                    self._unusable[setpoint] = f"its readback {error}"
+                    self.unusable[setpoint] = f"its readback {error}"
                 except ValueError as error:
-                    self._unusable[setpoint] = str(error)
+                    self.unusable[setpoint] = str(error)
                 else:
                     setpoint.watches.append(watch)
                     self._subscriptions.append(self._control.feeds.attach(address, watch.update))
@@ -81,15 +89,28 @@ class Arrival:
         # A subscription may be long in finding a server that was started again; a read finds it at once.
         self._read([watch for _, watch in waiting], deadline)
         waiting = [(s, watch) for s, watch in waiting if not watch.known]
-        patience = self._control.settings.timeout
-        lost = {s: f"its readback {w.validator.pv} does not answer (waited {patience:g} s)" for s, w in waiting}
-        return self._unusable | lost
+        return {s: f"its readback {w.validator.pv} does not answer (waited {deadline.seconds:g} s)" for s, w in waiting}
 
     def arm(self, setpoints: Iterable[Setpoint]) -> None:
         """The puts are done: from now on, what the readbacks show counts."""
         for setpoint in setpoints:
-            for watch in setpoint.watches:
-                watch.arm(self._deadline)
+            if isinstance(setpoint.validator, AllOf):
+                slowest = setpoint.validator.rise
+                for watch in setpoint.watches:
+                    rise = self._still_to_rise(setpoint, watch.validator.rise)
+                    watch.arm(self._deadline, grace=slowest, rise=rise)
+
+    def _still_to_rise(self, setpoint: Setpoint, rise: float) -> float:
+        """Find out how long a flag may still take to rise.
+
+        Where the setpoint held the very value before, this put moves nothing; the one that brought it there may be too
+        young for its move to show. The record's time tells; without one, or with one of the future, nothing is known.
+        """
+        is_relative = matches(setpoint.address, self._settings.relative)
+        if not rise or is_relative or not same(before := setpoint.before, setpoint.value):
+            return rise
+        age = 0.0 if before is None or before.timestamp_ns is None else (time.time_ns() - before.timestamp_ns) * 1e-9
+        return min(rise, max(0.0, rise - age))
 
     def wait(self, setpoints: Sequence[Setpoint]) -> None:
         """Wait for all of them together, each for as long as its validator says.
@@ -104,7 +125,7 @@ class Arrival:
         running = set(foreign)
         for setpoint in foreign:
             threading.Thread(
-                target=self._call_aside, args=(setpoint,), name=f"validate {setpoint.key}", daemon=True
+                target=self._call_aside, args=(setpoint, asker()), name=f"validate {setpoint.key}", daemon=True
             ).start()
         due = dict.fromkeys(watched, 0.0)
         with _wakes(self._deadline, self._news):
@@ -144,7 +165,7 @@ class Arrival:
         :returns: what was read.
         """
         silent = {w for s in setpoints for w in s.watches if self._is_doubtful(w)}
-        self._read(list(silent), self._deadline.child(self._control.settings.timeout))
+        self._read(list(silent), self._deadline.child(self._patience))
         return silent
 
     def _is_doubtful(self, watch: Watch) -> bool:
@@ -176,7 +197,7 @@ class Arrival:
                     set_pv=setpoint.key,
                     set_value=setpoint.asked,
                     context=self._control.context.under(self._deadline),
-                    timeout=self._control.settings.timeout,
+                    timeout=self._patience,
                 )
         except (ValueError, TimeoutError) as error:
             self._failed(setpoint, error)
@@ -187,9 +208,10 @@ class Arrival:
         finally:
             setpoint.ended = time.monotonic()
 
-    def _call_aside(self, setpoint: Setpoint) -> None:
+    def _call_aside(self, setpoint: Setpoint, thread: threading.Thread) -> None:
         try:
-            self._call(setpoint)
+            with asked_by(thread):
+                self._call(setpoint)
         except BaseException as error:  # noqa: BLE001 - nobody else would hear of it in this thread
             self._crashed(setpoint, error)
         finally:

@@ -13,31 +13,28 @@ from ..backend import NullGate, Update
 from ..conversion import Refusal
 from ..deadline import Deadline
 from ..errors import (
-    PutMismatch,
     PutRefused,
     PutTimeout,
     PutUnknown,
     PvError,
     PvNameError,
+    PvTimeout,
     SetError,
     SetpointBlocked,
 )
 from ..model import Outcome, PutAnswer, PvAddress, Reading, SetReport, plain
-from ..policy import after_silence, check_setpoint, needs_readback, path_to, same
+from ..policy import after_silence, check_setpoint, path_to
 from ..settings import Settings, matches
 from ..units import is_quantity
 from ..validation import adapt
 from .arrival import Arrival
+from .read_back import ReadBack
 from .setpoint import Setpoint, twice
 
 if TYPE_CHECKING:
     from .core import Control
 
 logger = logging.getLogger("badger_k2eg")
-
-# An answer of "done" may come a moment before the new value is posted: looked at for about a second.
-_LOOKS = 11
-_LOOK_AGAIN = 0.1
 
 
 class SetCall:
@@ -51,10 +48,12 @@ class SetCall:
         deadline: Deadline,
         last: SetReport | None,
         settings: Settings,
+        patience: float,
     ) -> None:
         """Keep what is asked; look at nothing yet.
 
         :param settings: in force for this call.
+        :param patience: seconds that a validator without a time of its own waits.
         """
         self._control = control
         self._settings = settings
@@ -62,8 +61,12 @@ class SetCall:
         self._deadline = deadline
         self._values = dict(values)
         self._validators = validators
+        self._arrival = Arrival(control, deadline, settings, patience)
         self._setpoints: list[Setpoint] = []
         self._dead: Mapping[PvAddress, Update] | None = None  # what all read, where one does not answer
+        # Of which, or of whose readback, nothing was heard while the guard looked.
+        self._silent: set[Setpoint] = set()
+        self._read_back = ReadBack(control.backend, deadline, settings)
         # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
         self._repeats = last if last is not None and not last.ok and self._asked(last) else None
 
@@ -85,7 +88,7 @@ class SetCall:
         """
         self._refuse_if(self._normalise())
         self._refuse_if(self._learn_names())
-        self._refuse_if(self._guard(Arrival(self._control, self._deadline), {}))
+        self._refuse_if(self._guard(self._arrival, {}))
 
     def run(self, paused: str | None) -> SetReport:
         """Do it.
@@ -100,7 +103,7 @@ class SetCall:
         self._refuse_if(self._learn_names())
         with self._control.gate.writing([s.address for s in self._setpoints]) as denied:
             self._denied = denied
-            arrival = Arrival(self._control, self._deadline)
+            arrival = self._arrival
             try:
                 if not self._settings.read_only:
                     arrival.watch(self._setpoints)
@@ -108,7 +111,8 @@ class SetCall:
                 if self._settings.read_only:
                     return self._skip()
                 self._announce()
-                for group in [self._setpoints] if self._settings.parallel else [[s] for s in self._setpoints]:
+                groups = [self._setpoints] if self._settings.parallel else [[s] for s in self._setpoints]
+                for group in groups:
                     # The gate may take the right back while the call goes on.
                     if late := {s: denied[s.address] for s in group if s.address in denied}:
                         for setpoint, reason in late.items():
@@ -117,9 +121,12 @@ class SetCall:
                     self._write(group, arrival)
                     if not all(setpoint.ok for setpoint in group):
                         break
+                # One that follows may have written over one that was read back before it.
+                self._read_back.look([s for group in groups[:-1] for s in group if s.outcome is Outcome.APPLIED])
             except BaseException:
                 for setpoint in self._setpoints:
                     setpoint.cut_short()
+                self._read_back.interrupted(self._setpoints)
                 raise
             finally:
                 arrival.close()
@@ -152,13 +159,14 @@ class SetCall:
         names, gate = self._control.record_names, self._control.gate
         if len(self._setpoints) > 1 or self._settings.depend_on_names or not isinstance(gate, NullGate):
             self._dead = names.learn(self._backend, self._known(), self._deadline, self._settings.timeout)
-            self._known()
+        self._known()
         return twice(self._setpoints)
 
     def _known(self) -> list[PvAddress]:
         """Give the addresses, with what is known of their names."""
         for setpoint in self._setpoints:
             setpoint.address = self._control.record_names.known(setpoint.address)
+            setpoint.tolerance = self._control.tolerance_of(setpoint.address)
         return [setpoint.address for setpoint in self._setpoints]
 
     def _guard(self, arrival: Arrival, denied: Mapping[PvAddress, str]) -> dict[Setpoint, str]:
@@ -170,6 +178,8 @@ class SetCall:
         for setpoint in self._setpoints:
             update = updates[setpoint.address]
             if isinstance(update, PvError):
+                if setpoint not in blocked and isinstance(update, PvTimeout):
+                    self._silent.add(setpoint)
                 blocked.setdefault(setpoint, update.message)
                 continue
             setpoint.before = update
@@ -192,24 +202,31 @@ class SetCall:
                 setpoint.path = path_to(setpoint.value, before, step)
             except Refusal as refusal:
                 blocked[setpoint] = str(refusal)
-        for setpoint, reason in arrival.missing([] if self._dead else self._setpoints, patience).items():
-            blocked.setdefault(setpoint, reason)
-        return blocked
+        blocked = arrival.unusable | blocked
+        lost = arrival.missing([] if self._dead else self._setpoints, patience)
+        self._silent |= lost.keys() - blocked.keys()
+        return lost | blocked
 
     def _refuse_if(self, blocked: Mapping[Setpoint, str]) -> None:
         # A call that was cancelled while it looked has not found out that anything is bad.
         self._deadline.check("setting")
         if not blocked:
             return
+        over = self._deadline.expired and blocked.keys() <= self._silent
+        outcome, kind = (Outcome.NOT_SENT, PutTimeout) if over else (Outcome.BLOCKED, SetpointBlocked)
         for setpoint in self._setpoints:
             if setpoint in blocked:
-                setpoint.end(Outcome.BLOCKED, blocked[setpoint], SetpointBlocked)
+                setpoint.end(outcome, blocked[setpoint], kind)
             else:
-                setpoint.end(Outcome.BLOCKED, "not sent, because another setpoint of the call was refused")
+                what = "did not answer" if over else "was refused"
+                setpoint.end(outcome, f"not sent, because another setpoint of the call {what}")
         lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
-        if self._deadline.expired and all(s.before is None for s in blocked):
-            raise PutTimeout("nothing was set, the time of the call is over:\n" + "\n".join(lines), self.report())
-        raise SetpointBlocked("nothing was set:\n" + "\n".join(lines), self.report())
+        words = f"nothing was set, {self._over}" if over else "nothing was set"
+        raise kind(f"{words}:\n" + "\n".join(lines), self.report())
+
+    @property
+    def _over(self) -> str:
+        return f"the call's {self._deadline.seconds:g} s are over"
 
     def _announce(self) -> None:
         """Tell the sink what is about to be sent; it may say no."""
@@ -245,24 +262,27 @@ class SetCall:
             moving = [s for s in moving if s.path and s.ok]
         applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
         arrival.arm(applied)
-        self._look([s for s in applied if s.validator is None])
-        arrival.wait([s for s in applied if s.ok and s.validator is not None])
-        # A validator may look elsewhere, and does not vouch for what the setpoint itself holds.
-        self._look([s for s in applied if s.ok and s.validator is not None])
+        validated = [s for s in applied if s.validator is not None]
+        # While the machine moves: this look costs no time. A setpoint that itself follows slowly has its validator's.
+        self._read_back.look(group, later=validated)
+        if validated := [s for s in validated if s.error is None]:
+            arrival.wait(validated)
+            # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now.
+            self._read_back.look(validated)
         for setpoint in group:
             setpoint.ended = time.monotonic()
 
     def _already_there(self, setpoint: Setpoint) -> bool:
         result = self._repeats.get(setpoint.key) if self._repeats is not None else None
-        return result is not None and result.outcome is Outcome.APPLIED and same(setpoint.before, setpoint.value)
+        return result is not None and result.outcome is Outcome.APPLIED and setpoint.holds(setpoint.before)
 
     def _put(self, values: dict[Setpoint, Any]) -> None:
         """Send one value to each: up to ``put_attempts`` times, and never again what may have happened."""
         for attempt in range(1, self._settings.put_attempts + 1):
             left = attempt < self._settings.put_attempts
             answers = self._send(values)
-            for setpoint in values:
-                self._note(setpoint, answers[setpoint.address])
+            for setpoint, value in values.items():
+                self._note(setpoint, value, answers[setpoint.address])
             # On the way (a ramp) the setpoint holds the step, not yet what was asked.
             told = {s.address: replace(s.result(), asked=plain(v)) if s.path else s.result() for s, v in values.items()}
             self._control.sink.puts_attempted(told)
@@ -294,6 +314,7 @@ class SetCall:
             for setpoint in group:
                 # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
                 setpoint.attempts += 1
+                setpoint.sent()
                 setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "interrupted while it was being sent"
             answers.update(
                 self._backend.put_many(
@@ -302,11 +323,15 @@ class SetCall:
             )
         return answers
 
-    def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:
+    def _note(self, setpoint: Setpoint, value: Any, answer: PutAnswer) -> None:
         if setpoint.on_the_way and answer.outcome is not Outcome.APPLIED:
             answer = replace(answer, message=f"{answer.message}; it was put to a step on the way before")
         setpoint.outcome, setpoint.message, setpoint.error = answer.outcome, answer.message, None
-        if setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.BLOCKED):
+        setpoint.answered = None
+        if answer.outcome is Outcome.APPLIED:
+            setpoint.answer(Outcome.APPLIED, answer.message)
+            setpoint.stood = value
+        elif setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.BLOCKED):
             # True of this attempt, but not of the one before, which may still happen.
             message = f"{answer.message} ({_times(setpoint.attempts)}); an attempt before was sent and not answered"
             setpoint.end(Outcome.UNKNOWN, message, PutUnknown)
@@ -314,6 +339,7 @@ class SetCall:
             setpoint.end(Outcome.BLOCKED, answer.message, SetpointBlocked)
         elif answer.outcome is Outcome.REFUSED:
             setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
+            setpoint.answer(Outcome.REFUSED, setpoint.message)
         elif answer.outcome is Outcome.NOT_SENT:
             setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({_times(setpoint.attempts)})", PutTimeout)
         elif answer.outcome is Outcome.UNKNOWN:
@@ -332,7 +358,12 @@ class SetCall:
             update = updates[setpoint.address]
             setpoint.readback = update if isinstance(update, Reading) else None
             outcome = after_silence(
-                values[setpoint], setpoint.before, setpoint.readback, relative=False, attempts_left=left
+                values[setpoint],
+                setpoint.before,
+                setpoint.readback,
+                relative=False,
+                attempts_left=left,
+                tolerance=setpoint.tolerance,
             )
             if outcome is Outcome.APPLIED and matches(setpoint.address, self._settings.wait):
                 # A record holds the value from the beginning of its work on.
@@ -340,6 +371,8 @@ class SetCall:
             elif outcome is Outcome.APPLIED:
                 setpoint.error = None
                 setpoint.end(outcome, "no answer came, and a read-back shows that it was applied")
+                setpoint.answer(outcome, setpoint.message)
+                setpoint.stood = values[setpoint]
             elif outcome is Outcome.NOT_SENT:
                 untouched.add(setpoint)
             elif setpoint.readback is not None:
@@ -348,38 +381,6 @@ class SetCall:
 
     def _patience(self) -> Deadline:
         return self._deadline.child(self._settings.timeout)
-
-    # -- 4: is it really so? (validators: arrival.py) ---------------------------------------------------------
-
-    def _look(self, applied: Iterable[Setpoint]) -> None:
-        """Read back what the guard could not vouch for: a server may clip, cut or drop a value and say "done"."""
-        doubtful = [
-            s
-            for s in applied
-            if s.attempts and s.before is not None and needs_readback(s.address, s.value, s.before, self._settings)
-        ]
-        # What an interrupt leaves behind.
-        said = {s: s.message for s in doubtful}
-        for setpoint in doubtful:
-            setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "answered as done, and not read back yet"
-        for look in range(_LOOKS):
-            if not doubtful:
-                return
-            if look:
-                synchronized.sleep(_LOOK_AGAIN, self._deadline)
-            updates = self._backend.get_many([s.address for s in doubtful], self._patience())
-            for setpoint in doubtful:
-                update = updates[setpoint.address]
-                setpoint.readback = update if isinstance(update, Reading) else None
-                if same(setpoint.readback, setpoint.value):
-                    setpoint.outcome, setpoint.message = Outcome.APPLIED, said[setpoint]
-            doubtful = [s for s in doubtful if s.outcome is not Outcome.APPLIED]
-        for setpoint in doubtful:
-            if setpoint.readback is None:
-                message = "answered as done, but it cannot be read back"
-            else:
-                message = f"answered as done, but it reads {plain(setpoint.readback.value)!r}: clipped, cut or dropped"
-            setpoint.end(Outcome.UNKNOWN, message, PutMismatch)
 
     # -- 6: report --------------------------------------------------------------------------------------------
 
@@ -390,10 +391,10 @@ class SetCall:
         if report.ok:
             return report
         first = next((s.error for s in self._setpoints if s.error is not None), None)
-        kind = type(first) if isinstance(first, SetError) and not self._deadline.expired else PutTimeout
-        if isinstance(first, PutUnknown):
-            kind = PutUnknown
-        raise kind(str(report), report) from (first.__cause__ if first is not None else None)
+        kind, words = (type(first) if isinstance(first, SetError) else PutTimeout), str(report)
+        if self._deadline.expired:
+            kind, words = (PutUnknown if kind is PutUnknown else PutTimeout), f"{self._over}:\n{report}"
+        raise kind(words, report) from (first.__cause__ if first is not None else None)
 
 
 def _times(attempts: int) -> str:

@@ -21,6 +21,7 @@ from ..synchronized import ABSENT, Absent, Callback, Future, Time
 from .call import SetCall
 from .capacity import Capacities
 from .context import ControlContext
+from .failures import Failures
 from .feeds import Feeds
 from .record_names import RecordNames
 from .synchronous import SynchronousCalls
@@ -57,6 +58,9 @@ class Control(SynchronousCalls):
         self.failures = Failures(self.settings.max_failures)
         #: Ends what waits and what runs in the background, when this is closed.
         self.life = Deadline.alone()
+        #: How far from the value asked a setpoint may rest, by its own name: what knobs declare of their records.
+        #: Beside the option ``put_tolerance``; the wider of the two counts.
+        self.tolerances: dict[str, float] = {}
         #: What became of the last set, also when it raised.
         self.last_report: SetReport | None = None
 
@@ -102,7 +106,8 @@ class Control(SynchronousCalls):
             ``{column: values}``; a Quantity is converted into the PV's unit, a number is taken in it.
         :param validators: ``{set pv: validator}``; those of PVs that are not set here are not used.
         :param deadline: ends the whole call earlier, or cancels it.
-        :param timeout: seconds (or a Quantity) for the whole call; None or -1 leaves it to the attempts' own timeouts.
+        :param timeout: seconds (or a Quantity) for the whole call, and for validators without a time of their own;
+            None or -1 leaves it to the attempts' own timeouts.
         :param callback: given or None, a Future is returned at once; see ``synchronized``.
         :param complete: PVs whose put is answered only when the record has finished processing.
         :param commands: PVs that are never sent twice (as option ``relative``).
@@ -117,8 +122,9 @@ class Control(SynchronousCalls):
         if complete or commands:
             added = {"wait": settings.wait + _exactly(complete), "relative": settings.relative + _exactly(commands)}
             settings = settings.model_copy(update=added if timeout is None else added | {"timeout": seconds})
+        patience = settings.timeout if seconds == FOREVER else seconds
         return self._begin(  # type: ignore[no-any-return] # by the overloads
-            lambda end: self._set(values, validators or {}, end, settings), seconds, deadline, callback, "set"
+            lambda end: self._set(values, validators or {}, end, settings, patience), seconds, deadline, callback, "set"
         )
 
     def _begin(
@@ -135,20 +141,28 @@ class Control(SynchronousCalls):
         return synchronized.call(lambda: work(Deadline(seconds)), callback, parent=deadline or self.life, name=name)
 
     def _set(
-        self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline, settings: Settings
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any],
+        deadline: Deadline,
+        settings: Settings,
+        patience: float,
     ) -> SetReport:
-        call = SetCall(self, values, validators, deadline, self.last_report, settings)
-        paused = self.failures.begin()
+        call = SetCall(self, values, validators, deadline, self.last_report, settings, patience)
         try:
-            return call.run(paused)
-        except BaseException as error:
-            self.failures.failed()
-            if isinstance(error, CallCancelled):
-                error.report = call.report()
+            with self.failures.counted() as paused:
+                return call.run(paused)
+        except CallCancelled as error:
+            error.report = call.report()
             raise
         finally:
             self.last_report = call.report()
             self.sink.set_finished(self.last_report)
+
+    def ended(self, report: SetReport) -> None:
+        """Put a move on record that was made of several sets and ended between them."""
+        self.last_report = report
+        self.sink.set_finished(report)
 
     # What SynchronousCalls stands on.
 
@@ -161,7 +175,12 @@ class Control(SynchronousCalls):
 
         :raises SetpointBlocked: when one of them would be refused.
         """
-        SetCall(self, values, {}, deadline or Deadline(), None, self.settings).check()
+        SetCall(self, values, {}, deadline or Deadline(), None, self.settings, self.settings.timeout).check()
+
+    def tolerance_of(self, address: PvAddress) -> float:
+        """Return how far from the value asked a setpoint may rest, in its unit."""
+        declared = [self.tolerances.get(name, 0.0) for name in address.names]
+        return max(*declared, self.settings.tolerance_of(address))
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""
@@ -346,34 +365,3 @@ class Pacer:
                 self._last[name] = now
                 self._recent.append(now)
             return 0.0
-
-
-class Failures:
-    """Counts failed evaluations in a row. A set begins one; a failing set or read makes it a failed one."""
-
-    def __init__(self, most: int | None) -> None:
-        """Take the number from which on setting pauses; None never pauses."""
-        self._most = most
-        self.reset()
-
-    def reset(self) -> None:
-        """Begin to count anew."""
-        self._count = 0
-        self._this_failed = False
-
-    def begin(self) -> str | None:
-        """Begin an evaluation; says why it must not, when too many have failed."""
-        if self._most is not None and self._count >= self._most:
-            return (
-                f"paused after {self._count} failed evaluations in a row (option max_failures); see to it, then reset"
-            )
-        if not self._this_failed:
-            self._count = 0
-        self._this_failed = False
-        return None
-
-    def failed(self) -> None:
-        """Mark the present evaluation as failed."""
-        if not self._this_failed:
-            self._this_failed = True
-            self._count += 1

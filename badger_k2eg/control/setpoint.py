@@ -10,6 +10,7 @@ from typing import Any
 from ..conversion import in_units_of
 from ..errors import SetError
 from ..model import Outcome, PutResult, PvAddress, Reading, plain
+from ..policy import same
 from ..validation import AllOf, Validator, Watch
 
 
@@ -22,12 +23,21 @@ class Setpoint:
     address: PvAddress
     validator: AllOf | Validator | None = None
     value: Any = None
+    #: How far from the value it may rest, in its unit.
+    tolerance: float = 0.0
     before: Reading | None = None
     path: list[Any] = field(default_factory=list)
     watches: list[Watch] = field(default_factory=list)
     outcome: Outcome | None = None
     message: str = ""
     attempts: int = 0
+    #: What the server answered, and its words: APPLIED or REFUSED, until a read-back has told more; None for neither.
+    answered: Outcome | None = None
+    said: str = ""
+    #: The last value that was answered as done: a step on the way, or the whole way.
+    stood: Any = None
+    #: Whether a read-back of this call has shown the value.
+    proven: bool = False
     #: Whether one of the attempts was sent and not answered.
     unanswered: bool = False
     #: Whether it has been put to a step on the way (a ramp).
@@ -55,10 +65,28 @@ class Setpoint:
             self.on_the_way = True
             self.outcome, self.message = Outcome.UNKNOWN, f"ended on the way, {len(self.path)} steps before it"
 
+    def answer(self, outcome: Outcome, words: str) -> None:
+        """Keep what the server answered; what it is worth a read-back tells."""
+        self.answered, self.said = outcome, words
+
+    def supersede(self, outcome: Outcome, message: str, error: type[SetError]) -> None:
+        """Say how its put ended, in the place of what was said before: this is known better."""
+        self.error = None
+        self.end(outcome, message, error)
+
+    def holds(self, reading: Reading | None) -> bool:
+        """Whether this reading of it shows the value that was asked for."""
+        return same(reading, self.value, self.tolerance)
+
     def fail(self, error: Exception) -> None:
         """Keep the first thing that went wrong."""
         if self.error is None:
             self.error = error
+
+    def sent(self) -> None:
+        """Tell its watches that a value is about to leave this process."""
+        for watch in self.watches:
+            watch.sent()
 
     def settle_unit(self, before: Reading) -> None:
         """Bring a quantity into the PV's unit, now that it is known.
@@ -82,6 +110,7 @@ class Setpoint:
             seconds=(self.ended or time.monotonic()) - self.began if self.began else 0.0,
             before=self.before,
             readback=self.readback,
+            tolerance=self.tolerance,
             arrived=self.arrived,
             error=self.error,
         )

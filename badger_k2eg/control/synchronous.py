@@ -51,7 +51,8 @@ class SynchronousCalls:
         """Set PVs, and wait until each record has finished processing.
 
         :param values: ``{pv: value}``, or one PV with its ``value`` beside it.
-        :param timeout: of one attempt; None takes the interface's.
+        :param timeout: of the call, of an attempt, and of validators without a time of their own; None takes the
+            interface's for the last two.
         :returns: a SetReport, or a Future of it.
         :raises SetError: as ``Control.set``; a record that is still busy at the timeout is UNKNOWN.
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import statistics
@@ -20,7 +21,8 @@ from .reading import Event, Reader
 
 #: The name of the event that tells of an alias; ``data`` has the record.
 ALIAS = "alias"
-_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN)
+#: A server may say no, and have written all the same: what was refused is judged by what the PV holds now.
+_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
 _NAMED = 5
 
 
@@ -236,7 +238,7 @@ class RecordedRun:
         return {one(record.pv or ""): record for record in self.records(Query(kinds=(RecordKind.BASELINE,)))}
 
     def last_written(self) -> dict[str, Record]:
-        """Give, for each PV, the line of the last put of this run that was done, or may have been.
+        """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
 
         A put that was begun and has no line of its own (its process died) is UNKNOWN.
         """
@@ -280,6 +282,16 @@ class RecordedRun:
         one = self.naming()
         for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
             found.update({one(pv): told for pv, told in (record.data or {}).get("validators", {}).items()})
+        return found
+
+    def tolerances(self) -> dict[str, float]:
+        """Give, for each PV of which it was declared, how far from what was asked it may rest, in its unit."""
+        found: dict[str, float] = {}
+        one = self.naming()
+        for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
+            tolerance = (record.data or {}).get("tolerance")
+            if record.pv is not None and isinstance(tolerance, int | float) and 0.0 < tolerance < math.inf:
+                found[one(record.pv)] = float(tolerance)
         return found
 
     def latencies(self) -> dict[str, list[float]]:

@@ -1,6 +1,6 @@
 """Where a K2EG gateway is reached: the ini file of an environment, in the form of the k2eg library.
 
-Owns the search for the file and what may stand in it. Opens no connection; imports errors and wording alone.
+Owns the search for the file and what may stand in it. Opens no connection; imports config_files, errors and wording.
 
 ::
 
@@ -15,7 +15,6 @@ Owns the search for the file and what may stand in it. Opens no connection; impo
 
 from __future__ import annotations
 
-import configparser
 import logging
 import os
 import re
@@ -23,6 +22,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .. import config_files
+from ..config_files import DEFAULTS
 from ..errors import SettingsError
 from ..wording import close_to, did_you_mean
 
@@ -92,17 +93,10 @@ def load_environment(name: str, folder: str | os.PathLike[str] | None = None) ->
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise SettingsError(f"{name!r} is no name of a K2EG environment: letters, digits, . _ -")
     path = place / f"{name}.ini"
-    if not path.is_file():
+    sections = config_files.read(path, DEFAULTS)
+    if sections is None:
         raise SettingsError(_missing(name, place, folder))
-    # No interpolation: a % in a password is a %.
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(path, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: {str(error).splitlines()[0]}") from None
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from None
-    return _environment(name, path, {key: text.strip() for key, text in parser.defaults().items()})
+    return _environment(name, path, {key: text.strip() for key, text in sections.get(DEFAULTS, {}).items()})
 
 
 def environment_names(folder: str | os.PathLike[str] | None = None) -> list[str]:
@@ -124,7 +118,7 @@ def _missing(name: str, place: Path, folder: object) -> str:
 def _environment(name: str, path: Path, values: Mapping[str, str]) -> K2egEnvironment:
     for key in (_BROKER, _COMMANDS):
         if not values.get(key):
-            raise SettingsError(f"{path}: {key} is missing from its section [DEFAULT]")
+            raise SettingsError(f"{path}: {key} is missing from its section [{DEFAULTS}]")
     for key in values:
         if key in _KEYS or (key.startswith(_KAFKA) and key != _KAFKA):
             continue

@@ -15,7 +15,7 @@ from typing import Any
 from ..backend import Update
 from ..control import Control
 from ..deadline import Deadline, under
-from ..errors import ControlError, PvError, SettingsError
+from ..errors import ControlError, LockRefused, PvError, SettingsError
 from ..journal import Journal
 from ..journal.readings import told, told_error
 from ..lock import locks
@@ -156,9 +156,9 @@ class Run:
                 registry.take(new, run=self.id)
                 if keeps:
                     self._locked += new
-        except (TimeoutError, SettingsError) as error:
-            told = [a for a in addresses if str(error).startswith(tuple(f"{name} is locked" for name in a.names))]
-            yield {(told or addresses)[0]: str(error)}
+        except (LockRefused, SettingsError) as error:
+            refused = [a for a in addresses if isinstance(error, LockRefused) and error.pv in a.names]
+            yield {(refused or addresses)[0]: str(error)}
             return
         try:
             yield {}

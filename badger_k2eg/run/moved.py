@@ -26,10 +26,13 @@ class Moved:
 
     def wrote(self, result: PutResult) -> None:
         """Take in what became of a put."""
+        if not result.attempts:
+            return
+        # What is read back is ours as well: a record that quantises, or one that wrote over what was put.
+        seen = () if result.readback is None else (result.readback.value,)
         if result.outcome is Outcome.APPLIED:
-            self.ours = (result.asked,)
-        elif result.outcome is Outcome.UNKNOWN:
-            # It may hold the one or the other; what is read back is ours as well.
+            self.ours = (result.asked, *seen)
+        elif result.outcome in (Outcome.UNKNOWN, Outcome.REFUSED):
+            # It may hold the one or the other; a server may say no, and have written all the same.
             before = self.ours or (self.before.value,)
-            seen = () if result.readback is None else (result.readback.value,)
             self.ours = (result.asked, *seen, *before[:1])

@@ -141,7 +141,9 @@ class Recorder:
 
     def _result(self, kind: RecordKind, result: PutResult) -> Record:
         seen = {} if result.readback is None else told(result.readback)
-        more = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
+        more: dict[str, Any] = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
+        if result.tolerance:
+            more["tolerance"] = result.tolerance
         if result.error is not None:
             more["error"] = type(result.error).__name__
         if more:

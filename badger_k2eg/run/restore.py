@@ -69,6 +69,8 @@ class Restore:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
         if validators is None:
             validators = {pv: validator_of(told) for pv, told in self.recorded.validators().items()}
+        for pv, tolerance in self.recorded.tolerances().items():
+            control.tolerances.setdefault(PvAddress.parse(pv).own_name, tolerance)
         self._wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
         self._force = force
         #: What is to become of each PV, in the order of putting back; after ``run``, what has become of it.
@@ -91,6 +93,7 @@ class Restore:
         recorder = Recorder(self._journal, self.recorded.id)
         gate = LockGate(f"{self.recorded.id} (restore)")
         control = Control(self._control.backend, self._control.settings, sink=_Sink(recorder), gate=gate)
+        control.tolerances |= self._control.tolerances
         try:
             with recorder.restoring(self.to) as outcome:
                 self.steps = carry_out(control, self._look_again(said), deadline=self._deadline, said=said)
@@ -145,10 +148,9 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
         record = written[pv]
-        ours: tuple[Any, ...] = (record.asked,)
-        if record.outcome is Outcome.UNKNOWN:
-            # It may hold the one or the other.
-            ours += tuple(value for value in (record.value, latest.get(pv)) if value is not None)
+        # What was read back is ours as well. Where nobody is sure, it may hold what it held before.
+        others = [record.value] if record.outcome is Outcome.APPLIED else [record.value, latest.get(pv)]
+        ours = (record.asked, *(value for value in others if value is not None))
         wanted[pv] = Wanted(pv, targets.get(pv), ours, validators.get(pv), sources.get(pv))
     return list(reversed(wanted.values()))
 

@@ -114,12 +114,14 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
         return replace(step, fate=Fate.UNREADABLE, message="nobody knows where it was")
     if (reason := never_a_value(wanted.source, control.settings)) is not None:
         return replace(step, fate=Fate.UNREADABLE, message=f"nobody knows where it was: {reason}")
-    if matches(control.record_names.known(PvAddress.parse(wanted.pv)), control.settings.relative):
+    address = control.record_names.known(PvAddress.parse(wanted.pv))
+    if matches(address, control.settings.relative):
         return replace(step, fate=Fate.RELATIVE)
-    if is_at(update, wanted.value):
+    tolerance = control.tolerance_of(address)
+    if is_at(update, wanted.value, tolerance):
         return replace(step, fate=Fate.THERE)
-    if not force and not any(is_at(update, value) for value in wanted.ours):
-        last = " or ".join(repr(plain(value)) for value in wanted.ours) or "nothing"
+    if not force and not any(is_at(update, value, tolerance) for value in wanted.ours):
+        last = " or ".join(dict.fromkeys(repr(plain(value)) for value in wanted.ours)) or "nothing"
         return replace(step, fate=Fate.FOREIGN, message=f"it holds {step.now!r}, and the run last wrote {last}")
     return step
 
@@ -143,15 +145,18 @@ def never_a_value(source: Reading | None, settings: Settings) -> str | None:
     return not_a_reading(source, settings)
 
 
-def is_at(reading: Reading, value: Any) -> bool:
-    """Whether a PV holds a value, compared in its own type; of an enum also by its label."""
+def is_at(reading: Reading, value: Any, tolerance: float = 0.0) -> bool:
+    """Whether a PV holds a value, compared in its own type; of an enum also by its label.
+
+    :param tolerance: how far a record that quantises may rest from it, in its unit.
+    """
     if isinstance(value, Mapping) and value.keys() == {"value"}:
         # As it was asked with Fields; a table may have a column of that name.
         inner = value["value"]
         value = inner if isinstance(inner, Mapping) or reading.type.kind is not Kind.TABLE else value
     if isinstance(value, str) and reading.choices:
         return reading.equals(value)
-    return same(reading, value)
+    return same(reading, value, tolerance)
 
 
 def carry_out(

@@ -109,7 +109,8 @@ class Watch:
             if self._closed or self._in_flight.get(name) or moved.ours is not ours or not isinstance(reading, Reading):
                 # A set of ours says at its end what is ours; its own update comes here again.
                 return
-            if any(is_at(reading, value) for value in ours):
+            tolerance = moved.control.tolerance_of(PvAddress.parse(moved.pv))
+            if any(is_at(reading, value, tolerance) for value in ours):
                 self._told.pop(name, None)
                 return
             seen = reading
@@ -118,7 +119,7 @@ class Watch:
             self._tell(moved, seen)
 
     def _tell(self, moved: Moved, reading: Reading) -> None:
-        last = " or ".join(repr(plain(value)) for value in moved.ours)
+        last = " or ".join(dict.fromkeys(repr(plain(value)) for value in moved.ours))
         message = f"{moved.pv} was moved by somebody else to {reading.plain!r}; this run had set {last}"
         logger.warning("run %s: %s", self._run.id, message)
         fields = told(reading) | {"message": message}

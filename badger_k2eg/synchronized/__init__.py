@@ -8,7 +8,20 @@ patch it, as ``badger_k2eg.synchronized.sleep``.
 """
 
 from .combined import Ended, all_completed, first_completed, first_exception, gather
-from .future import ABSENT, Absent, Callback, Future, Time, background, call, check_waiting, no_waiting, sleep
+from .future import (
+    ABSENT,
+    Absent,
+    Callback,
+    Future,
+    Time,
+    asked_by,
+    asker,
+    background,
+    call,
+    check_waiting,
+    no_waiting,
+    sleep,
+)
 
 __all__ = [
     "ABSENT",
@@ -18,6 +31,8 @@ __all__ = [
     "Future",
     "Time",
     "all_completed",
+    "asked_by",
+    "asker",
     "background",
     "call",
     "check_waiting",

@@ -64,6 +64,31 @@ def check_waiting(what: str) -> None:
         raise WaitingForbidden(f"{what} {_forbidden.reason}; use background(...), or hand the work to another thread")
 
 
+# -- whose call it is -------------------------------------------------------------------------------------------------
+
+
+class _Asked(threading.local):
+    by: threading.Thread | None = None
+
+
+_asked = _Asked()
+
+
+def asker() -> threading.Thread:
+    """Give the thread whose call goes on here: for one with ``callback=`` that which made it, else this thread."""
+    return _asked.by or threading.current_thread()
+
+
+@contextmanager
+def asked_by(thread: threading.Thread) -> Iterator[None]:
+    """Let what this thread does meanwhile be a call of another one."""
+    before, _asked.by = _asked.by, thread
+    try:
+        yield
+    finally:
+        _asked.by = before
+
+
 # -- the future and the task ------------------------------------------------------------------------------------------
 
 
@@ -217,7 +242,13 @@ def call(
     future: Future[T] = Future(parent)
     if callback is not None:
         future.add_done_callback(callback)
-    _start(future, work, name)
+    thread = asker()
+
+    def asked() -> T:
+        with asked_by(thread):
+            return work()
+
+    _start(future, asked, name)
     return future
 
 

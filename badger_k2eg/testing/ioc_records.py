@@ -21,6 +21,7 @@ import numpy as np
 
 from .ports import wait_for_ca, wait_for_pva
 from .processes import announce_ready, exit_with_parent, skip_build_tools
+from .soft_ioc import FLAG_DELAYS, MOVE_SECONDS
 
 skip_build_tools()  # before softioc
 
@@ -156,6 +157,68 @@ def _odd_pairs(loop: asyncio.AbstractEventLoop) -> None:
     pair("NOISY", toggle)
 
 
+#: Records that answer a put as done and hold another value, some by their links, some when a test meddles; :L with
+#: drive limits, :F without. Of the last one a test breaks the output: it answers with an error, and holds the value.
+_STUBBORN = """\
+record(ao, "{0}:SRC") {{ field(VAL, "4") field(PINI, "YES") }}
+record(ao, "{0}:CLOSED:{1}") {{
+    field(OMSL, "closed_loop") field(DOL, "{0}:SRC") field(PINI, "YES") {2}
+}}
+record(ao, "{0}:SCANNED:{1}") {{
+    field(OMSL, "closed_loop") field(DOL, "{0}:SRC") field(SCAN, ".1 second") field(PINI, "YES") {2}
+}}
+record(ao, "{0}:LINKED:{1}") {{ field(VAL, "4") field(PINI, "YES") field(FLNK, "{0}:LINKED:{1}:BACK") {2} }}
+record(ao, "{0}:LINKED:{1}:BACK") {{
+    field(OMSL, "closed_loop") field(DOL, "{0}:SRC") field(OUT, "{0}:LINKED:{1}.VAL NPP")
+}}
+record(ao, "{0}:CALC:{1}") {{ field(VAL, "4") field(PINI, "YES") field(FLNK, "{0}:CALC:{1}:BACK") {2} }}
+record(calcout, "{0}:CALC:{1}:BACK") {{
+    field(INPA, "{0}:CALC:{1}") field(CALC, "MIN(A,4)") field(OUT, "{0}:CALC:{1}.VAL NPP")
+}}
+record(ai, "{0}:INPUT:{1}") {{ field(INP, "{0}:SRC") field(PINI, "YES") {3} }}
+record(ao, "{0}:QUANT:{1}") {{ field(VAL, "4") field(PINI, "YES") field(FLNK, "{0}:QUANT:{1}:BACK") {2} }}
+record(calcout, "{0}:QUANT:{1}:BACK") {{
+    field(INPA, "{0}:QUANT:{1}") field(CALC, "NINT(A*10)/10") field(OUT, "{0}:QUANT:{1}.VAL NPP")
+}}
+record(ao, "{0}:PLAIN:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+record(ao, "{0}:SHARED:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+record(ao, "{0}:LOWERED:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+record(ao, "{0}:FAILING:{1}") {{ field(VAL, "4") field(PINI, "YES") {2} }}
+"""
+
+
+def _load_stubborn(file: Path, prefix: str) -> None:
+    drive, display = 'field(DRVL, "-10") field(DRVH, "10")', 'field(LOPR, "-10") field(HOPR, "10")'
+    texts = [_STUBBORN.format(prefix, "L", drive, display), _STUBBORN.format(prefix, "F", "", "")]
+    long_ = f'record(int64out, "{prefix}:LONG") {{{{ field(DRVL, "0") field(DRVH, "9007199254740994") }}}}\n'
+    file.write_text("".join(texts) + long_.format())
+    softioc.dbLoadDatabase(str(file))
+
+
+def _late_flags(loop: asyncio.AbstractEventLoop) -> None:
+    def move(readback: Any, flag: Any, late: float | None) -> Action:
+        later = Later(loop)
+
+        def rise(target: float) -> None:
+            if late is not None:
+                flag.set(1)
+            later.call(MOVE_SECONDS, arrive, target)
+
+        def arrive(target: float) -> None:
+            readback.set(target)
+            flag.set(0)
+
+        return lambda target: later.call(late or 0.0, rise, target)
+
+    for i, late in enumerate(FLAG_DELAYS):
+        readback = builder.aIn(f"MOVE:{i}:RB", initial_value=0.0, PREC=3)
+        flag = builder.mbbIn(f"MOVE:{i}:ST", "ready", "moving", initial_value=0)
+        builder.aOut(
+            f"MOVE:{i}:SP", initial_value=0.0, DRVL=-100, DRVH=100, PREC=3, always_update=True,
+            on_update=move(readback, flag, late),
+        )  # fmt: skip
+
+
 def _counters(loop: asyncio.AbstractEventLoop) -> None:
     count = builder.aIn("COUNT", initial_value=0.0)
     commands = builder.longIn("CMD:COUNT", initial_value=0)
@@ -212,6 +275,7 @@ def main() -> None:
     _faulty_records()
     _pairs(loop)
     _odd_pairs(loop)
+    _late_flags(loop)
     _counters(loop)
     invalid = builder.aIn("INVALID", initial_value=3.0)
 
@@ -222,6 +286,7 @@ def main() -> None:
     builder.LoadDatabase()
     _load_odd_names(options.directory / "names.db", options.prefix)
     _load_plain(options.directory / "big.db", options.prefix, options.extra_records)
+    _load_stubborn(options.directory / "stubborn.db", options.prefix)
     softioc.iocInit(dispatcher)
     invalid.set(3.0, severity=alarm.INVALID_ALARM, alarm=alarm.READ_ALARM)
     for action in _after_init:

@@ -26,6 +26,12 @@ from .processes import ChildFailed, ChildProcess, clean_environment
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"
 _random = random.SystemRandom()
 
+FLAG_DELAYS = (0.01, 0.1, 0.3, 1.0, 2.5, None)
+"""Seconds from a put to MOVE:n:SP until the flag MOVE:n:ST rises; None never does."""
+
+MOVE_SECONDS = 0.3
+"""How long the flag is up. MOVE:n:RB has arrived when it clears, and not before."""
+
 
 class MissingTestPart(ImportError):
     """A package of the extra `test` is not installed."""

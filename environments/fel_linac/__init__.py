@@ -10,13 +10,15 @@ from badger_k2eg.sampling import Buffer, Expression, Observable
 
 def _matching(quadrupole: str) -> Knob:
     # Another PV as readback, done when the status clears, bounds from the record. Always approached from below, because
-    # of hysteresis; a larger step takes longer to settle.
+    # of hysteresis; a larger step takes longer to settle. Its status is late by less than `rise`; elsewhere it may take
+    # seconds, 3 of which are the default.
     return Knob(
         f"{{linac}}:{quadrupole}:BCTRL",
         readback=f"{{linac}}:{quadrupole}:BACT",
         tolerance=0.002,
         done=f"{{linac}}:{quadrupole}:STATMSG",
         done_value="Ready",
+        rise=0.5,
         timeout=15.0,
         approach="below",
         overshoot=0.05,

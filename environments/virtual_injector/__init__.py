@@ -20,7 +20,8 @@ _RANGES = {
 
 
 def _magnet(magnet: str, low: float, high: float) -> Knob:
-    # A reading shows the beam of 0.2 s before: what comes sooner after the move is not of it.
+    # A reading shows the beam of 0.2 s before: what comes sooner after the move is not of it. The supply says within
+    # 0.05 s that it is ramping; of a very small step it does not say so at all.
     pv = f"{{prefix}}:{magnet}"
     return Knob(
         f"{pv}:BCTRL",
@@ -28,6 +29,7 @@ def _magnet(magnet: str, low: float, high: float) -> Knob:
         tolerance=0.002 * (high - low),
         done=f"{pv}:STATMSG",
         done_value="Ready",
+        rise=0.5,
         timeout=20.0,
         settle=0.3,
         bounds=(low, high),

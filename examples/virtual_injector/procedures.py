@@ -27,6 +27,7 @@ def magnet(name: str, prefix: str) -> Knob:
         tolerance=0.002 * MAGNETS[name].span,
         done=f"{pv}:STATMSG",
         done_value="Ready",
+        rise=0.5,
         timeout=30.0,
         settle=0.3,
     )

@@ -100,6 +100,17 @@ def test_a_misspelt_option_is_a_finding_and_nothing_is_read(tmp_path: Path) -> N
     assert "NOBODY:1" not in found
 
 
+@pytest.mark.parametrize("variable", ["BADGER_K2EG_POLICY", "BADGER_K2EG_CONFIG"])
+def test_a_policy_that_cannot_be_read_is_a_finding_and_nothing_is_read(tmp_path: Path, variable: str) -> None:
+    (file := tmp_path / "site.ini").write_text("[Badger_k2eg]\nread_only = yes\n")
+    done = doctor("--json", "NOBODY:1", home=tmp_path, **{variable: str(file)})
+    found = findings(done)
+    assert done.returncode == 1
+    reason = f"{file}: nobody reads the section [Badger_k2eg]; did you mean [badger_k2eg]?"
+    assert found["options"] == ("bad", reason)
+    assert "NOBODY:1" not in found
+
+
 def test_a_broken_configuration_is_a_finding(tmp_path: Path) -> None:
     (file := tmp_path / "broken.yaml").write_text("a: [")
     done = doctor("--json", "--config", str(file), home=tmp_path)

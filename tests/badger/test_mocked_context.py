@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, patch
@@ -55,6 +56,20 @@ def test_a_put_reaches_the_context(with_context: Any) -> None:
     context = mock_context(A=1.0, B=2.0)
     with_context(context).set_values({"A": 3.0, "B": 4.0})
     assert [call.args for call in context.put.call_args_list] == [("A", 3.0), ("B", 4.0)]
+
+
+def test_the_calls_own_time_is_told(with_context: Any) -> None:
+    """Row F12: whatever words the context itself has for it."""
+    context = mock_context(A=1.0)
+
+    def put(name: str, value: Any, timeout: float) -> None:
+        time.sleep(timeout)
+        raise TimeoutError
+
+    context.put.side_effect = put
+    with pytest.raises(TimeoutError, match=r"the call's 0\.3 s are over"):
+        with_context(context, timeout=30.0).set_value("A", 3.0, timeout=0.3)
+    assert context.put.call_count == 1
 
 
 def test_a_put_that_times_out_is_tried_twice_a_second_apart(with_context: Any) -> None:

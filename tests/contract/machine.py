@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from badger_k2eg.backend import Backend, Gate, NullSink, Sink
 from badger_k2eg.backends import ThroughK2eg, Way
+from badger_k2eg.backends.memory import Fault
 from badger_k2eg.control import Control, connect
 from badger_k2eg.deadline import Deadline
-from badger_k2eg.model import PutResult, PvAddress, SetReport
+from badger_k2eg.model import Limits, PutResult, PvAddress, SetReport
 from badger_k2eg.settings import parse, resolve
 
 if TYPE_CHECKING:
@@ -101,6 +102,14 @@ class Machine:
         """Change a PV past all of our code, as somebody else would."""
         raise NotImplementedError
 
+    def lower(self, name: str, high: float) -> None:
+        """Lower the upper drive limit of a record past all of our code."""
+        raise NotImplementedError
+
+    def break_output(self, name: str) -> None:
+        """Let the output of a record fail: it takes what is put, and answers with an error."""
+        raise NotImplementedError
+
     def arrived(self, name: str) -> int:
         """Count the puts that reached one of the fault PVs since the reset."""
         raise NotImplementedError
@@ -131,6 +140,9 @@ INITIAL: dict[str, Any] = {
     "Q[1]": 1.0, "Q1": 1.0, "B{IOC-1}Val": 1.0,
     "VALID": 1.0, "SETTLE": 0.1, "RAMP:SP": 0.0, "STICK:SP": 0.0, "NOISY:SP": 0.0,
 } | {f"SP:{i:03d}": 0.0 for i in range(100)}  # fmt: skip
+INITIAL |= {f"{name}:{kind}": 4.0 for name in ("PLAIN", "SHARED", "CALC", "QUANT", "FAILING") for kind in "LF"} | {
+    "LONG": 0
+}
 
 #: Served by the fault server; everything else by the IOC.
 FAULTS = {
@@ -189,6 +201,7 @@ class IocMachine(Machine):
         super().__init__()
         self.ioc, self.faults = ioc, faults
         self._used: set[str] = set()
+        self._broken: set[str] = set()
         self._commands = 0
         self.independent.put({ioc.pv("SETTLE"): INITIAL["SETTLE"]})
         if faults is not None:
@@ -217,6 +230,16 @@ class IocMachine(Machine):
     def move(self, name: str, value: Any) -> None:
         self.independent.put({self.pv(name): value}, "value.index" if name in ("ENUM", "BOOL") else "value")
 
+    def lower(self, name: str, high: float) -> None:
+        self.independent.put({f"{self.pv(name)}.DRVH": high})
+
+    def break_output(self, name: str) -> None:
+        # Into a field that nobody may write; until then it is in no alarm.
+        self._broken.add(name)
+        self.independent.put({f"{self.pv(name)}.OUT": ""})
+        self.independent.put({self.pv(name): INITIAL[name]})
+        self.independent.put({f"{self.pv(name)}.OUT": self.ioc.pv("SRC.NAME")})
+
     def arrived(self, name: str) -> int:
         if name == "CMD":
             return int(self.look("CMD:COUNT")) - self._commands
@@ -238,6 +261,7 @@ class IocMachine(Machine):
         super().close()
         if self.faults is not None and self._used & FAULTS:
             self.independent.put({self.faults.pv("RESET"): 1})
+        self.independent.put({f"{self.pv(name)}.OUT": "" for name in self._broken})
         self._set_back({name for name in self._used if name in INITIAL})
 
     def _set_back(self, names: set[str]) -> None:
@@ -320,6 +344,12 @@ class MemoryMachine(Machine):
 
     def move(self, name: str, value: Any) -> None:
         self.memory.post(self.pv(name), value)
+
+    def break_output(self, name: str) -> None:
+        self.memory.fault(self.pv(name), Fault.FAILING)
+
+    def lower(self, name: str, high: float) -> None:
+        self.memory.post(self.pv(name), self.look(name), limits=Limits(-high, high))
 
     def arrived(self, name: str) -> int:
         return [pv for pv, _ in self.memory.puts].count(self.pv(name))

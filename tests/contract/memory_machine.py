@@ -12,6 +12,7 @@ import numpy as np
 from badger_k2eg.backends.memory import Fault, MemoryBackend
 from badger_k2eg.model import Kind, PvType, Severity
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT, DELAYED_SECONDS, LATE_SECONDS
+from badger_k2eg.testing.soft_ioc import FLAG_DELAYS, MOVE_SECONDS
 
 from .machine import INITIAL
 
@@ -38,7 +39,9 @@ class SimulatedMachine:
         self._turns: dict[str, int] = {}
         self._records()
         self._faulty()
+        self._stubborn()
         self._readbacks()
+        self._late_flags()
 
     def _add(self, name: str, value: Any, **about: Any) -> None:
         self.memory.add(f"MEM:{name}", value, **about)
@@ -100,6 +103,26 @@ class SimulatedMachine:
         self._add("ARR", [0.5, 1.5, 2.5])
         self._add("TABLE", {"a": np.array([1.0, 2.0, 3.0]), "b": ["one", "two", "three"]})
 
+    def _stubborn(self) -> None:
+        self._add("LONG", 0, type=PvType(Kind.INT, 64), limits=(0.0, float(2**53 + 2)))
+        self._on_put("LONG", lambda value: self._post("LONG", min(value, 2**53 + 2)))
+        for kind, limits in (("L", (-10.0, 10.0)), ("F", (None, None))):
+            rules: dict[str, Callable[[float], float]] = {
+                "CLOSED": lambda _: 4.0,
+                "SCANNED": lambda _: 4.0,
+                "LINKED": lambda _: 4.0,
+                "CALC": lambda value: min(value, 4.0),
+                "INPUT": lambda _: 4.0,
+                "QUANT": lambda value: round(value, 1),
+            }
+            for name in [*rules, "PLAIN", "SHARED", "LOWERED", "FAILING"]:
+                self._add(f"{name}:{kind}", 4.0, limits=limits)
+            for name, rule in rules.items():
+                self._on_put(f"{name}:{kind}", self._ruled(f"{name}:{kind}", rule, 0.1 if name == "SCANNED" else 0.0))
+
+    def _ruled(self, name: str, rule: Callable[[float], float], after: float) -> Callable[[float], None]:
+        return lambda value: self.memory.later(after, lambda: self._post(name, rule(value)))
+
     def _readbacks(self) -> None:
         self._add("SETTLE", INITIAL["SETTLE"])
         self._add("RAMP:RATE", 1.0)
@@ -113,6 +136,25 @@ class SimulatedMachine:
             self._add(f"{name}:RB", 0.0)
             if react is not None:
                 self._on_put(f"{name}:SP", self._latest(name, react))
+
+    def _late_flags(self) -> None:
+        for i, late in enumerate(FLAG_DELAYS):
+            self._add(f"MOVE:{i}:SP", 0.0, limits=(-100.0, 100.0), precision=3)
+            self._add(f"MOVE:{i}:RB", 0.0, precision=3)
+            self._add(f"MOVE:{i}:ST", 0, choices=("ready", "moving"))
+            self._on_put(f"MOVE:{i}:SP", self._moving(f"MOVE:{i}", late))
+
+    def _moving(self, name: str, late: float | None) -> Callable[[float], None]:
+        def rise(target: float) -> None:
+            if late is not None:
+                self._post(f"{name}:ST", 1)
+            self.memory.later(MOVE_SECONDS, lambda: arrive(target))
+
+        def arrive(target: float) -> None:
+            self._post(f"{name}:RB", target)
+            self._post(f"{name}:ST", 0)
+
+        return lambda target: self.memory.later(late or 0.0, lambda: rise(target))
 
     def _latest(self, name: str, react: Callable[[float, Callable[[], bool]], None]) -> Callable[[float], None]:
         """A newer put takes the place of an older one that is still under way."""

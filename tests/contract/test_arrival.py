@@ -10,7 +10,9 @@ import pytest
 
 from badger_k2eg.control import Control
 from badger_k2eg.errors import ValidationFailed
+from badger_k2eg.knobs import Knob, Mover
 from badger_k2eg.model import Outcome
+from badger_k2eg.testing.soft_ioc import FLAG_DELAYS
 from badger_k2eg.validation import all_of, reaches, wait_for_readback, within
 
 from .machine import Machine, Running, eventually
@@ -190,3 +192,49 @@ def test_all_of_waits_for_every_one(machine: Machine) -> None:
     assert call.alive
     machine.move("ENUM", 2)
     assert call.result()[pv].arrived == 1.0
+
+
+# -- a flag that is busy while the machine moves, and rises late ------------------------------------------------------
+
+
+def flagged(machine: Machine, number: int, **words: Any) -> Knob:
+    """Declare MOVE:n, whose flag rises ``FLAG_DELAYS[n]`` seconds late or never."""
+    setpoint, flag = machine.pvs(f"MOVE:{number}:SP", f"MOVE:{number}:ST")
+    return Knob(setpoint, done=flag, done_value="ready", **words)
+
+
+def test_a_flag_that_rises_late_is_waited_for(machine: Machine) -> None:
+    """The readback has arrived whenever a move ends, and the flag that never rises has had its time."""
+    knobs = [flagged(machine, i) for i in range(len(FLAG_DELAYS))]
+    control = machine.control()
+    target = machine.look("MOVE:0:SP") + 1.0
+
+    def move(number: int) -> tuple[float, float]:
+        began = time.monotonic()
+        Mover(control).move({"m": target}, {"m": knobs[number]})
+        took = time.monotonic() - began
+        return machine.look(f"MOVE:{number}:RB"), took
+
+    calls = [Running(partial(move, i)) for i in range(len(knobs))]
+    ended = [call.result() for call in calls]
+    assert [there for there, _ in ended] == [target] * len(knobs)
+    assert all(took >= (3.0 if late is None else late) for (_, took), late in zip(ended, FLAG_DELAYS, strict=True))
+
+
+def test_with_a_readback_the_flag_decides(machine: Machine) -> None:
+    """The readback is within its tolerance from the beginning, because the step is small."""
+    readbacks = machine.pvs(*[f"MOVE:{i}:RB" for i in range(len(FLAG_DELAYS))])
+    knobs = {f"m{i}": flagged(machine, i, readback=pv, tolerance=2.0) for i, pv in enumerate(readbacks)}
+    control = machine.control(parallel=True)
+    target = machine.look("MOVE:0:SP") + 1.0
+    report = Mover(control).move(dict.fromkeys(knobs, target), knobs)
+    assert [result.arrived for result in report.results] == [target] * len(FLAG_DELAYS)
+
+
+def test_a_flag_that_rose_is_not_waited_for_any_longer(machine: Machine) -> None:
+    knob = flagged(machine, 1, rise=30.0)
+    control = machine.control()
+    target = machine.look("MOVE:1:SP") + 1.0
+    began = time.monotonic()
+    Mover(control).move({"m": target}, {"m": knob})
+    assert machine.look("MOVE:1:RB") == target and time.monotonic() - began < 10.0

@@ -52,6 +52,17 @@ def test_a_child_never_ends_later_than_any_above_it(chain: list[float]) -> None:
         limits.append(deadline.expires)
 
 
+def test_its_seconds_are_those_that_it_has() -> None:
+    assert Deadline(0.3).seconds == 0.3 and Deadline().seconds == FOREVER
+    call = Deadline(0.3)
+    assert call.child(0.123456).seconds == 0.123456, "its own, as they were said"
+    assert call.child(30.0).seconds == pytest.approx(0.3, abs=0.1), "and no more than are left to the call"
+    assert call.child().seconds == pytest.approx(0.3, abs=0.1)
+    time.sleep(0.2)
+    assert call.child(30.0).seconds <= 0.1 and call.child(30.0).child(20.0).seconds <= 0.1
+    assert Deadline(0.0).child(30.0).seconds == 0.0
+
+
 def test_cancelling_a_parent_cancels_its_children_and_not_the_other_way_round() -> None:
     parent = Deadline(10.0)
     child, other = parent.child(5.0), parent.child()

@@ -9,7 +9,7 @@ import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.errors import ConditionNotMet, SetpointBlocked, ValidationFailed
+from badger_k2eg.errors import ConditionNotMet, PutMismatch, SetpointBlocked, ValidationFailed
 from badger_k2eg.knobs import Bounds, Condition, Knob, Mover, filled, wait_for
 from badger_k2eg.model import Limits
 from badger_k2eg.sampling import Buffer, Expression, Observable
@@ -224,3 +224,14 @@ def test_a_quantity_is_turned_to_in_the_setpoints_unit() -> None:
 def test_a_unit_that_a_knob_declares_must_exist() -> None:
     with pytest.raises(ValueError, match="there is no unit 'ampers'"):
         Knob("X", unit="ampers")
+
+
+def test_a_setpoint_that_quantises_is_declared(machine: MemoryBackend) -> None:
+    machine.add("DAC:SET", 0.0)
+    machine.on_put("DAC:SET", lambda value: machine.post("DAC:SET", round(value, 1)))
+    with pytest.raises(PutMismatch, match=r"DAC:SET .* it reads 3\.3"):
+        Mover(control(machine)).move({"dac": 3.33}, {"dac": Knob("DAC:SET")})
+    report = Mover(control(machine)).move({"dac": 3.33}, {"dac": Knob("DAC:SET", setpoint_tolerance=0.05)})
+    assert report["DAC:SET"].ok and report["DAC:SET"].readback.value == 3.3
+    with pytest.raises(ValueError, match="setpoint_tolerance is a number >= 0"):
+        Knob("DAC:SET", setpoint_tolerance=-1.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -15,9 +16,14 @@ from pathlib import Path
 
 import pytest
 
+from badger_k2eg import run
+from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
-from badger_k2eg.errors import CallCancelled, LockRefused, SettingsError
+from badger_k2eg.errors import CallCancelled, LockRefused, SetpointBlocked, SettingsError
+from badger_k2eg.journal import Journal
 from badger_k2eg.lock import Locks, lock, locked_by, locks
+from badger_k2eg.settings import Settings
 
 HOLDER = """
 import sys, time
@@ -90,6 +96,25 @@ def test_all_or_none(folder: Path) -> None:
         with pytest.raises(LockRefused, match="^B is locked by"):
             ours.take(["A", "B", "C"])
         assert (ours.owner("A"), ours.owner("C")) == (None, None)
+
+
+@pytest.mark.parametrize("order", [["QUAD:1", "QUAD:10"], ["QUAD:10", "QUAD:1"]], ids="+".join)
+def test_the_pv_that_is_locked_is_blamed_and_no_other(order: list[str], journal: Journal) -> None:
+    """Its name may be the beginning of another's."""
+    control = Control(MemoryBackend(dict.fromkeys(order, 0.0)), Settings())
+    run.Attachment().attach(control)
+    with another_process(locks().directory, "QUAD:10"):
+        with pytest.raises(LockRefused) as refused:
+            locks().take(order)
+        assert refused.value.pv == "QUAD:10"
+        assert pickle.loads(pickle.dumps(refused.value)).pv == "QUAD:10"
+        with pytest.raises(SetpointBlocked) as caught:
+            control.set(dict.fromkeys(order, 1.0))
+        report = caught.value.report
+        assert report["QUAD:10"].message.startswith("QUAD:10 is locked by")
+        assert report["QUAD:1"].message == "not sent, because another setpoint of the call was refused"
+    assert control.set(dict.fromkeys(order, 1.0)).ok
+    run.end()
 
 
 def test_free_when_the_owner_is_killed(folder: Path) -> None:

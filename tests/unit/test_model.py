@@ -209,6 +209,8 @@ def test_every_error_survives_a_pickle_with_its_words(kind: type[Exception]) -> 
         made = ("words", {"A": 1.0}, {"B": PvError("B", "gone")})
     elif issubclass(kind, errors.SetError | errors.CallCancelled):
         made = ("words", REPORT)
+    elif issubclass(kind, errors.LockRefused):
+        made = ("words", "X:PV")
     elif issubclass(kind, errors.MissingExtra):
         made = ("a feature of words", "ca")
     error = kind(*made)
@@ -219,4 +221,6 @@ def test_every_error_survives_a_pickle_with_its_words(kind: type[Exception]) -> 
     if isinstance(error, errors.ReadError):
         assert copy.partial == error.partial and str(copy.errors["B"]) == "B: gone"
     if isinstance(error, PvError):
-        assert str(error) == "X:PV: words" and copy.pv == "X:PV"
+        assert str(error) == "X:PV: words"
+    if isinstance(error, PvError | errors.LockRefused):
+        assert copy.pv == "X:PV"

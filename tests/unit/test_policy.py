@@ -15,9 +15,9 @@ from badger_k2eg.model import Fields, Kind, Limits, Outcome, PvAddress, PvType, 
 from badger_k2eg.policy import (
     Refusal,
     after_silence,
+    can_prove,
     check_setpoint,
     convert,
-    needs_readback,
     not_a_reading,
     path_to,
     same,
@@ -317,22 +317,98 @@ def test_only_what_is_untouched_is_sent_again(
     assert got is outcome
 
 
+GROUP = PvType(Kind.OTHER)
+
+
 @pytest.mark.parametrize(
-    ("before", "options", "needed"),
+    ("before", "value", "options", "provable"),
     [
-        (Reading(0.0, FLOAT), {}, True),
-        (Reading(0.0, FLOAT, limits=Limits(-1, 1)), {}, False),
-        (Reading(0.0, FLOAT, limits=Limits(-1, 1)), {"wait": "A:*"}, True),
-        (Reading(0.0, FLOAT), {"relative": "A:*"}, False),
-        (Reading("x", PvType(Kind.STRING)), {}, True),
-        (Reading(1, PvType(Kind.ENUM)), {}, True),
-        (Reading(np.zeros(1), PvType(Kind.FLOAT, array=True), limits=Limits(-1, 1)), {}, True),
-        (Reading(None, PvType(Kind.OTHER)), {}, False),
-        (Reading(0.0), {}, False),
+        (Reading(0.0, FLOAT), 1.0, {}, True),
+        (Reading(0.0, FLOAT, limits=Limits(-1, 1)), 1.0, {}, True),
+        (Reading(0.0, FLOAT, limits=Limits(-1, 1)), 1.0, {"wait": "A:*"}, True),
+        (Reading(0.0, FLOAT), 1.0, {"relative": "A:*"}, False),
+        (Reading("x", PvType(Kind.STRING)), "y", {}, True),
+        (Reading(1, PvType(Kind.ENUM)), 0, {}, True),
+        (Reading(np.zeros(1), PvType(Kind.FLOAT, array=True), limits=Limits(-1, 1)), np.ones(1), {}, True),
+        (Reading(None, GROUP), Fields({"x": 1}), {}, True),
+        (Reading(None, GROUP), None, {}, False),
+        (Reading(0.0), 1.0, {}, False),
     ],
 )
-def test_a_second_look_where_the_guard_cannot_vouch(before: Reading, options: dict[str, Any], needed: bool) -> None:
-    assert needs_readback(PvAddress.parse("A:PV"), 1.0, before, settings(**options)) is needed
+def test_what_a_read_back_can_prove(before: Reading, value: Any, options: dict[str, Any], provable: bool) -> None:
+    assert can_prove(PvAddress.parse("A:PV"), value, before, settings(**options)) is provable
+
+
+@pytest.mark.parametrize(
+    ("held", "kind", "asked", "tolerance", "is_same"),
+    [
+        (2.99, FLOAT, 3.0, 0.01, True),
+        (2.98, FLOAT, 3.0, 0.01, False),
+        (-(2**63), PvType(Kind.INT, 64), 2**63 - 1, 1.0, False),
+        (2**62 + 1, PvType(Kind.INT, 64), 2**62, 0.5, False),
+        (np.array([1.0, 2.0]), PvType(Kind.FLOAT, array=True), np.array([1.1, 2.0]), 0.1, True),
+        (np.array([1.0, 2.0]), PvType(Kind.FLOAT, array=True), np.array([1.0, 2.0, 3.0]), 0.1, False),
+        ("2.99", PvType(Kind.STRING), "3.0", 0.1, False),
+        (1, PvType(Kind.ENUM), 2, 5.0, False),
+    ],
+)
+def test_only_numbers_may_rest_apart_and_only_as_far_as_declared(
+    held: Any, kind: PvType, asked: Any, tolerance: float, is_same: bool
+) -> None:
+    assert same(Reading(held, kind), asked, tolerance) is is_same
+
+
+@pytest.mark.parametrize(
+    ("tree", "fields", "is_same"),
+    [
+        ({"a": 1, "b": {"c": "x", "d": 2}}, {"b": {"c": "x"}}, True),
+        ({"a": 1, "b": {"c": "x"}}, {"b": {"c": "y"}}, False),
+        ({"a": 1}, {"b": 1}, False),
+        ({"a": [1, 2]}, {"a": np.array([1, 2])}, True),
+        ({"a": [1, 2]}, {"a": [1, 2, 3]}, False),
+        ({"a": float(np.float32(0.1))}, {"a": 0.1}, True),
+        ({"a": 0.1}, {"a": 0.1000001}, False),
+        ({"a": float(np.float32(0.1))}, {"a": 0.1000001}, False),
+        ({"a": 3}, {"a": 3.0}, True),
+    ],
+)
+def test_a_structure_holds_the_fields_that_were_put(tree: Any, fields: Any, is_same: bool) -> None:
+    assert same(Reading(None, GROUP, _tree=lambda: tree), Fields(fields)) is is_same
+
+
+def test_integer_limits_compare_as_integers() -> None:
+    long_ = PvType(Kind.INT, 64)
+    edge = 2**53
+    for before, options in (
+        (Reading(0, long_, limits=Limits(0.0, float(edge))), {}),
+        (Reading(0, long_), {"limits": f"A:PV=0..{edge}"}),
+        (Reading(0, long_), {"limits": {"A:PV": (0, edge)}}),
+    ):
+        assert check_setpoint(PvAddress.parse("A:PV"), edge, before, settings(**options)) == edge
+        with pytest.raises(Refusal, match=f"{edge + 1} is outside .* 0 to {edge}"):
+            check_setpoint(PvAddress.parse("A:PV"), edge + 1, before, settings(**options))
+
+
+def test_own_integer_limits_are_kept_to_the_last_digit() -> None:
+    edge = 2**53 + 1
+    with pytest.raises(Refusal, match="outside"):
+        check_setpoint(
+            PvAddress.parse("A:PV"),
+            edge,
+            Reading(0, PvType(Kind.INT, 64)),
+            settings(limits=f"A:PV={edge + 1}..{edge + 9}"),
+        )
+
+
+@pytest.mark.parametrize("value", [1e-50, -1e-46, 1.3e-45])
+def test_a_number_that_a_float32_cannot_hold_is_refused(value: float) -> None:
+    small = Reading(0.0, PvType(Kind.FLOAT, 32))
+    several = Reading(np.zeros(2, "f4"), PvType(Kind.FLOAT, 32, array=True))
+    for before, asked in ((small, value), (several, [1.0, value]), (several, np.array([1.0, value]))):
+        with pytest.raises(Refusal, match="too small for a float32"):
+            check_setpoint(PvAddress.parse("A:PV"), asked, before, settings())
+    for fine in (0.1, 1e-30, 0.0, 16777217.0):
+        assert check_setpoint(PvAddress.parse("A:PV"), fine, small, settings()) == fine
 
 
 # -- is it a reading? -------------------------------------------------------------------------------------------------

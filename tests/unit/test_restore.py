@@ -336,3 +336,18 @@ def test_each_step_of_a_ramp_is_on_record_as_what_was_put(memory: MemoryBackend,
     records = [record for record in journal.run("last").records() if record.pv == "A"]
     assert [record.asked for record in records if record.kind is RecordKind.PUT] == [2.0, 3.0, 4.0]
     assert [record.asked for record in records if record.kind is RecordKind.SETPOINT] == [4.0]
+
+
+def test_a_record_that_quantises_is_put_back_where_it_was(memory: MemoryBackend, journal: Journal) -> None:
+    """What was declared of it in the run is on record, and holds for the way back too."""
+    memory.on_put("A", lambda value: memory.post("A", round(value, 1)))
+    tied = run.Attachment().attach(control(memory))
+    tied.tolerances["A"] = 0.05
+    tied.set({"A": 3.33})
+    tied.set({"A": 5.55})
+    run.end()
+    back = Restore(control(memory), journal, "last", to=1)
+    assert [(step.pv, step.fate) for step in back.steps] == [("A", Fate.TO_DO)], "it holds what the run has set"
+    assert [(step.pv, step.fate) for step in back.run()] == [("A", Fate.RESTORED)]
+    assert memory.value("A") == 3.3
+    assert [step.fate for step in Restore(control(memory), journal, "last", to=1).steps] == [Fate.THERE]

@@ -92,7 +92,8 @@ def of(caught: Any, pv: str) -> Any:
     ("parallel", "expected"),
     [
         (False, [Outcome.APPLIED, Outcome.UNKNOWN, Outcome.NOT_SENT]),
-        (True, [Outcome.APPLIED, Outcome.UNKNOWN, Outcome.APPLIED]),
+        # What was answered long before the others had come to their end was not read back.
+        (True, [Outcome.UNKNOWN, Outcome.UNKNOWN, Outcome.UNKNOWN]),
     ],
     ids=["serial", "parallel"],
 )

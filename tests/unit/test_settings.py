@@ -196,6 +196,10 @@ WRONG = [
     ("max_step", "QUAD:*=0", "greater than 0"),
     ("max_step", "QUAD:*=nan", "number"),
     ("max_step", "QUAD:*=wide", "number"),
+    ("max_step", "QUAD:*=1 SOL:*=2", "write a comma between two patterns"),
+    ("limits", "QUAD:*=0..1 SOL:*=0..2", "write a comma between two patterns"),
+    ("allow", "QUAD:* SOL:*", "write a comma between two patterns"),
+    ("relative", "CMD:1 CMD:2", "write a comma between two patterns"),
     ("limits", "QUAD:*=5", "LOW..HIGH"),
     ("limits", "QUAD:*=5..1", "reversed"),
     ("limits", "QUAD:*=a..b", "two numbers"),
@@ -269,12 +273,12 @@ def test_a_file_that_is_none_is_named(tmp_path: Path, content: bytes) -> None:
         from_file(tmp_path / "broken.ini", required=True)
 
 
-def test_other_sections_and_defaults_are_not_ours(tmp_path: Path) -> None:
-    file = tmp_path / "shared.ini"
-    file.write_text("[DEFAULT]\nkafka_broker_url = x\n[other]\ntimeout = 1\n[badger_k2eg]\nparallel = on\n")
-    assert from_file(file, required=True) == Options(parallel=True)
-    file.write_text("[other]\na = 1\n")
-    assert from_file(file, required=True) == Options()
+def test_words_may_stand_each_on_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "site.ini"
+    file.write_text("[badger_k2eg]\nallow =\n  QUAD:*\n  SOL:1,\n\n  SOL:2\nmax_step = QUAD:1=0.5\n  SOL:*=2\n")
+    assert from_file(file, required=True) == Options(
+        allow=("QUAD:*", "SOL:1", "SOL:2"), max_step={"QUAD:1": 0.5, "SOL:*": 2.0}
+    )
 
 
 def test_the_environment_of_others_is_not_ours() -> None:

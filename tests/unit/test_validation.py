@@ -245,6 +245,17 @@ def test_by_hand_it_fails_in_its_time() -> None:
     assert 0.3 <= time.monotonic() - began < 3.0
 
 
+def test_by_hand_it_waits_for_a_flag_to_rise() -> None:
+    context = Context(*[0.0] * 2, *[1.0] * 2, 0.0)
+    assert reaches("ST", 0, settle=0.0, rise=20.0)(set_pv="SP", set_value=1.0, context=context, timeout=3.0) == 0.0
+    assert len(context.asked) == 5
+    began = time.monotonic()
+    reaches("ST", 0, settle=0.0, rise=0.4)(set_pv="SP", set_value=1.0, context=Context(0.0), timeout=3.0)
+    assert 0.4 <= time.monotonic() - began < 3.0
+    with pytest.raises(ValueError, match="the time for ST to rise is a number >= 0"):
+        reaches("ST", 0, rise=-1.0)
+
+
 def test_times_may_be_quantities_and_minus_one_is_for_ever() -> None:
     assert within("RB", tolerance=0.1, timeout=2 * unit.minute, settle=50 * unit.ms) == within(
         "RB", tolerance=0.1, timeout=120.0, settle=0.05

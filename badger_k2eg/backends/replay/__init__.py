@@ -59,6 +59,8 @@ class ReplayBackend:
         #: Every setpoint that was put here, by its own name, and how each of the present call ended then.
         self._vector: dict[str, Any] = {}
         self._ended: Mapping[str, Record] = {}
+        #: What each setpoint was before its last put, which one that was refused has left as it was.
+        self._stood: dict[str, Update] = {}
         #: Whether ``last_match`` still stands for what was put.
         self._present = False
         self._begin()
@@ -166,6 +168,8 @@ class ReplayBackend:
     def _echo(self, address: PvAddress) -> Update:
         """Read back a setpoint."""
         name, line = address.read_name, self._ended.get(address.read_name)
+        if line is not None and line.outcome is Outcome.REFUSED and name in self._stood:
+            return self._stood[name]
         if line is not None and line.outcome is not Outcome.APPLIED:
             if line.value is None:
                 return PvTimeout(address.text, "it was not answered then")
@@ -183,6 +187,7 @@ class ReplayBackend:
     ) -> dict[PvAddress, PutAnswer]:
         """Move to another point; each put ends as it did then."""
         with self._lock:
+            self._stood |= {address.read_name: self._update(address) for address in values}
             self._present = False
             for address, value in values.items():
                 self._vector[address.read_name] = value

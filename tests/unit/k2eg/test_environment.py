@@ -105,6 +105,23 @@ def test_wrong_values_are_named(folder: Path) -> None:
     assert "/bad.ini:" in wrong(folder, "[DEFAULT]\nno key\n")
 
 
+def test_what_is_there_and_cannot_be_read_is_named(folder: Path) -> None:
+    assert "line 3: 'k2eg_cmd_topic' stands twice in [DEFAULT]" in wrong(
+        folder, GOOD.replace("one:", "x:", 1).replace("kafka_broker_url = x:9092, two:9093", "K2EG_cmd_topic = other")
+    )
+    (folder / "bad.ini").write_bytes(b"[DEFAULT]\n\xff = 1\n")
+    (folder / "folder.ini").mkdir()
+    (folder / "link.ini").symlink_to(folder / "nowhere")
+    for name, reason in (("bad", "is not UTF-8"), ("folder", "is a folder"), ("link", "nowhere, which is not there")):
+        with pytest.raises(SettingsError, match=rf"{name}\.ini: .*{reason}"):
+            load_environment(name)
+
+
+def test_other_sections_are_left_alone(folder: Path) -> None:
+    (folder / "more.ini").write_text(f"[other]\nkafka_broker_url = x:1\n{GOOD}")
+    assert load_environment("more").broker == "one:9092, two:9093"
+
+
 def test_the_reply_topic_is_of_the_application(folder: Path) -> None:
     environment = load_environment("lcls")
     assert environment.reply_topic_of("tuning") == "tuning-reply"

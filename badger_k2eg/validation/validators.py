@@ -1,26 +1,24 @@
-"""Did the machine arrive? Validators, the shipped ones, and the watch that drives those by updates.
+"""Validators, the shipped ones and anybody's.
 
 A validator is called with ``set_pv=, set_value=, context=, timeout=`` after the put; it returns when the machine has
 arrived, and raises ValueError or TimeoutError when it has not. It is given as a ``functools.partial`` of a function
 with these words, or made by ``within``. The shipped validators are recognised by Control, which starts to watch before
-the put and waits for all of them together; anybody else's are called as they are. Imports backend and below.
+the put and waits for all of them together; anybody else's are called as they are.
 """
 
 from __future__ import annotations
 
 import inspect
-import threading
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from . import synchronized
-from .backend import Update
-from .deadline import FOREVER, Deadline, in_seconds
-from .errors import PvError
-from .model import Reading
+from .. import synchronized
+from ..deadline import FOREVER, in_seconds
+from ..errors import PvError
+from ..model import Reading
+from .watch import Aim, Watch
 
 #: Seconds between two reads where a context has no monitor of ours.
 _POLL = 0.1
@@ -41,7 +39,7 @@ class Within:
     :ivar tolerance: half the width of the band, in the readback's unit; the edge belongs to it.
     :ivar offset: the readback is expected at setpoint + offset.
     :ivar settle: seconds that it must stay in the band without a break; timed, not counted in updates.
-    :ivar timeout: seconds to wait in all; None takes the interface's.
+    :ivar timeout: seconds to wait in all; None takes the call's, or the interface's.
     """
 
     readback_pv: str
@@ -49,6 +47,9 @@ class Within:
     offset: float = 0.0
     settle: float = 0.0
     timeout: float | None = None
+
+    #: A readback does not rise.
+    rise: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         if not self.tolerance >= 0.0:
@@ -79,7 +80,7 @@ class Within:
         :returns: the readback's value.
         :raises ValueError: when it has not arrived in time.
         """
-        return _poll((self,), set_pv, set_value, context, timeout)
+        return _poll(AllOf((self,)), set_pv, set_value, context, timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +88,22 @@ class Reaches:
     """Wait until a PV holds a value: a status that clears, a flag. Made by ``reaches``.
 
     :ivar equals: the value; for an enum its label or its index.
-    :ivar settle: seconds that it must hold it since the put: a supply takes a moment to show that it is busy.
-    :ivar timeout: seconds to wait in all; None takes the interface's.
+    :ivar settle: seconds that it must hold it since the put, without a break.
+    :ivar timeout: seconds to wait in all; None takes the call's, or the interface's.
+    :ivar rise: seconds that it may take to leave the value after the put: a supply takes a moment to show that it is
+        busy. Until it has left it, or this time has passed, nothing counts; ``timeout`` comes on top. Of a setpoint
+        that had held the very value for longer than this, nothing is to be expected.
     """
 
     pv: str
     equals: Any
     settle: float = 0.0
     timeout: float | None = None
+    rise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.rise >= 0.0:
+            raise ValueError(f"the time for {self.pv} to rise is a number >= 0, not {self.rise!r}")
 
     def aim(self, set_value: Any) -> Aim:
         """Say what counts as arrived; the setpoint does not matter."""
@@ -106,7 +115,7 @@ class Reaches:
         :returns: the PV's value.
         :raises ValueError: when it does not hold the value in time.
         """
-        return _poll((self,), set_pv, set_value, context, timeout)
+        return _poll(AllOf((self,)), set_pv, set_value, context, timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,31 +124,24 @@ class AllOf:
 
     parts: tuple[Within | Reaches, ...]
 
+    @property
+    def rise(self) -> float:
+        """Seconds until the move may show; all that is waited for has so much more time."""
+        return max(part.rise for part in self.parts)
+
     def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
         """Wait by reading the context again and again.
 
         :returns: the value of the first one's PV.
         :raises ValueError: when one of them has not arrived in time.
         """
-        return _poll(self.parts, set_pv, set_value, context, timeout)
+        return _poll(self, set_pv, set_value, context, timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class Aim:
-    """What a watched PV is to come to.
-
-    :ivar wanted: for the message.
-    :ivar hit: whether a reading is it; may raise ValueError for what cannot be compared.
-    """
-
-    wanted: str
-    hit: Callable[[Reading], bool]
-
-
-def _poll(parts: Iterable[Within | Reaches], set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
-    watches = [Watch(part, set_pv, set_value, timeout) for part in parts]
+def _poll(validator: AllOf, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
+    watches = [Watch(part, set_pv, set_value, timeout) for part in validator.parts]
     for watch in watches:
-        watch.arm()
+        watch.arm(grace=validator.rise)
     while True:
         for watch in watches:
             try:
@@ -163,17 +165,18 @@ def within(
     :param readback_pv: the PV that shows where the machine is.
     :param tolerance: in the readback's unit.
     :param settle: seconds (or a Quantity) that the readback must stay within the tolerance.
-    :param timeout: seconds to wait in all; None takes the interface's timeout, -1 is for ever.
+    :param timeout: seconds to wait in all; None takes the call's, or the interface's; -1 is for ever.
     """
     return Within(readback_pv, tolerance, offset, _span(settle), _span(timeout))
 
 
-def reaches(pv: str, equals: Any, *, settle: float = 0.2, timeout: float | None = None) -> Reaches:
+def reaches(pv: str, equals: Any, *, settle: float = 0.2, rise: float = 0.0, timeout: float | None = None) -> Reaches:
     """Make a validator that waits until a PV holds a value, like a status that is ``Ready`` again.
 
     :param equals: the value; for an enum its label or its index. For times see ``within`` and ``Reaches``.
+    :param rise: seconds that it may take to leave the value after the put.
     """
-    return Reaches(pv, equals, _span(settle), _span(timeout))
+    return Reaches(pv, equals, _span(settle), _span(timeout), _span(rise))
 
 
 def _span(time_span: Any) -> Any:
@@ -268,127 +271,6 @@ def name_of(validator: object) -> str:
     while isinstance(validator, partial):
         validator = validator.func
     return getattr(validator, "__qualname__", None) or type(validator).__name__
-
-
-class Watch:
-    """One setpoint's readback while it is waited for. Fed by updates; says whether it has settled.
-
-    Feed it from any thread; ``changed`` is called after every update that may matter.
-    """
-
-    def __init__(
-        self,
-        validator: Within | Reaches,
-        set_pv: str,
-        set_value: Any,
-        timeout: float,
-        *,
-        changed: Callable[[], None] = lambda: None,
-        judge: Callable[[Reading], str | None] = lambda reading: None,
-    ) -> None:
-        """Begin to take updates; nothing counts before ``arm``.
-
-        :param timeout: seconds, where the validator has none of its own.
-        :param judge: says why a reading is none (alarm severity); None when it is one.
-        """
-        self.validator = validator
-        self.set_pv = set_pv
-        self._aim = validator.aim(set_value)
-        self.timeout = timeout if validator.timeout is None else validator.timeout
-        self._deadline: Deadline | None = None
-        self._changed = changed
-        self._judge = judge
-        self._lock = threading.Lock()
-        self._value: Any = None
-        self._last: Reading | None = None
-        self._reason: str | None = "no value of it has arrived"
-        self._inside_since: float | None = None
-        self._armed_at = 0.0
-        self._heard_at = 0.0
-
-    def aim_at(self, set_value: Any) -> None:
-        """Aim elsewhere, before it counts: the setpoint's unit has become known.
-
-        :raises ValueError: when the setpoint is not a number.
-        """
-        with self._lock:
-            self._aim = self.validator.aim(set_value)
-            inside = self._last is not None and self._reason is None and self._hits(self._last)
-            self._inside_since = time.monotonic() if inside else None
-
-    def arm(self, parent: Deadline | None = None) -> None:
-        """Start the clock: the put is done."""
-        with self._lock:
-            self._armed_at = time.monotonic()
-            self._deadline = (parent or Deadline()).child(self.timeout)
-
-    def update(self, update: Update) -> None:
-        """Take an update of the readback, or the news that it is gone."""
-        with self._lock:
-            self._heard_at = time.monotonic()
-            if isinstance(update, PvError):
-                self._reason = update.message
-            else:
-                self._value, self._reason, self._last = update.value, self._judge(update), update
-            if isinstance(update, Reading) and self._reason is None and self._hits(update):
-                if self._inside_since is None:
-                    self._inside_since = time.monotonic()
-            else:
-                self._inside_since = None
-        self._changed()
-
-    def _hits(self, reading: Reading) -> bool:
-        try:
-            return self._aim.hit(reading)
-        except ValueError as error:
-            self._reason = str(error)
-            return False
-
-    @property
-    def known(self) -> bool:
-        """Whether anything has been heard of the readback."""
-        return self._value is not None
-
-    @property
-    def heard(self) -> bool:
-        """Whether it has said anything since the put."""
-        return self._heard_at > self._armed_at
-
-    @property
-    def value(self) -> Any:
-        """The readback's last value."""
-        return self._value
-
-    def settled(self) -> bool:
-        """Whether it is in the band now, and has been for the settle time since the put."""
-        with self._lock:
-            return self._held() >= self.validator.settle
-
-    def _held(self) -> float:
-        if self._inside_since is None or self._deadline is None:
-            return -1.0
-        return time.monotonic() - max(self._inside_since, self._armed_at)
-
-    def expired(self) -> bool:
-        """Whether its time is over."""
-        return self._deadline is not None and self._deadline.expired
-
-    def time_left(self) -> float:
-        """Seconds until something can change without an update: the settle time is over, or the timeout."""
-        left = self._deadline.remaining() if self._deadline else 0.0
-        with self._lock:
-            held = self._held()
-        rest = self.validator.settle - held
-        return min(left, rest) if held >= 0.0 and rest > 0.0 else left
-
-    def failure(self) -> ValueError:
-        """Say what was wanted and what was seen."""
-        last = f"last seen {self._value:g}" if isinstance(self._value, float) else f"last seen {self._value!r}"
-        if self._reason is not None:
-            last = self._reason if self._value is None else f"{last}, {self._reason}"
-        elif self._inside_since is not None:
-            last += f", not {self.validator.settle:g} s long"
-        return ValueError(f"{self.validator.pv} wanted {self._aim.wanted}, {last}, waited {self.timeout:g} s")
 
 
 def _real(value: Any) -> float:

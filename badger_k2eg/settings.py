@@ -179,7 +179,12 @@ class Settings(BaseModel):
     @property
     def depend_on_names(self) -> bool:
         """Whether anything is said of some PVs, and not of others."""
-        options = (*self.allow, self.wait, self.relative, *([p] for p, _ in (*self.limits, *self.max_step)))
+        options = (
+            *self.allow,
+            self.wait,
+            self.relative,
+            *([p] for p, _ in (*self.limits, *self.max_step, *self.put_tolerance)),
+        )
         return any(pattern != "*" for patterns in options for pattern in patterns) or self.put_interval > 0.0
 
     def limits_of(self, pv: str | PvAddress) -> Limits:

@@ -25,25 +25,34 @@ WINDOW_LIBS := libX11-xcb.so.1=libx11-xcb1 libxkbcommon-x11.so.0=libxkbcommon-x1
                libxcb-render-util.so.0=libxcb-render-util0 libxcb-shape.so.0=libxcb-shape0 \
                libxcb-xinerama.so.0=libxcb-xinerama0 libxcb-xkb.so.1=libxcb-xkb1
 
-# More arguments for pytest, for the targets test, test-cluster and bench.
+# More arguments for pytest, for all targets that test or measure.
 ARGS ?=
+# How many tests run beside each other; auto: twice as many as there are processors and one, for they wait most of the time.
+WORKERS ?= auto
+# Measures coverage in `make test-all`: COV=--cov=badger_k2eg
+COV ?=
 # 1: `make bench` measures for longer: ten million lines of journal, five minutes of updates through a gateway.
 FULL ?=
 # Which interface the demo goes through; empty: the demo's own choice.
 INTERFACE ?=
 
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: demo test test-cluster gui-soak lint bench clean help check-qt missing-packages
+.PHONY: demo test test-all test-cluster gui-soak lint bench clean help check-qt missing-packages
 
 demo: check-qt ## tune a real IOC with Badger, without a window
 	$(BIN)/python -m badger_k2eg.cli demo $(if $(INTERFACE),--interface $(INTERFACE))
 
-test: check-qt ## all tests, without the benchmarks
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) ## each behaviour once; what needs something that is not installed is skipped, and says what
+	$(PYTEST) $(ARGS)
 
-test-cluster: check-qt ## three Kafka brokers, one killed under load; a password; TLS (Java 17 and Maven)
+test-all: $(STAMP) ## every test, and those of Kafka once more on Apache Kafka (Java 17 and Maven): what CI runs
+	$(PYTEST) -m 'not bench and not cluster' $(COV) $(ARGS); embedded=$$?; \
+	$(PYTEST) --maxprocesses=3 -m 'kafka and not cluster' --broker=kafka $(ARGS) && exit $$embedded
+
+test-cluster: $(STAMP) ## three Kafka brokers, one killed under load; a password; TLS (Java 17 and Maven)
 	$(BIN)/python -m pytest tests/system -m cluster $(ARGS)
 
 gui-soak: check-qt ## Badger's window, started twenty times; none may hang (Xvfb)

@@ -1,10 +1,15 @@
-"""Coverage that lives through a fork. Loaded before anything of the package: what is registered first, comes first."""
+"""Coverage that lives through a fork, registered before anything of the package is loaded; and the rig of the suite.
+
+What is registered first, comes first.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
+
+pytest_plugins = ["tests.rig.left_out", "tests.rig.parts", "tests.rig.sharing"]
 
 
 def _renew_lock_of_coverage() -> None:

@@ -176,9 +176,13 @@ def _go_on_without_the_machine(editor: Any) -> None:
 
 
 def _warn(parent: Any, text: str) -> None:
+    from PyQt5.QtCore import Qt
     from PyQt5.QtWidgets import QMessageBox
 
-    QMessageBox.warning(parent, "No present values", text)
+    box = QMessageBox(QMessageBox.Warning, "No present values", text, QMessageBox.Ok, parent)
+    # Of its own accord it takes a <b> in what a machine says for HTML.
+    box.setTextFormat(Qt.TextFormat.PlainText)
+    box.exec_()
 
 
 def _first_of(told: str) -> str:

@@ -159,7 +159,7 @@ class ReplayInterface(ControlInterface):
 
 def _name(pv: str) -> str:
     try:
-        return PvAddress.parse(pv).own_name
+        return PvAddress.parse(pv).read_name
     except PvError:
         return pv
 

@@ -20,7 +20,7 @@ from ..errors import ControlError
 from . import demo_ioc, main
 from .ending import exit_with_parent
 
-_START_TIMEOUT = 20.0
+_START_TIMEOUT = 60.0
 #: How a gateway says that it serves.
 _GATEWAY_READY = "ready bootstrap="
 

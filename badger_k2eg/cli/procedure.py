@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from ..errors import SetpointBlocked, SettingsError
 from ..wording import did_you_mean, in_lines
 from . import FAILED, REFUSED
 from .assignments import assignments
+from .console import Console, say
 from .ending import stopped_by_signals
 from .way import chosen_way, control_by, reached
 
@@ -63,7 +63,7 @@ def procedure(
     refused. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, 130 Ctrl-C, 143 SIGTERM.
     """
     call = _bound(_found(function), function, parameters)
-    console = Console(highlight=False, quiet=quiet, stderr=as_json, soft_wrap=True)
+    console = Console(quiet=quiet, stderr=as_json)
     from ..run.manifest import recorded_way
 
     manifest = {"what": "procedure", "procedure": function, "parameters": dict(parameters), "read_only": read_only}
@@ -77,7 +77,7 @@ def procedure(
     if error is None:
         code, error = _show(result, plot, as_json, console)
     if error is not None:
-        click.echo(f"badger-k2eg procedure: {error}", err=True)
+        say(*f"badger-k2eg procedure: {error}".split("\n"), err=True)
     return code
 
 
@@ -197,7 +197,7 @@ def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tu
     if as_json:
         click.echo(json.dumps(_plain(result), indent=2))
     elif result is not None and not hasattr(result, "rows"):
-        console.print(_text(result))
+        console.print(*_lines(result), sep="\n")
     if plot is None:
         return 0, None
     if not hasattr(result, "plot"):
@@ -210,15 +210,19 @@ def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tu
     return 0, None
 
 
-def _text(result: Any) -> str:
+def _lines(result: Any) -> list[str]:
     from ..model import Reading
 
     if isinstance(result, Reading):
         shown = result.label if result.label is not None else result.plain
-        return f"{shown} {result.units}".rstrip()
+        return [f"{shown} {result.units}".rstrip()]
     if isinstance(result, Mapping):
-        return "\n".join(f"{name}: {_text(item)}" for name, item in result.items())
-    return str(result)
+        return [
+            f"{name}: {first}" if not number else first
+            for name, item in result.items()
+            for number, first in enumerate(_lines(item) or [""])
+        ]
+    return str(result).split("\n")
 
 
 def _plain(value: Any) -> Any:

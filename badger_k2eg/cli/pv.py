@@ -15,9 +15,6 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..backend import Update
 from ..control import Control
@@ -26,6 +23,7 @@ from ..errors import PvError, PvNameError, SetError, SetpointBlocked
 from ..model import Kind, Outcome, PutResult, PvAddress, Reading, SetReport, Severity
 from ..wording import in_lines
 from . import FAILED, REFUSED, USAGE
+from .console import Console, Table, Text, say
 from .ending import ended_by_signals
 from .way import control_by, reached
 
@@ -95,11 +93,11 @@ def put(pairs: Sequence[str], force: bool, as_json: bool, **way: Any) -> int:
         try:
             report = control.set(values)
         except SetError as error:
-            click.echo(ours.unrecorded or in_lines(error), err=True)
+            say(*(ours.unrecorded or in_lines(error)).split("\n"), err=True)
             if as_json and error.report is not None:
                 click.echo(json.dumps(_told(error.report)))
             return REFUSED if isinstance(error, SetpointBlocked) and ours.unrecorded is None else FAILED
-        click.echo(json.dumps(_told(report)) if as_json else "\n".join(map(_ended, report.results)))
+        say(*[json.dumps(_told(report))] if as_json else map(_ended, report.results))
         return REFUSED if any(result.outcome is Outcome.SKIPPED for result in report.results) else 0
 
 
@@ -110,7 +108,7 @@ def put(pairs: Sequence[str], force: bool, as_json: bool, **way: Any) -> int:
 def monitor(uris: Sequence[str], count: int | None, as_json: bool, **way: Any) -> int:
     """Show PVs whenever they change, until Ctrl-C."""
     news: queue.SimpleQueue[tuple[str, Update]] = queue.SimpleQueue()
-    console = Console(highlight=False)
+    console = Console()
     shown = 0
     with _Way(uris, **way) as control, ended_by_signals() as ended:
         for uri in dict.fromkeys(uris):
@@ -156,10 +154,10 @@ def _show(updates: Mapping[str, Update], as_json: bool) -> int:
             table.add_column(heading, overflow="fold")
         for uri, update in updates.items():
             table.add_row(*_cells(uri, update))
-        Console(highlight=False).print(table)
+        Console().print(table)
     errors = [update for update in updates.values() if isinstance(update, PvError)]
     for error in errors:
-        click.echo(str(error), err=True)
+        say(error, err=True)
     if any(isinstance(error, PvNameError) for error in errors):
         return USAGE
     return FAILED if errors else 0

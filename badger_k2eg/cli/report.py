@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import ProgressColumn, Task
-from rich.table import Table
-from rich.text import Text
+from .console import Console, ProgressColumn, Table, Task, Text
 
 if TYPE_CHECKING:
     from ..badger_app.evaluation import Evaluation
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Points of a front that are listed; the archive has all.
 _LISTED = 15
+_READ_ONLY = "nothing is set, so no point is the best one and no target counts"
 
 
 class Standing(ProgressColumn):
@@ -54,7 +52,7 @@ def announce(run: HeadlessRun, console: Console) -> None:
     if run.read_only:
         # What an environment moves past its interface is told when it is seen.
         words = "nothing is set through the interface, so no point is the best one and no target counts"
-        console.print(f"[bold]read-only[/]: {words}")
+        console.print(Text().append("read-only", "bold").append(f": {words}"))
     if routine.critical_constraint_names:
         names = ", ".join(routine.critical_constraint_names)
         console.print(f"critical constraints pause a run in Badger's window; here they do not: {names}")
@@ -77,9 +75,9 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
     """Say how it ended."""
     console.print(run.reason)
     if run.moved:
-        console.print(run.moved, style="bold red" if run.move_failed else None, markup=False)
+        console.print(run.moved, style="bold red" if run.move_failed else None)
     if run.end_error:
-        console.print(f"the machine could not be read at the end: {run.end_error}", style="red", markup=False)
+        console.print(f"the machine could not be read at the end: {run.end_error}", style="red")
     show_ends(run, console)
     if run.front:
         points = _spread(run.front, _LISTED)
@@ -87,19 +85,19 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
         console.print(f"front: {len(run.front)} of {len(run.evaluations)} evaluations are beaten by none in all{shown}")
         console.print(_front(run, points))
     if run.archive is not None:
-        console.print(f"archive: {run.archive}", markup=False)
-        console.print(f"         in Badger's window: badger -g -cf {output / 'badger.yaml'}", markup=False)
+        console.print(f"archive: {run.archive}")
+        console.print(f"         in Badger's window: badger -g -cf {output / 'badger.yaml'}")
     if (record := run.record) is not None and record.began and record.place:
-        console.print(f"record: {record.id}, in {record.place}", markup=False)
+        console.print(f"record: {record.id}, in {record.place}")
     if plot is not None:
-        console.print(f"plot: {plot}", markup=False)
+        console.print(f"plot: {plot}")
 
 
 def show_ends(run: HeadlessRun, console: Console) -> None:
     """Show start, best and end."""
     # The heading is a line of its own: a table's title is broken to the width of the table.
     if run.start is not None:
-        console.print(run.title, markup=False)
+        console.print(run.title)
         console.print(_table(run))
 
 

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from ..errors import NoSuchRecord
 from . import FAILED, REFUSED
+from .console import Console, Table
 
 if TYPE_CHECKING:
     from ..run.undo import Step
@@ -49,12 +48,12 @@ def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only:
     way = way_of(journal.run(run).manifest)
     settings = load({"read_only": True} if read_only else {})
     control = Control(connect(way), settings)
-    console = Console(highlight=False, stderr=as_json, soft_wrap=True)
+    console = Console(stderr=as_json)
     said: set[str] = set()
 
     def say(step: Step) -> None:
         said.add(step.pv)
-        console.print(str(step), markup=False)
+        console.print(str(step))
 
     try:
         undo = Restore(control, journal, run, to=to, force=force)
@@ -71,7 +70,7 @@ def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only:
             for step in undo.steps:
                 if step.fate in _REFUSED and step.pv not in said:
                     say(step)
-            console.print(_verdict(undo.steps), markup=False)
+            console.print(*_verdict(undo.steps), sep="\n")
         if as_json:
             click.echo(json.dumps(_outcome(undo.recorded.id, to, dry_run, undo.steps, code), indent=2, default=str))
         return code
@@ -115,12 +114,12 @@ def _value(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:20]} ..."
 
 
-def _verdict(steps: Sequence[Any]) -> str:
+def _verdict(steps: Sequence[Any]) -> list[str]:
     from ..run.undo import summary
 
     left = [step for step in steps if step.fate not in _DONE]
-    words = summary(steps)
-    return f"{words}\nNOT where it shall be: {', '.join(step.pv for step in left)}" if left else words
+    words = [summary(steps)]
+    return [*words, f"NOT where it shall be: {', '.join(step.pv for step in left)}"] if left else words
 
 
 def _outcome(run: str, to: str, dry_run: bool, steps: Sequence[Any], code: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from .capacity import Capacities
 from .context import ControlContext
 from .failures import Failures
 from .feeds import Feeds
+from .record_names import RecordNames
 from .synchronous import SynchronousCalls
 
 logger = logging.getLogger("badger_k2eg")
@@ -52,6 +53,7 @@ class Control(SynchronousCalls):
         self.context = ControlContext(self)
         self.feeds = Feeds(backend)
         self.capacities = Capacities()
+        self.record_names = RecordNames()
         self.pacer = Pacer(self.settings)
         self.failures = Failures(self.settings.max_failures)
         #: Ends what waits and what runs in the background, when this is closed.
@@ -180,8 +182,8 @@ class Control(SynchronousCalls):
 
     def tolerance_of(self, address: PvAddress) -> float:
         """Return how far from the value asked a setpoint may rest, in its unit."""
-        name = address.own_name
-        return max(self.tolerances.get(name, 0.0), self.settings.tolerance_of(name))
+        declared = max(self.tolerances.get(name, 0.0) for name in address.names)
+        return max(declared, self.settings.tolerance_of(address))
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""

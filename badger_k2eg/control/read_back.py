@@ -128,7 +128,9 @@ class _Claim:
     def fail(self) -> None:
         """End what no look has settled."""
         if self._is_refused:
-            self.setpoint.supersede(Outcome.UNKNOWN, f"{self._answer}, and it cannot be read back: {self._why}", PutUnknown)
+            self.setpoint.supersede(
+                Outcome.UNKNOWN, f"{self._answer}, and it cannot be read back: {self._why}", PutUnknown
+            )
             return
         if self._seen is None and self.setpoint.error is not None:
             # What went wrong with it before is why: a server that has gone away, say.

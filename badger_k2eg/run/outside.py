@@ -41,8 +41,8 @@ class LockGate:
         try:
             for address in sorted(addresses, key=lambda each: each.own_name):
                 try:
-                    locks().take([address.own_name], run=self._run)
-                    taken.append(address.own_name)
+                    locks().take(address.names, run=self._run)
+                    taken += address.names
                 except LockRefused as error:
                     denied[address] = str(error)
             self.forced = denied if self._force else {}

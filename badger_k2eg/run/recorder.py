@@ -15,6 +15,7 @@ from ..errors import PvError
 from ..journal import Journal
 from ..journal import settings as journal_settings
 from ..journal.readings import told, told_error
+from ..journal.runs import ALIAS
 from ..model import PutResult, PvAddress, SetReport, plain
 from ..records import Level, Record, RecordKind
 from .validators import told_validator
@@ -45,6 +46,8 @@ class Recorder:
         self.run = run
         self._what = what
         self.evaluation = 0
+        #: The own names of PVs that were set by an alias.
+        self.aliases: dict[str, str] = {}
         self._calls = threading.local()
         self._profiled: set[str] = set()
         self._validators: dict[str, tuple[Any, list[dict[str, Any]] | None]] = {}
@@ -64,6 +67,21 @@ class Recorder:
         """Make a line of this run, and of its present evaluation."""
         fields.setdefault("evaluation", self.evaluation or None)
         return Record(kind=kind, run=self.run, **fields)
+
+    def alias(self, address: PvAddress) -> list[Record]:
+        """Make the line that tells, once, which record is called by an alias."""
+        if address.real is None or address.text in self.aliases:
+            return []
+        self.aliases[address.text] = address.real
+        message, data = f"{address.text} is an alias of {address.real}", {"record": address.real}
+        return [self.line(RecordKind.EVENT, name=ALIAS, pv=address.text, message=message, data=data)]
+
+    def own_name(self, pv: str) -> str:
+        """Give the own name of a PV that was set, also by an alias.
+
+        :raises PvNameError: for what cannot be one.
+        """
+        return self.aliases.get(pv) or PvAddress.parse(pv).own_name
 
     def event(self, name: str, message: str, *, level: Level = Level.INFO, **fields: Any) -> None:
         """Note that something has happened."""
@@ -142,10 +160,10 @@ class Recorder:
     def _result(self, kind: RecordKind, result: PutResult) -> Record:
         seen = {} if result.readback is None else told(result.readback)
         more: dict[str, Any] = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
-        if self._what is not None and kind is RecordKind.SETPOINT and result.before is not None:
-            more["before"] = plain(result.before.value)
         if result.tolerance:
             more["tolerance"] = result.tolerance
+        if self._what is not None and kind is RecordKind.SETPOINT and result.before is not None:
+            more["before"] = plain(result.before.value)
         if result.error is not None:
             more["error"] = type(result.error).__name__
         if more:

@@ -60,7 +60,7 @@ class GatewayProcess(ChildProcess):
                 environment=clean_environment({**epics, _FOLDER_VARIABLE: str(self.folder)}),
                 name="gateway",
                 ready="ready",
-                ready_timeout=30.0,
+                ready_timeout=60.0,
             )
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -193,11 +193,17 @@ def kafka_jars() -> Path:
 def _check_java() -> None:
     for program in ("java", "mvn"):
         if shutil.which(program) is None:
-            raise MissingTestPart(f"Apache Kafka needs Java {_JAVA} and Maven: there is no `{program}` on the path")
+            raise MissingTestPart(
+                f"Apache Kafka needs Java {_JAVA} and Maven: there is no `{program}` on the path; "
+                "on Debian: apt install maven"
+            )
     said = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False).stderr
     found = re.search(r'version "(\d+)', said)
     if found is None or int(found[1]) < _JAVA:
-        raise MissingTestPart(f"Apache Kafka needs Java {_JAVA}; `java -version` says: {said.strip() or 'nothing'}")
+        raise MissingTestPart(
+            f"Apache Kafka needs Java {_JAVA}; `java -version` says: {said.strip() or 'nothing'}; "
+            "on Debian: apt install default-jre-headless"
+        )
 
 
 def _fetch(jars: Path) -> None:

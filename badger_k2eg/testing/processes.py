@@ -64,7 +64,7 @@ class ChildProcess:
         *,
         environment: Mapping[str, str] | None = None,
         name: str = "child",
-        ready_timeout: float = 15.0,
+        ready_timeout: float = 60.0,
         ready: str = READY,
     ) -> None:
         """Start the child and wait until it is ready."""

@@ -19,9 +19,7 @@ from badger_k2eg.testing.plugin import SessionPorts
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from examples.first_ioc.part import FirstIoc
 
-from .routines import CLONE, SETPOINTS, SLOW_STEPS, START
-
-pytest.importorskip("badger", reason="pip install 'badger-k2eg[badger]'")
+from .routines import CLONE, PATIENT, SETPOINTS, SLOW_STEPS, START
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +57,13 @@ def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
         if not name.endswith("_DIR"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that the test starts has time."""
+    for name, value in PATIENT.items():
+        monkeypatch.setenv(name, value)
 
 
 @pytest.fixture(scope="session")
@@ -105,7 +110,7 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(code: str, **options: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code]
-        return subprocess.run(command, capture_output=True, text=True, cwd=CLONE, timeout=50, **options)
+        return subprocess.run(command, capture_output=True, text=True, cwd=CLONE, timeout=150, **options)
 
     return run
 

@@ -20,6 +20,8 @@ from badger_k2eg.lock import locked_by
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from environments.pv_template import Environment
 from interfaces.epics_pva import Interface
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
 pytestmark = [
     pytest.mark.usefixtures("badger_config", "quiet"),
@@ -139,13 +141,6 @@ def begun(journal: Journal, evaluations: int = 3) -> Callable[[], bool]:
     return there
 
 
-def eventually(there: Callable[[], Any]) -> None:
-    until = time.monotonic() + 15
-    while not there():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
 @pytest.mark.parametrize("policy", ["leave", "restore"])
 def test_the_windows_stop(
     policy: str, start: Callable[..., Any], journal: Journal, monkeypatch: pytest.MonkeyPatch
@@ -155,7 +150,7 @@ def test_the_windows_stop(
     child, knobs = start(after_stop=policy)
     child.until(begun(journal))
     assert "run" in locked_by(list(knobs.values()))
-    assert child.press_stop() < 10
+    assert child.press_stop() < 10 * pace()
     recorded = the_run(journal)
     assert (recorded.reason, recorded.open) == ("stopped", False)
     assert "SIGTERM" in next(r for r in recorded.records() if r.kind.value == "run.end").message
@@ -179,7 +174,7 @@ def test_a_signal_alone_in_mid_evaluation(
     began = time.monotonic()
     os.kill(child.process.pid, signal.SIGTERM)
     child.process.join(20)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 10 * pace()
     # As without us: it ends by the signal.
     assert child.process.exitcode == -signal.SIGTERM
     recorded = the_run(journal)

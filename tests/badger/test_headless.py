@@ -83,6 +83,7 @@ def test_options_of_the_handwritten_environment_come_from_variables(
     assert get_env("handwritten_environment")[0].name == "handwritten_environment"
 
 
+@pytest.mark.timing
 def test_parallel_is_taken_from_a_variable(machine: Interface, monkeypatch: pytest.MonkeyPatch) -> None:
     from badger_k2eg.badger_app import runner
 

@@ -16,11 +16,12 @@ CLONE = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 def test_the_example_tunes_the_demos_machine(first_ioc: Part, tmp_path: Path) -> None:
     machine = Interface()
     machine.set_values({"FIRST:COR:1:SP": -0.6, "FIRST:COR:2:SP": 0.8})
     done = subprocess.run(
-        [sys.executable, CLONE / "examples" / "headless.py"], capture_output=True, text=True, cwd=tmp_path, timeout=50
+        [sys.executable, CLONE / "examples" / "headless.py"], capture_output=True, text=True, cwd=tmp_path, timeout=150
     )
     assert done.returncode == 0, done.stderr
     *evaluations, last = done.stdout.splitlines()

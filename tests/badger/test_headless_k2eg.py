@@ -20,7 +20,7 @@ from interfaces.epics_pva import Interface
 
 from .routines import SETPOINTS, START, command, vocs, written
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 Said = Callable[..., dict[str, Any]]
 
@@ -94,6 +94,7 @@ def test_the_handwritten_environment(said: Said, first_ioc: FirstIoc, tmp_path: 
     machine.reset_interface()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "parameter", "objective", "magnets"),
     [

@@ -12,6 +12,7 @@ from environments.fel_linac import Environment as FelLinac
 from environments.virtual_injector import Environment as Injector
 from examples.virtual_injector.part import VirtualInjector
 from interfaces.epics_pva import Interface
+from tests.rig.waiting import eventually
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,10 @@ def test_nothing_is_measured_without_permit(machine: VirtualInjector, interface:
     from badger_k2eg.knobs import wait_for
 
     injector = Injector(interface=interface(), prefix=machine.prefix)
-    control = injector.interface.control
+    control, permit = injector.interface.control, machine.pv("BEAM:PERMIT")
     control.set({machine.pv("SIM:TRIP"): "trip"})
     try:
+        eventually(lambda: control.get([permit])[permit].label, "TRIP")
         short = [c.__class__(c.pv.format(prefix=machine.prefix), equals=c.equals, timeout=1.0, reason=c.reason)
                  for c in Injector.conditions[:1]]  # fmt: skip
         with pytest.raises(ConditionNotMet, match="permit of the machine protection"):

@@ -24,6 +24,7 @@ from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from badger_k2eg.validation import wait_for_readback, within
 from interfaces.epics_pva import Interface
+from tests.rig.pace import pace
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -57,7 +58,7 @@ def test_a_constructor_opens_nothing_and_takes_less_than_50_ms(run_python: RunPy
     (tmp_path / "options.ini").write_text("[badger_k2eg]\ntimeout = 5\n")
     done = run_python(_OFFLINE, env={**os.environ, "BADGER_K2EG_CONFIG": str(tmp_path / "options.ini")})
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 0.05
+    assert float(done.stdout) < 0.05 * pace()
 
 
 def test_the_first_constructor_takes_less_than_50_ms_too(run_python: RunPython) -> None:
@@ -65,7 +66,7 @@ def test_the_first_constructor_takes_less_than_50_ms_too(run_python: RunPython) 
         "import time; from interfaces.epics_pva import Interface\n"
         "began = time.perf_counter(); Interface(); print(time.perf_counter() - began)"
     )
-    assert float(done.stdout) < 0.05, done.stderr
+    assert float(done.stdout) < 0.05 * pace(), done.stderr
 
 
 def test_the_fields_show_the_defaults_that_are_in_force() -> None:
@@ -347,3 +348,14 @@ def test_reset_forgets_failures_and_reads_the_options_again(
     interface.reset_interface()
     interface.set_value("X", 1.0)
     assert interface.settings.timeout == 9.0
+
+
+# -- one PV, one name -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ALIAS", "FREE.{}", "FREE."])
+def test_limits_hold_whatever_a_pv_is_called(soft_ioc: SoftIoc, name: str) -> None:
+    interface = Interface(limits={soft_ioc.pv("FREE"): (-1.0, 2.0)})
+    with pytest.raises(SetpointBlocked, match="own limits"):
+        interface.set_value(soft_ioc.pv(name), 4.0)
+    assert interface.get_value(soft_ioc.pv("FREE")) == 1.0

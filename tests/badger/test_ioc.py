@@ -50,7 +50,7 @@ def test_an_example_ioc_in_the_foreground(
             assert float(read.stdout) != 0, read.stderr
             (child,) = psutil.Process(process.pid).children()
             process.send_signal(signal.SIGINT if name == "demo" else signal.SIGTERM)
-            output, _ = process.communicate(timeout=10)
+            output, _ = process.communicate(timeout=60)
         finally:
             process.kill()
     assert process.returncode == 0

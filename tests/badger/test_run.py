@@ -125,6 +125,7 @@ def test_an_evaluation_that_fails_is_code_1_and_the_machine_is_restored(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
 def test_a_signal_in_mid_evaluation_ends_the_run(
     number: signal.Signals, name: str, code: int, machine: Interface, slow_steps: Path, tmp_path: Path
@@ -147,7 +148,7 @@ def test_a_signal_in_mid_evaluation_ends_the_run(
             for _ in range(2):
                 time.sleep(0.3)
                 process.send_signal(number)
-            output, error = process.communicate(timeout=30)
+            output, error = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, error) == (code, "")
@@ -208,6 +209,7 @@ def test_a_wrong_option_around_it_is_told_once_and_before_badger_loads(tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
 def test_a_signal_while_badger_loads_ends_it_in_one_line(
     number: signal.Signals, name: str, code: int, plugin_root: Path, tmp_path: Path
@@ -237,7 +239,7 @@ def test_a_signal_while_badger_loads_ends_it_in_one_line(
                 assert process.poll() is None
                 time.sleep(0.05)
             process.send_signal(number)
-            output, error = process.communicate(timeout=20)
+            output, error = process.communicate(timeout=60)
         finally:
             process.kill()
     assert (process.returncode, output) == (code, "")

@@ -11,11 +11,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from tests.rig.pace import pace
+
+_HANGS = 3
+"""How many times as long as it should take a child may take, before it is taken to hang."""
+
 
 def in_fork(function: Callable[[], Any], seconds: float = 5.0) -> tuple[Any, float]:
     """Fork, run the function in the child, and give its answer with the seconds it took from the fork on.
 
-    :raises AssertionError: when the child has not answered in time; it is killed then.
+    :raises AssertionError: when the child has not answered in time. One that hangs is killed.
     """
     reader, writer = os.pipe()
     began = time.monotonic()
@@ -26,7 +31,7 @@ def in_fork(function: Callable[[], Any], seconds: float = 5.0) -> tuple[Any, flo
     try:
         forked = time.monotonic() - began
         # The time for the fork itself, which waits for puts in flight, is not the child's.
-        ready, _, _ = select.select([reader], [], [], seconds)
+        ready, _, _ = select.select([reader], [], [], _HANGS * seconds)
         data = os.read(reader, 1 << 20) if ready else b""
         took = time.monotonic() - began - forked
     finally:
@@ -34,7 +39,8 @@ def in_fork(function: Callable[[], Any], seconds: float = 5.0) -> tuple[Any, flo
         if not ready:
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-    assert ready, f"the child has not answered within {seconds} s"
+    assert ready, f"the child has not answered within {_HANGS * seconds} s"
+    assert took < seconds * pace(), f"the child took {took} s to answer, not {seconds} s"
     assert data and status == 0, f"the child ended with status {status} and said {data!r}"
     answer = json.loads(data)
     assert "error" not in answer, answer

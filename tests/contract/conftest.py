@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.rig.left_out import leave_out
 
 from .machine import FEATURES, CaMachine, IocMachine, K2egMachine, Machine, MemoryMachine, PvaMachine
 from .memory_machine import SimulatedMachine
@@ -37,7 +38,12 @@ BACKENDS = [
 KINDS: tuple[Any, ...] = (MemoryMachine, PvaMachine, CaMachine, K2egMachine)
 #: The modules whose tests over K2EG depend on the times and the order in which a broker delivers.
 ON_EVERY_BROKER = ("test_arrival", "test_monitors", "test_restart", "test_retry")
-_left_out: Counter[tuple[str, str, str]] = Counter()
+#: The modules that show what a transport can change: all machines run them in a plain session. The others run on memory
+#: and PVAccess there, and on every machine in an extended one.
+WHAT_A_TRANSPORT_CHANGES = (
+    "test_cancel", "test_fork", "test_monitors", "test_never_lies", "test_reading", "test_restart", "test_retry",
+    "test_values", "test_waiting",
+)  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -49,7 +55,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if K2egMachine in _kinds(item) and item.path.stem in ON_EVERY_BROKER:
             item.add_marker(pytest.mark.kafka)
-    left_out = [item for item in items if not _can_run(item)]
+        if {CaMachine, K2egMachine} & {*_kinds(item)} and item.path.stem not in WHAT_A_TRANSPORT_CHANGES:
+            item.add_marker(pytest.mark.extended)
+    left_out = [item for item in items if not _can_run(config, item)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
@@ -60,20 +68,13 @@ def _kinds(item: pytest.Item) -> list[type[Machine]]:
     return [value for value in (given.params.values() if given else ()) if isinstance(value, type) and value in KINDS]
 
 
-def _can_run(item: pytest.Item) -> bool:
+def _can_run(config: pytest.Config, item: pytest.Item) -> bool:
     for kind in _kinds(item):
         for feature in (feature for marker in item.iter_markers("needs") for feature in marker.args):
             if not kind.has(feature):
-                _left_out[kind.name, feature, kind.lacks[feature]] += 1
+                leave_out(config, f"{kind.name}: {FEATURES[feature]}: {kind.lacks[feature]}")
                 return False
     return True
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if _left_out:
-        terminalreporter.section("left out of tests/contract")
-    for (name, feature, reason), count in sorted(_left_out.items()):
-        terminalreporter.line(f"{name}: {count} tests of {FEATURES[feature]}: {reason}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,9 +17,11 @@ from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.model import Outcome, Reading
 from badger_k2eg.validation import within
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
 from .children import in_fork, read_in_spawned_child
-from .machine import PATIENCE, IocMachine, Machine, Running, eventually
+from .machine import PATIENCE, IocMachine, Machine, Running
 
 # Python 3.12 warns of every fork of a process with threads; that it works all the same is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -90,7 +92,7 @@ def test_twenty_forks_in_a_row_under_load(machine: Machine, caplog: pytest.LogCa
             # The parent goes on meanwhile.
             time.sleep(0.02)
     assert not errors, errors
-    assert max(took) < 5.0
+    assert max(took) < 5.0 * pace()
     last = float(next(target) % 100)
     control.set({moving: last}, validator)
     eventually(lambda: isinstance(seen[-1], Reading) and seen[-1].value, last)
@@ -136,7 +138,7 @@ def test_the_parents_monitors_and_gets_live_through_a_fork(machine: Machine) -> 
     in_child(lambda: 0)
     with pytest.raises(TimeoutError):
         waiting.result()
-    assert 0.8 <= waiting.ended_at - began < 3.0, "the fork took nothing from its time, and added nothing"
+    assert 0.8 <= waiting.ended_at - began < 3.0 * pace(), "the fork took nothing from its time, and added nothing"
     machine.move("FREE", 3.5)
     eventually(lambda: seen[-1].value, 3.5)
     subscription.close()
@@ -169,7 +171,7 @@ def test_a_put_without_an_answer_holds_a_fork_up_only_until_its_deadline(machine
     time.sleep(0.2)
     began = time.monotonic()
     in_child(lambda: 0)
-    assert time.monotonic() - began < 4.0
+    assert time.monotonic() - began < 4.0 * pace()
     with pytest.raises(TimeoutError) as caught:
         call.result()
     assert caught.value.report[lost].outcome is Outcome.UNKNOWN

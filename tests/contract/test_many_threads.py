@@ -17,8 +17,9 @@ from badger_k2eg.control.call import SetCall
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import SetpointBlocked
 from badger_k2eg.validation import Watch, within
+from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, Machine, Running, eventually
+from .machine import PATIENCE, Machine, Running
 
 THREADS = 100
 

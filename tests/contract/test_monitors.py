@@ -15,8 +15,9 @@ from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PvError, PvNameError, PvNotConnected
 from badger_k2eg.model import Reading
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import Machine, eventually
+from .machine import Machine
 
 
 class Seen:

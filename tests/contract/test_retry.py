@@ -14,8 +14,10 @@ from badger_k2eg.control import Control
 from badger_k2eg.errors import PutMismatch, PutRefused, PutTimeout, PutUnknown, SetError
 from badger_k2eg.model import Outcome, PutResult
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
-from .machine import Machine, MemoryMachine, Recorder, Running, eventually
+from .machine import Machine, MemoryMachine, Recorder, Running
 from .memory_machine import SimulatedMachine
 
 TIMEOUT = 0.5
@@ -185,7 +187,7 @@ def test_every_attempt_is_recorded_and_the_delay_lies_between(ended: dict[str, E
     assert [result.attempts for result in recorder.attempts] == [1, 2]
     assert [result.outcome for result in recorder.attempts] == [Outcome.UNKNOWN, Outcome.UNKNOWN]
     first, second = recorder.times
-    assert DELAY + TIMEOUT <= second - first < DELAY + TIMEOUT + 3.0
+    assert DELAY + TIMEOUT <= second - first < DELAY + TIMEOUT + 3.0 * pace()
     assert [str(report) for report in recorder.reports] == [str(ended["LOST"].error.report)]
 
 
@@ -199,7 +201,7 @@ def test_the_defaults_are_three_seconds_and_one_second_later(machine: Machine, m
     report = control.set({pv: 2.0})
     assert (report[pv].outcome, report[pv].attempts) == (Outcome.APPLIED, 2)
     assert pauses[0] == 1.0 and all(pause < 1.0 for pause in pauses[1:]), pauses
-    assert 4.0 <= report[pv].seconds < 8.0
+    assert 4.0 <= report[pv].seconds < 8.0 * pace()
     assert "3 s" in recorder.attempts[0].message
 
 

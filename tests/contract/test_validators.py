@@ -20,8 +20,9 @@ from badger_k2eg.errors import (
 )
 from badger_k2eg.model import Outcome
 from badger_k2eg.validation import wait_for_readback
+from tests.rig.waiting import eventually
 
-from .machine import Machine, Recorder, eventually
+from .machine import Machine, Recorder
 
 
 def test_a_validator_is_called_with_four_words(machine: Machine) -> None:

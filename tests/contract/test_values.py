@@ -13,8 +13,9 @@ import pytest
 from badger_k2eg.errors import SetpointBlocked
 from badger_k2eg.model import Kind, Outcome, Severity
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import INITIAL, Machine, Recorder, eventually
+from .machine import INITIAL, Machine, Recorder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from .conftest import Serve, Served
 from .wire import PATIENCE
 
 # With an outage of the broker, which may be Apache Kafka.
-pytestmark = [pytest.mark.kafka, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 
 #: Seconds after a command in which the value is repeated, if ever.
 REPEATED = 3.0

@@ -34,7 +34,7 @@ def run(*options: str, folder: Path | None = None) -> subprocess.CompletedProces
         [sys.executable, "-m", "badger_k2eg.cli", "gateway", *options],
         capture_output=True,
         text=True,
-        timeout=40,
+        timeout=150,
         env=environment,
     )
 

@@ -17,21 +17,14 @@ from badger_k2eg.k2eg.snapshots import Iteration, SnapshotProperties
 from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import SoftIoc, random_prefix
+from tests.rig.waiting import eventually
 
 from .conftest import Serve, Served
-from .wire import PATIENCE
 
 pytestmark = pytest.mark.kafka
 
 PVS = 200
 MONITORED = 40
-
-
-def eventually(found: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    until = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < until, f"not within {seconds} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -54,7 +47,7 @@ def client(pair: list[Served], broker: Broker) -> Iterator[K2egClient]:
             made.get_many(uris(), 5.0)
             return all(served.gateway._gets._known for served in pair)
 
-        eventually(both_serve, 30.0)
+        eventually(both_serve, seconds=30.0)
         yield made
 
 
@@ -86,7 +79,7 @@ def test_a_monitor_asked_for_again_is_held_by_one_until_another_takes_over(
             pair[0].memory.post(f"P:{number}", value)
     eventually(lambda: all(seen[f"P:{number}"] == [0.0, 1.0, 2.0] for number in range(MONITORED)))
     pair[0].gateway.close()
-    eventually(lambda: len(pair[1].gateway._monitors) == MONITORED, 30.0)
+    eventually(lambda: len(pair[1].gateway._monitors) == MONITORED, seconds=30.0)
     for number in range(MONITORED):
         pair[1].memory.post(f"P:{number}", 3.0)
     eventually(lambda: all(seen[f"P:{number}"][-1] == 3.0 for number in range(MONITORED)))
@@ -120,9 +113,9 @@ def test_one_that_is_killed_is_replaced(soft_ioc: SoftIoc, gateway_factory: Call
         client.monitor(f"pva://{soft_ioc.pv('COUNT')}", lambda _, tree: counts.append(tree["value"]), 10.0)
         assert not errors(client, wanted)
         first.kill()
-        eventually(lambda: not errors(client, wanted), 30.0)
+        eventually(lambda: not errors(client, wanted), seconds=30.0)
         so_far = len(counts)
-        eventually(lambda: len(counts) > so_far + 10, 30.0)
+        eventually(lambda: len(counts) > so_far + 10, seconds=30.0)
     assert counts[-1] == max(counts)
 
 

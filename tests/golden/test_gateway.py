@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.rig.pace import pace
+
 from .bench import Bench
 from .recorded import SCENARIOS, Scenario
 
@@ -55,6 +57,10 @@ ANSWERED = [s for s in PLAIN if s.name not in SLOW | {KILLED, "get_put_monitored
 STREAMS = [s for s in SCENARIOS if not s.timing_only and s not in ANSWERED and s.name not in SLOW | {KILLED}]
 
 
+#: From how slow a machine on it may have been the machine.
+BUSY = 1.5
+
+
 @pytest.mark.kafka
 @pytest.mark.parametrize("scenario", ANSWERED, ids=lambda scenario: scenario.name)
 def test_commands_are_answered_alike(shared_bench: Bench, scenario: Scenario):
@@ -66,13 +72,19 @@ def test_commands_are_answered_alike(shared_bench: Bench, scenario: Scenario):
 def test_what_nobody_serves_times_out_alike(shared_bench: Bench, scenario: Scenario):
     began = time.monotonic()
     check(shared_bench, scenario)
-    assert 9.5 < time.monotonic() - began < 15.0
+    assert 9.5 < time.monotonic() - began < 15.0 * pace()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", STREAMS, ids=lambda scenario: scenario.name)
 def test_monitors_and_snapshots_are_published_alike(bench: Bench, scenario: Scenario):
-    check(bench, scenario)
+    try:
+        check(bench, scenario)
+    except AssertionError:
+        # What was recorded has its own times, which a busy machine may miss once.
+        if pace() < BUSY:
+            raise
+        check(bench, scenario)
 
 
 def test_every_scenario_is_used():

@@ -22,8 +22,6 @@ import pytest
 from badger_k2eg.testing.processes import clean_environment
 from examples.virtual_injector.part import VirtualInjector
 
-pytest.importorskip("badger", reason="pip install 'badger-k2eg[badger]'")
-
 CLONE = Path(__file__).resolve().parents[2]
 PICTURES = os.environ.get("PICTURES")
 PATIENCE = 240.0
@@ -40,7 +38,7 @@ def display() -> Iterator[str]:
     """A virtual display, as DISPLAY."""
     program = shutil.which("Xvfb")
     if program is None:
-        pytest.skip("there is no Xvfb: apt install xvfb")
+        pytest.skip("there is no Xvfb, the virtual display: apt install xvfb")
     number, writing = os.pipe()
     with subprocess.Popen(
         [program, "-displayfd", str(writing), "-screen", "0", _SCREEN, "-nolisten", "tcp"],
@@ -95,7 +93,7 @@ def command(tmp_path: Path) -> Command:
             env=clean_environment({**own_places(tmp_path), **client}),
             cwd=tmp_path,
             stdin=subprocess.DEVNULL,
-            timeout=100,
+            timeout=150,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

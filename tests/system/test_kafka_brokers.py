@@ -15,8 +15,7 @@ from badger_k2eg.testing import kafka_server
 from badger_k2eg.testing.broker import ExternalBroker, start_broker
 from badger_k2eg.testing.processes import ChildFailed
 from badger_k2eg.testing.soft_ioc import MissingTestPart
-
-from .kafka_parts import wait_until
+from tests.rig.waiting import eventually
 
 START_AND_WAIT = """
 import sys, time
@@ -72,7 +71,7 @@ def test_broker_ends_with_the_process_that_started_it(kind: str) -> None:
     finally:
         starter.send_signal(signal.SIGKILL)
         starter.communicate()
-    wait_until(lambda: not _answers(host, int(port)), "gone")
+    eventually(lambda: not _answers(host, int(port)), what="gone")
 
 
 def _answers(host: str, port: int) -> bool:

@@ -21,8 +21,9 @@ from badger_k2eg.errors import AuthenticationFailed
 from badger_k2eg.kafka import Delivery, KafkaConnection, KafkaRecord, Reader, Start, Topics, Writer
 from badger_k2eg.testing.kafka_server import KafkaServer, NodePorts, kafka_jars
 from badger_k2eg.testing.soft_ioc import MissingTestPart
+from tests.rig.waiting import eventually
 
-from .kafka_parts import wait_until, within, write
+from .kafka_parts import within, write
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -77,9 +78,11 @@ def test_one_of_three_brokers_is_killed_under_load(cluster: list[KafkaServer]) -
     time.sleep(4)
     cluster[1].up()
     flooding.join()
-    wait_until(lambda: len(deliveries) == RECORDS, "every record reported", 90)
+    eventually(lambda: len(deliveries) == RECORDS, what="every record reported", seconds=90)
     acknowledged = {value for value, each in deliveries if each.error is None}
-    wait_until(lambda: {record.value for record in got} >= acknowledged, "all that was acknowledged is read", 60)
+    eventually(
+        lambda: {record.value for record in got} >= acknowledged, what="all that was acknowledged is read", seconds=60
+    )
     assert len(acknowledged) == RECORDS
     values = [record.value for record in got]
     assert len(values) == len(set(values)), "a record came twice"
@@ -90,7 +93,7 @@ def test_one_of_three_brokers_is_killed_under_load(cluster: list[KafkaServer]) -
     stored: list[KafkaRecord] = []
     again = Reader(connection, stored.append)
     again.assign([topic], Deadline(60), Start.BEGINNING)
-    wait_until(lambda: len(stored) == RECORDS, "all is stored", 60)
+    eventually(lambda: len(stored) == RECORDS, what="all is stored", seconds=60)
     for part in (reader, again, writer, topics):
         part.close()
 
@@ -102,7 +105,7 @@ def _exchange(connection: KafkaConnection) -> None:
     reader, writer = Reader(connection, got.append, topics=topics), Writer(connection)
     reader.assign(["secured"], within())
     write(writer, "secured", b"1")
-    wait_until(lambda: bool(got), "read")
+    eventually(lambda: bool(got), what="read")
     for part in (reader, writer, topics):
         part.close()
 

@@ -9,8 +9,9 @@ import pytest
 from badger_k2eg.errors import KafkaError, TopicMissing
 from badger_k2eg.kafka import GroupReader, KafkaRecord, Writer
 from badger_k2eg.testing.broker import Broker
+from tests.rig.waiting import eventually
 
-from .kafka_parts import wait_until, within, write
+from .kafka_parts import within, write
 
 pytestmark = pytest.mark.kafka
 
@@ -25,13 +26,13 @@ def test_new_group_begins_at_the_end_and_a_known_one_where_it_was(broker: Broker
     first = GroupReader(broker.connection, group, [topic], got.append)
     first.start(within())
     write(writer, topic, b"1", b"2")
-    wait_until(lambda: len(got) == 2, "read")
+    eventually(lambda: len(got) == 2, what="read")
     first.close()
     write(writer, topic, b"while nobody was there")
     second = GroupReader(broker.connection, group, [topic], got.append)
     second.start(within())
     write(writer, topic, b"3")
-    wait_until(lambda: len(got) == 4, "read on")
+    eventually(lambda: len(got) == 4, what="read on")
     assert values(got) == [b"1", b"2", b"while nobody was there", b"3"]
     second.close()
     second.close()
@@ -44,7 +45,7 @@ def test_nothing_written_after_start_is_lost(broker: Broker, writer: Writer, top
         member = GroupReader(broker.connection, f"g{attempt}-{topic}", [topic], got.append)
         member.start(within())
         write(writer, topic, b"%d" % attempt)
-        wait_until(lambda: bool(got), "read")  # noqa: B023 (used in this round only)
+        eventually(lambda: bool(got), what="read")  # noqa: B023 (used in this round only)
         assert values(got) == [b"%d" % attempt]
         member.close()
 
@@ -68,13 +69,13 @@ def test_members_share_the_partitions(broker: Broker, writer: Writer, topic: str
 
     # The older member lets go of some partitions only when it has heard of the younger one. Meanwhile some records may
     # come to both; none may be lost.
-    wait_until(both_have_some, "both read")
-    wait_until(lambda: read() == set(sent), "all read")
+    eventually(both_have_some, what="both read")
+    eventually(lambda: read() == set(sent), what="all read")
     members[0].close()
     late = [b"late %d" % number for number in range(40)]
     for value in late:
         writer.send(wide, value, key=value)
-    wait_until(lambda: read() == {*sent, *late}, "the other one has taken over")
+    eventually(lambda: read() == {*sent, *late}, what="the other one has taken over")
     members[1].close()
 
 
@@ -84,7 +85,7 @@ def test_member_without_a_partition_joins_too(broker: Broker, writer: Writer, to
     for member in members:
         member.start(within())
     write(writer, topic, b"1")
-    wait_until(lambda: bool(got), "read by one of them")
+    eventually(lambda: bool(got), what="read by one of them")
     for member in members:
         member.close()
     assert values(got) == [b"1"]
@@ -100,7 +101,7 @@ def test_callback_that_raises_does_not_stop_the_member(broker: Broker, writer: W
     member = GroupReader(broker.connection, f"g-{topic}", [topic], fragile)
     member.start(within())
     write(writer, topic, b"1", b"2")
-    wait_until(lambda: member.callback_errors == 2, "both read")
+    eventually(lambda: member.callback_errors == 2, what="both read")
     member.close()
     assert values(got) == [b"1", b"2"]
 

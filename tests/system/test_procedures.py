@@ -22,6 +22,8 @@ from badger_k2eg.testing.processes import clean_environment
 from examples.virtual_injector import procedures
 from examples.virtual_injector.lattice import MAGNETS
 from examples.virtual_injector.part import VirtualInjector
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.broker import Broker
@@ -83,8 +85,9 @@ def test_degauss_and_a_map_of_two(control: Control, injector: VirtualInjector) -
 
 
 def test_the_beam_comes_back(control: Control, injector: VirtualInjector) -> None:
-    permit = injector.pv("BEAM:PERMIT")
+    permit, actual = injector.pv("BEAM:PERMIT"), injector.pv("BEAM:RATE_ACT")
     control.set({injector.pv("BEAM:RATE"): "0 Hz"})
+    eventually(lambda: control.get([actual])[actual], 0.0)
     future = control.wait_until_new(permit, 0.1, callback=None)  # something else goes on beside it
     with pytest.raises(TimeoutError, match="RATE_ACT reads 0"):
         procedures.beam(control, injector.prefix, stable=0.2, timeout=1.0)
@@ -115,16 +118,17 @@ def command(injector: VirtualInjector, tmp_path: Path) -> Callable[..., list[str
 @pytest.fixture
 def environment(injector: VirtualInjector, tmp_path: Path) -> dict[str, str]:
     own = {"XDG_CONFIG_HOME": str(tmp_path), "BADGER_K2EG_JOURNAL_DIR": str(tmp_path / "journal")}
+    own["BADGER_K2EG_TIMEOUT"] = "20"  # a busy machine may need more than the usual three seconds to answer
     return clean_environment({**injector.client_environment, **own, "BADGER_K2EG_RUN_ON_CANCELLED": "restore"})
 
 
 def run(words: list[str], environment: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=50)
+    return subprocess.run(words, env=environment, cwd=folder, capture_output=True, text=True, timeout=150)
 
 
 def runs(environment: dict[str, str]) -> list[dict[str, Any]]:
     words = [sys.executable, "-m", "badger_k2eg.cli", "runs", "list", "--json"]
-    text = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=50, check=True).stdout
+    text = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=150, check=True).stdout
     try:
         listed = json.loads(text)
     except ValueError:
@@ -173,7 +177,7 @@ def test_sigterm_stops_it_by_the_policy_of_the_run(
     command: Callable[..., list[str]], environment: dict[str, str], injector: VirtualInjector, tmp_path: Path
 ) -> None:
     pv = injector.pv("QUAD:5:BCTRL")
-    with closing(Control(connect("pva"))) as control:
+    with closing(Control(connect("pva"), Settings(timeout=20.0))) as control:
         before = control.get([pv])[pv]
         words = command("mine:hold", "--param", f"pv={pv}", "--param", "value=-0.2")
         with subprocess.Popen(
@@ -183,9 +187,9 @@ def test_sigterm_stops_it_by_the_policy_of_the_run(
             assert control.get([pv])[pv] == -0.2
             began = time.monotonic()
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
         assert process.returncode == 143 and "stopped by SIGTERM" in errors and "Traceback" not in errors
-        assert time.monotonic() - began < 10.0
+        assert time.monotonic() - began < 10.0 * pace()
         assert control.get([pv])[pv] == before, "put back"
         control.backend.close()
 

@@ -17,6 +17,8 @@ from badger_k2eg.control import connect
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import PvNotConnected
 from badger_k2eg.model import Fields, Outcome, PvAddress, Reading
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from badger_k2eg.backends.pva import PvaBackend
@@ -41,13 +43,6 @@ def backend(soft_ioc: SoftIoc, fault_server: FaultServer) -> Iterator[PvaBackend
 def get(backend: PvaBackend, name: str, seconds: float = PATIENCE) -> Any:
     address = PvAddress.parse(name)
     return backend.get_many([address], Deadline(seconds))[address]
-
-
-def eventually(ask: Callable[[], Any], wanted: Any = True, seconds: float = PATIENCE) -> None:
-    began = time.monotonic()
-    while (answer := ask()) != wanted:
-        assert time.monotonic() - began < seconds, f"still {answer!r}, not {wanted!r}, after {seconds} s"
-        time.sleep(0.005)
 
 
 def test_its_context_knows_the_configured_addresses_and_no_others(backend: PvaBackend, soft_ioc: SoftIoc) -> None:
@@ -220,7 +215,7 @@ def test_closing_ends_calls_and_monitors(soft_ioc: SoftIoc, fault_server: FaultS
     backend.close()
     for thread in threads:
         thread.join(5.0)
-    assert time.monotonic() - began < 3.0
+    assert time.monotonic() - began < 3.0 * pace()
     assert "cancelled" in str(ends["get"]) and ends["put"] is Outcome.UNKNOWN
     eventually(threading.active_count, before)
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDES = [
     README,
+    ROOT / "CONTRIBUTING.md",
     *(path for place in ("examples", "interfaces", "environments") for path in ROOT.glob(f"{place}/*/*.md")),
 ]
 TEXT = README.read_text(encoding="utf-8")
@@ -35,8 +36,8 @@ _MAKE = re.compile(r"^(?:\S+=\S+ )*make ([a-z-]+)", re.MULTILINE)
 CLIENT = next(block for block in BLOCKS if "K2egClient(" in block)
 
 
+@pytest.mark.badger
 def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("badger", reason="the README's examples need Badger: pip install 'badger-k2eg[badger]'")
     from badger_k2eg.backends.memory import MemoryBackend
 
     namespace: dict[str, object] = {}
@@ -120,7 +121,7 @@ def test_the_error_tree_is_complete() -> None:
 def test_the_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = {target for guide in GUIDES for target in _MAKE.findall(_code(guide))}
-    assert {"demo", "test"} <= targets
+    assert {"demo", "test", "test-all"} <= targets
     assert {target for target in targets if not re.search(rf"^{target}:", makefile, re.MULTILINE)} == set()
 
 

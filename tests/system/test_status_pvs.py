@@ -18,16 +18,9 @@ from badger_k2eg.journal import Journal
 from badger_k2eg.settings import Settings
 from badger_k2eg.testing.plugin import SessionPorts
 from badger_k2eg.testing.ports import free_port
+from tests.rig.waiting import eventually
 
 PREFIX = f"PANEL{os.getpid()}"
-
-
-def eventually(ask: Callable[[], Any]) -> Any:
-    until = time.monotonic() + 15
-    while not (answer := ask()):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    return answer
 
 
 @pytest.fixture

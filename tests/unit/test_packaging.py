@@ -27,7 +27,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.importorskip(tool, reason=f"pip install {tool} (it is in the extra `test`)")
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(CLONE)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=out, timeout=50)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     (built,) = out.glob("*.whl")
     return built

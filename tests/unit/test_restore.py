@@ -227,9 +227,9 @@ def test_unlocked_by_force_and_on_record(memory: MemoryBackend, journal: Journal
     run.declare()
     tied.set({"A": 5.0})
     command = [sys.executable, "-m", "badger_k2eg.cli", "unlock"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=50)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=150)
     assert f"A is locked by {locks().owner('A')}" in shown.stdout
-    done = subprocess.run([*command, "--force", "A"], capture_output=True, text=True, timeout=50)
+    done = subprocess.run([*command, "--force", "A"], capture_output=True, text=True, timeout=150)
     assert (done.returncode, done.stderr) == (0, "")
     with pytest.raises(SetpointBlocked, match="its lock was taken away"):
         tied.set({"A": 6.0})

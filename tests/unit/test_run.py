@@ -22,6 +22,7 @@ from badger_k2eg.knobs import Condition
 from badger_k2eg.model import Outcome
 from badger_k2eg.records import RecordKind
 from badger_k2eg.settings import parse, resolve
+from tests.rig.waiting import eventually
 
 START = {"A": 1.0, "B": 2.0, "C": 3.0}
 
@@ -359,13 +360,6 @@ def _refusal(control: Control) -> Exception | None:
     except SetpointBlocked as error:
         return error
     return None
-
-
-def eventually(ask: Callable[[], object]) -> None:
-    until = time.monotonic() + 15
-    while not ask():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 def test_every_update_of_a_recorded_pv_is_on_record(

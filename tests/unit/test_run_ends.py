@@ -7,7 +7,6 @@ import logging
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -28,6 +27,7 @@ from badger_k2eg.run.restore import Restore
 from badger_k2eg.run.undo import Fate
 from badger_k2eg.settings import parse, resolve
 from badger_k2eg.synchronized import Future, background
+from tests.rig.waiting import eventually
 
 #: Seconds; far more than anything here takes.
 PATIENCE = 20.0
@@ -89,7 +89,7 @@ def make(memory: Machine, journal: Journal) -> Iterator[Make]:
 def another_process_may_set(pv: str) -> bool:
     """Whether the lock of a PV is free for somebody else."""
     code = "import sys; from badger_k2eg.lock import locked_by; print(locked_by(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", code, pv], capture_output=True, text=True, timeout=40, check=True)
+    done = subprocess.run([sys.executable, "-c", code, pv], capture_output=True, text=True, timeout=150, check=True)
     return not done.stdout.strip()
 
 
@@ -116,13 +116,6 @@ def blocked(future: Future[SetReport], pv: str = "Q") -> str:
 
 def kinds(journal: Journal) -> list[RecordKind]:
     return [record.kind for record in journal.run("last").records()]
-
-
-def eventually(ask: Callable[[], object]) -> None:
-    until = time.monotonic() + PATIENCE
-    while not ask():
-        assert time.monotonic() < until
-        time.sleep(0.02)
 
 
 # -- a set in another thread ------------------------------------------------------------------------------------------

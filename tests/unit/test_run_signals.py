@@ -45,7 +45,7 @@ def process(tmp_path: Path) -> Callable[..., Ended]:
     def run(body: str, **environment: str) -> Ended:
         command = [sys.executable, "-W", "error", "-c", HEAD + body]
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=40, env={**os.environ, **places, **environment}
+            command, capture_output=True, text=True, timeout=150, env={**os.environ, **places, **environment}
         )
         journal = Journal(tmp_path / "journal")
         return done.returncode, done.stdout + done.stderr, journal.run("last")

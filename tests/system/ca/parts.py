@@ -44,13 +44,6 @@ class Pvs:
         return self.backend.monitor(self.at(name), got.append if isinstance(got, list) else got, queue)
 
 
-def eventually(ask: Callable[[], Any], seconds: float = PATIENCE) -> None:
-    began = time.monotonic()
-    while not ask():
-        assert time.monotonic() - began < seconds, f"not within {seconds} s"
-        time.sleep(0.005)
-
-
 def values(updates: list[Update]) -> list[Any]:
     return [update.value if isinstance(update, Reading) else type(update) for update in updates]
 

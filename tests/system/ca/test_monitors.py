@@ -11,8 +11,9 @@ import pytest
 from badger_k2eg.backend import Update
 from badger_k2eg.errors import PvNotConnected
 from badger_k2eg.model import Limits, Outcome, Reading
+from tests.rig.waiting import eventually
 
-from .parts import PATIENCE, Pvs, eventually, values
+from .parts import PATIENCE, Pvs, values
 
 
 def test_the_present_value_first_and_every_update_in_order(pvs: Pvs) -> None:

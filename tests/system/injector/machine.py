@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from examples.virtual_injector.lattice import MAGNETS
 from examples.virtual_injector.part import VirtualInjector
+from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from p4p.client.thread import Context
 
 PATIENCE = 15.0
 """Seconds for what takes a fraction of one on an idle machine."""
-
-
-def eventually(ask: Callable[[], Any], good: Callable[[Any], bool]) -> Any:
-    """Ask until the answer is good, and give it."""
-    end = time.monotonic() + PATIENCE
-    while not good(answer := ask()):
-        assert time.monotonic() < end, f"still {answer!r}"
-        time.sleep(0.01)
-    return answer
 
 
 class Updates:
@@ -50,7 +41,7 @@ class Updates:
 
     def values(self, least: int) -> list[Any]:
         """All so far, after so many at least."""
-        return [value for _, value in eventually(lambda: list(self.all), lambda got: len(got) >= least)]
+        return [value for _, value in eventually(lambda: list(self.all), good=lambda got: len(got) >= least)]
 
 
 class Machine:
@@ -76,7 +67,7 @@ class Machine:
         return Updates(self.context, self.injector.pv(name))
 
     def until(self, name: str, wanted: Any) -> None:
-        eventually(lambda: self.get(name), lambda value: value == wanted)
+        eventually(lambda: self.get(name), good=lambda value: value == wanted)
 
     def arrive(self, name: str, value: float) -> None:
         """Wait until the magnet is there."""

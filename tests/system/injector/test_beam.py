@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from examples.virtual_injector.lattice import START, propagate
+from tests.rig.waiting import eventually
 
-from .machine import Machine, eventually, stamp
+from .machine import Machine, stamp
 
 
 def test_a_trip_takes_the_permit_and_every_reading(machine: Machine) -> None:
@@ -21,7 +22,7 @@ def test_a_trip_takes_the_permit_and_every_reading(machine: Machine) -> None:
     machine.until("BEAM:RATE_ACT", 0.0)
     assert machine.severity("BEAM:PERMIT") == 2
     for name in ("OTRS:1:XRMS", "BPMS:1:X", "GDET:1:ENRC", "TORO:1:CHARGE"):
-        value = eventually(lambda name=name: machine.whole(name), lambda value: value.alarm.severity == 3)
+        value = eventually(lambda name=name: machine.whole(name), good=lambda value: value.alarm.severity == 3)
         assert value.value != 0
     with machine.updates("OTRS:1:XRMS") as sizes, machine.updates("TORO:1:CHARGE") as charges:
         time.sleep(0.5)
@@ -84,7 +85,7 @@ def test_readings_are_late_by_the_latency(machine: Machine) -> None:
         machine.put("QUAD:2:BCTRL", 0.45)
         got = eventually(
             lambda: [(at, value) for at, value in list(updates.all) if at > began],
-            lambda got: got and got[-1][1].value != pytest.approx(before, rel=1e-6),
+            good=lambda got: got and got[-1][1].value != pytest.approx(before, rel=1e-6),
         )
     same = [value.value == pytest.approx(before, rel=1e-6) for _, value in got]
     arrived, changed = got[same.index(False)]
@@ -127,5 +128,5 @@ def test_the_buffer_runs_at_the_rate_of_the_beam(machine: Machine) -> None:
 def test_with_no_light_the_screen_is_invalid_and_the_rest_is_not(machine: Machine) -> None:
     for name in ("XCOR:1", "YCOR:1", "XCOR:2", "YCOR:2"):
         machine.put(f"{name}:BCTRL", 0.002)
-    eventually(lambda: machine.severity("OTRS:1:XRMS"), lambda severity: severity == 3)
+    eventually(lambda: machine.severity("OTRS:1:XRMS"), good=lambda severity: severity == 3)
     assert machine.severity("BPMS:1:X") < 3

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from examples.virtual_injector.lattice import BEST_SOLENOID, START, propagate
+from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, Machine, eventually
+from .machine import PATIENCE, Machine
 
 FOLDER = Path(__file__).resolve().parents[3] / "examples" / "virtual_injector"
 
@@ -58,9 +59,9 @@ def test_units_limits_and_alarms_are_where_a_client_looks(machine: Machine) -> N
 def test_an_alarm_limit_alarms(machine: Machine) -> None:
     assert machine.severity("BPMS:1:X") == 0
     machine.set("XCOR:1", 0.002)  # 6 mrad
-    value = eventually(lambda: machine.whole("BPMS:2:X"), lambda value: value.value > 3.0)
+    value = eventually(lambda: machine.whole("BPMS:2:X"), good=lambda value: value.value > 3.0)
     assert value.alarm.severity > 0
-    value = eventually(lambda: machine.whole("TORO:2:CHARGE"), lambda value: value.value < 200.0)
+    value = eventually(lambda: machine.whole("TORO:2:CHARGE"), good=lambda value: value.value < 200.0)
     assert value.alarm.severity == 1
 
 

@@ -57,7 +57,7 @@ def test_show_prints_a_run_and_one_evaluations_whole_story(journal: Journal) -> 
         (("--lines", ":4"), 3),
         (("--since", "1h", "--until", "now", "--type", "run.begin"), 2),
         (("--until", "yesterday"), 0),
-        (("--process", str(os.getpid()), "--type", "run.end"), 2),
+        pytest.param(("--process", str(os.getpid()), "--type", "run.end"), 2, id="--process of this one"),
         (("--limit", "4"), 4),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else str(value),
@@ -155,7 +155,7 @@ def test_follow_begins_before_the_first_run_and_survives_rotation(folder: Path) 
         assert found == [f"note {number}" for number in range(6)]
         assert len(listed(folder)) > 3
         process.send_signal(signal.SIGINT)
-        _, error = process.communicate(timeout=10)
+        _, error = process.communicate(timeout=60)
         assert (process.returncode, error) == (0, "")
     finally:
         process.kill()

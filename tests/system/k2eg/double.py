@@ -216,10 +216,3 @@ class Double:
         self.snapshots[topic] = command
         words = f"The snapshot '{command.snapshot_name}' has been started"
         self.reply(command, Reply(command.reply_id, 0, words, topic))
-
-
-def eventually(ask: Callable[[], Any], seconds: float = 15.0) -> None:
-    until = time.monotonic() + seconds
-    while not ask():
-        assert time.monotonic() < until, "not in time"
-        time.sleep(0.005)

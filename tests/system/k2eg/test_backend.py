@@ -29,8 +29,9 @@ from badger_k2eg.model import Kind, Outcome, PvAddress, Reading
 from badger_k2eg.settings import parse, resolve
 from badger_k2eg.testing.ports import free_port
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 
 @pytest.fixture

@@ -16,8 +16,10 @@ from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import CallCancelled, OperationError, OperationTimeout, PvNameError, PvValueError
 from badger_k2eg.k2eg.client import K2egClient
 from badger_k2eg.k2eg.codec import Get, Put, Reply, Serialization, Snapshot, SnapshotDone, ValueReply
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 pytestmark = pytest.mark.kafka
 
@@ -35,7 +37,7 @@ def test_it_is_made_offline_and_ready_in_under_a_second(double: Double) -> None:
     began = time.monotonic()
     client.wait_for_backends(5.0)
     assert client.get(double.uri("A"))["value"] == 1.5
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.0 * pace()
     client.close()
     client.close()
     assert not threads_of_the_client()
@@ -96,7 +98,7 @@ def test_one_dead_pv_costs_the_others_nothing(double: Double, client: K2egClient
     client.get(good)
     began = time.monotonic()
     answers = client.get_many([good, gone], 0.5)
-    assert 0.5 <= time.monotonic() - began < 1.5
+    assert 0.5 <= time.monotonic() - began < 1.5 * pace()
     assert answers[good]["value"] == 1.5
     assert isinstance(answers[gone], OperationTimeout) and answers[gone].culprit == "pv"
     assert "0.5 s" in str(answers[gone]) and gone in str(answers[gone])
@@ -170,7 +172,7 @@ def test_two_processes_on_one_reply_topic(double: Double, client: K2egClient) ->
     assert other.stdout is not None and other.stdout.readline() == "open\n"
     client.open()
     said: list[str] = []
-    thread = threading.Thread(target=lambda: said.append(other.communicate("go\n", timeout=30.0)[0]))
+    thread = threading.Thread(target=lambda: said.append(other.communicate("go\n", timeout=60)[0]))
     thread.start()
     assert {client.get(double.uri("A"))["value"] for _ in range(50)} == {1.5}
     thread.join(40.0)
@@ -187,7 +189,7 @@ def test_a_cancelled_call_ends_at_once(double: Double, client: K2egClient) -> No
     began = time.monotonic()
     with pytest.raises(CallCancelled):
         client.get(double.uri("GONE"), deadline)
-    assert time.monotonic() - began < 2.0
+    assert time.monotonic() - began < 2.0 * pace()
 
 
 def test_a_put_without_an_answer_may_have_happened(double: Double, client: K2egClient) -> None:
@@ -276,7 +278,7 @@ def test_a_snapshot_takes_its_window_and_no_longer(double: Double, client: K2egC
     uris = [double.uri(name) for name in ("B", "A", "E")]
     began = time.monotonic()
     taken = client.snapshot_sync(uris, window=0.3)
-    assert 0.3 <= time.monotonic() - began < 1.3
+    assert 0.3 <= time.monotonic() - began < 1.3 * pace()
     assert list(taken.values) == uris and taken.values[uris[1]]["value"] == 1.5
     assert not taken.errors and not taken.completed_by_get and not taken.messages
 

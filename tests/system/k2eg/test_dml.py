@@ -23,8 +23,9 @@ from badger_k2eg.k2eg.dml import (
     dml,
 )
 from badger_k2eg.k2eg.environment import FOLDER_VARIABLE
+from tests.rig.waiting import eventually
 
-from .double import Double, eventually, tree
+from .double import Double, tree
 
 
 @pytest.fixture
@@ -126,7 +127,5 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(double: Double, k: dm
         "k = dml('test', 'forgetful')\n"
         "k.monitor(sys.argv[1], print, timeout=10.0); print(k.get(sys.argv[1])['value'])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program, double.uri("B")], capture_output=True, text=True, timeout=30.0
-    )
+    done = subprocess.run([sys.executable, "-c", program, double.uri("B")], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0 and "2.5" in done.stdout and not done.stderr, done.stderr

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.rig.waiting import eventually
+
 if TYPE_CHECKING:
     from p4p.client.thread import Context
 
@@ -39,10 +41,8 @@ class Part:
         return int(self.get(f"PUTS:{name}"))
 
 
-def eventually(ask: Callable[[], Any], wanted: Any, seconds: float = 3.0) -> float:
+def seconds_until(ask: Callable[[], Any], wanted: Any) -> float:
     """Wait until the answer is the wanted one; give the seconds it took."""
     began = time.monotonic()
-    while (answer := ask()) != wanted:
-        assert time.monotonic() - began < seconds, f"still {answer!r}, not {wanted!r}, after {seconds} s"
-        time.sleep(0.01)
+    eventually(ask, wanted)
     return time.monotonic() - began

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from badger_k2eg.testing.fault_server import COUNTED, DELAYED_SECONDS, LATE_SECONDS, REFUSAL
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
-from .part import SHORT, Part, eventually
+from .part import SHORT, Part, seconds_until
 
 
 def no_answer(server: Part, name: str, value: float) -> None:
@@ -29,7 +31,7 @@ def test_late_applies_two_seconds_after_the_put(server: Part) -> None:
     no_answer(server, "LATE", 4.0)
     assert server.get("LATE") == 0.0
     eventually(lambda: server.get("LATE"), 4.0)
-    assert LATE_SECONDS - 0.05 < time.monotonic() - began < LATE_SECONDS + 0.5
+    assert LATE_SECONDS - 0.05 < time.monotonic() - began < LATE_SECONDS + 0.5 * pace()
     assert server.seen("LATE") == 1
 
 
@@ -71,7 +73,7 @@ def test_clamp_has_no_limits_to_warn_and_keeps_to_five(server: Part) -> None:
 def test_delayed_answers_before_the_value_is_there(server: Part) -> None:
     server.put("DELAYED", 4.0)
     assert server.get("DELAYED") == 0.0
-    assert eventually(lambda: server.get("DELAYED"), 4.0) < DELAYED_SECONDS + 0.3
+    assert seconds_until(lambda: server.get("DELAYED"), 4.0) < DELAYED_SECONDS + 0.3 * pace()
 
 
 @pytest.mark.parametrize(

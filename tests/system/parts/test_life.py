@@ -19,8 +19,10 @@ from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.ports import PORT_TAKEN, PartPorts
 from badger_k2eg.testing.processes import ChildFailed, ChildProcess, clean_environment
 from badger_k2eg.testing.soft_ioc import SoftIoc, client_environment
+from tests.rig.pace import pace
+from tests.rig.waiting import eventually
 
-from .part import SHORT, eventually
+from .part import SHORT
 
 if TYPE_CHECKING:
     from p4p.client.thread import Context
@@ -45,7 +47,7 @@ def test_twenty_fresh_contexts_find_all_three_at_once(
         began = time.monotonic()
         with Context("pva", conf=environment, useenv=False) as fresh:
             fresh.get(names, timeout=5)
-        assert time.monotonic() - began < 1.0
+        assert time.monotonic() - began < 1.0 * pace()
 
 
 def test_channel_access_reaches_both_iocs(soft_ioc: SoftIoc, second_soft_ioc: SoftIoc) -> None:
@@ -95,7 +97,7 @@ def test_an_ioc_is_ready_in_a_second_and_can_be_restarted(
 ) -> None:
     ioc = soft_ioc_factory(extra_records=1000)
     first = ioc.pid
-    assert ioc.ready_after < 2.0  # 0.9 s on a quiet machine
+    assert ioc.ready_after < 2.0 * pace()  # 0.9 s on a quiet machine
     assert context.get(ioc.pv("BIG:0999"), timeout=5).value == 999.0
     context.put(ioc.pv("FREE"), {"value": 8.0})
     ioc.kill()
@@ -129,7 +131,7 @@ def test_a_stopped_ioc_keeps_its_sockets_and_answers_nothing(
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         context.get(ioc.pv("COUNT"), timeout=0.5)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 1.0 * pace()
     socket.create_connection(("127.0.0.1", ioc.ports.pva_tcp), timeout=1).close()
     ioc.cont()
     eventually(lambda: context.get(ioc.pv("COUNT"), timeout=5).value > 0, True)
@@ -151,7 +153,7 @@ def test_the_server_can_be_killed_stopped_and_restarted() -> None:
         assert client.get(server.pv("CLAMP"), timeout=5) == 3.0
         server.restart()
         assert client.get(server.pv("CLAMP"), timeout=5) == 0.0
-        assert server.ready_after < 2.0
+        assert server.ready_after < 2.0 * pace()
         server.kill()
     with pytest.raises(ChildFailed):
         _ = server.pid
@@ -248,7 +250,7 @@ def test_the_plugin_skips_where_softioc_is_missing_and_restores_the_environment(
         env=clean_environment({"EPICS_CA_ADDR_LIST": "mine"}),
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=150,
         cwd=tmp_path,
     )
     assert "1 passed, 2 skipped" in done.stdout, done.stdout + done.stderr

@@ -63,7 +63,7 @@ def test_its_seconds_are_those_that_it_has() -> None:
     assert call.child(0.123456).seconds == 0.123456, "its own, as they were said"
     assert call.child(30.0).seconds == pytest.approx(0.3, abs=0.1), "and no more than are left to the call"
     assert call.child().seconds == pytest.approx(0.3, abs=0.1)
-    time.sleep(0.2)
+    clock.sleep(0.2)
     assert call.child(30.0).seconds <= 0.1 and call.child(30.0).child(20.0).seconds <= 0.1
     assert Deadline(0.0).child(30.0).seconds == 0.0
 

@@ -86,6 +86,7 @@ class _Claim:
         # A validator may have said something since.
         self._told = setpoint.said if setpoint.error is None or self._is_refused else setpoint.message
         self._seen: Reading | None = None
+        self._why = ""
 
     def doubt(self) -> None:
         """Say what is true of it until it was read: what an interrupt leaves behind."""
@@ -100,6 +101,7 @@ class _Claim:
         """Take what was read; say whether that was the last word on it, for now."""
         setpoint = self.setpoint
         if not isinstance(update, Reading):
+            self._why = update.message
             return not self._is_final
         self._seen = setpoint.readback = update
         if self._is_refused:
@@ -126,14 +128,17 @@ class _Claim:
     def fail(self) -> None:
         """End what no look has settled."""
         if self._is_refused:
-            self.setpoint.supersede(Outcome.UNKNOWN, f"{self._answer}, and it cannot be read back", PutUnknown)
+            self.setpoint.supersede(
+                Outcome.UNKNOWN, f"{self._answer}, and it cannot be read back: {self._why}", PutUnknown
+            )
             return
         if self._seen is None and self.setpoint.error is not None:
             # What went wrong with it before is why: a server that has gone away, say.
-            self.setpoint.end(Outcome.UNKNOWN, f"{self._told}; and it cannot be read back")
+            self.setpoint.end(Outcome.UNKNOWN, f"{self._told}; and it cannot be read back: {self._why}")
             return
         if self._seen is None:
-            self.setpoint.supersede(Outcome.UNKNOWN, "answered as done, but it cannot be read back", PutUnknown)
+            message = f"answered as done, but it cannot be read back: {self._why}"
+            self.setpoint.supersede(Outcome.UNKNOWN, message, PutUnknown)
             return
         message = f"answered as done, but it reads {plain(self._seen.value)!r}: clipped, dropped or written over"
         if self.setpoint.error is not None:

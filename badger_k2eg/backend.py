@@ -64,6 +64,12 @@ def loses_updates(backend: Backend) -> bool:
     return bool(getattr(backend, "loses_updates", False))
 
 
+def has_fields(backend: Backend, address: PvAddress) -> bool:
+    """Whether the fields of a PV's record (``X.NAME``) can be asked for this way, if it is a record's."""
+    told = getattr(type(backend), "has_fields", None)
+    return told is not None and bool(told(backend, address))
+
+
 class Sink(Protocol):
     """Where the record of what was done goes.
 

@@ -1,4 +1,4 @@
-"""Every exception that badger-k2eg raises, drawn as one tree. Imports nothing of ours.
+"""Every exception that badger-k2eg raises, drawn as one tree. Imports ``printable`` alone.
 
 ::
 
@@ -50,6 +50,8 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
+
+from .printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -156,7 +158,7 @@ class OperationError(ControlError):
 
     def __str__(self) -> str:
         about = f"{self.what}: " if self.what else ""
-        return f"{about}{self.message or 'the gateway rejects the command'} (error {self.error})"
+        return printable(f"{about}{self.message or 'the gateway rejects the command'} (error {self.error})")
 
 
 class LockRefused(ControlError, TimeoutError):
@@ -231,7 +233,7 @@ class PvError(ControlError):
 
     def __init__(self, pv: str, message: str) -> None:
         """Show as ``PV: message``."""
-        super().__init__(f"{pv}: {message}")
+        super().__init__(printable(f"{pv}: {message}"))
         self.pv = pv
         self.message = message
 
@@ -261,7 +263,7 @@ class PvRefused(PvError, PermissionError):
 
     # OSError (through PermissionError) treats two arguments as (errno, text) in __str__.
     def __str__(self) -> str:
-        return f"{self.pv}: {self.message}"
+        return printable(f"{self.pv}: {self.message}")
 
 
 class PvUnsupported(PvError, TypeError):

@@ -1,11 +1,10 @@
 """The values that every floor speaks of: addresses, readings, outcomes of puts and the report of a set.
 
-Frozen, without behaviour that reaches a control system. Imports errors and units.
+Frozen, without behaviour that reaches a control system. Imports names, printable and units.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -15,59 +14,10 @@ from typing import Any
 import numpy as np
 
 from . import clock
-from .errors import PvNameError
+from .names import PvAddress as PvAddress
+from .printable import printable
 from .units import Quantity, is_quantity, text_of
 from .units.arithmetic import Arithmetic
-
-SCHEMES = ("pva", "ca")
-
-# What EPICS sites really use in names, less what can only be a slip: white space, quotes, wildcards, commas.
-_NAME = re.compile(r"[A-Za-z0-9_:;<>\[\]{}()/#@%=&!~^|+.-]+\$?")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class PvAddress:
-    """Where a PV is: ``pva://NAME``, ``ca://NAME``, or a bare ``NAME`` that takes the interface's own way.
-
-    :ivar text: as the caller wrote it; the key that comes back in answers.
-    :ivar name: the PV's name alone.
-    :ivar scheme: ``pva``, ``ca``, or None for a bare name.
-    """
-
-    text: str
-    name: str
-    scheme: str | None = None
-
-    @classmethod
-    def parse(cls, text: object) -> PvAddress:
-        """Read an address.
-
-        :raises PvNameError: when it cannot be one; nothing is sent for it.
-        """
-        if not isinstance(text, str):
-            raise PvNameError(str(text), f"a PV is named by a text, not by {type(text).__name__}")
-        scheme, name = None, text
-        if match := _SCHEME.fullmatch(text):
-            scheme, name = match[1], match[2]
-            if scheme not in SCHEMES:
-                hint = " (schemes are lower case)" if scheme.lower() in SCHEMES else ""
-                raise PvNameError(text, f"unknown scheme {scheme!r}; use pva:// or ca://{hint}")
-        if "$(" in name or "${" in name:
-            raise PvNameError(text, "malformed name: it holds a macro that nobody expanded")
-        if not _NAME.fullmatch(name) or "://" in name:
-            wrong = sorted({c for c in name if not _NAME.fullmatch(c)})
-            reason = f"it holds {' '.join(map(repr, wrong))}" if wrong else "it is empty" if not name else "bad form"
-            raise PvNameError(text, f"malformed name: {reason}")
-        return cls(text, name, scheme)
-
-    @property
-    def own_name(self) -> str:
-        """The name without ``.VAL``: the value of a record is the same PV with and without it."""
-        return self.name.removesuffix(".VAL")
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Severity(IntEnum):
@@ -370,10 +320,9 @@ class PutResult:
         return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED)
 
     def __str__(self) -> str:
-        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}"
-        if self.attempts > 1:
-            text += f" after {self.attempts} attempts"
-        return f"{text}, {self.message}" if self.message else text
+        tried = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        text = f"{self.pv} = {self.asked!r}: {self.outcome.upper()}{tried}"
+        return printable(f"{text}, {self.message}" if self.message else text)
 
 
 @dataclass(frozen=True, slots=True)

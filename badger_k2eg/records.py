@@ -34,6 +34,9 @@ crc         text              CRC-32 of the text before it, 8 hex digits; always
 A value is plain JSON where that says it all. What JSON cannot say is an object with one ``$`` key:
 ``{"$float": "nan"}`` (``inf``, ``-inf``), ``{"$array": base64, "dtype": "<f8", "shape": [3]}``,
 ``{"$bytes": base64}``; a key of one's own that begins with ``$`` gets a second one. Imports model.
+
+The checksum is no signature: it tells that a line was damaged, or edited by somebody who did not make it anew. Who may
+write the file may write any line with a checksum that fits; a line whose types are not those above is none.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -67,12 +71,13 @@ class RecordKind(StrEnum):
     EVALUATION_BEGIN = "evaluation.begin"
     EVALUATION_END = "evaluation.end"
     #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``; ``data["validators"]`` has those of our making,
-    #: where they are new. Written before anything is sent.
+    #: where they are new. Written before anything is sent. Outside of a run, ``name`` says what sets.
     SET_BEGIN = "set.begin"
     SET_END = "set.end"
     #: One attempt to write one PV has ended.
     PUT = "put"
-    #: What became of one PV of a call, after every attempt and its validation.
+    #: What became of one PV of a call, after every attempt and its validation; outside of a run, ``data["before"]`` is
+    #: what it held.
     SETPOINT = "setpoint"
     #: A PV was read for the user: an observable.
     READ = "read"
@@ -145,7 +150,12 @@ class Record:
     user: str | None = None
     process: int = 0
     #: Whether the line's checksum fits; False: somebody edited it.
-    intact: bool = field(default=True, compare=False)
+    intact: bool = field(default=True, compare=False)  # no proof that nobody did: it is no signature
+
+    def part(self, name: str) -> Mapping[str, Any]:
+        """Give a part of ``data`` that is an object; an empty one where there is none."""
+        found = (self.data or {}).get(name)
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def own_level(self) -> Level:
@@ -178,6 +188,21 @@ _PLAIN = tuple(
 )
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 _TAIL = len(',"crc":"00000000"}')
+_DTYPE = re.compile(r"[<|][biufc]\d{1,2}")
+#: No version will ever have this number.
+_NO_SCHEMA = 1000
+#: Lists and objects within one another: more than anybody writes, and far less than Python can follow.
+_DEEPEST = 100
+_TEXTS = ("kind", "level", "run", "pv", "unit", "outcome", "name", "message", "host", "user")
+#: What a key must hold where it is there.
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(_TEXTS, str),
+    **dict.fromkeys(("line", "time", "evaluation", "begin", "attempt", "process", "severity"), int),
+    "data": dict,
+}
+#: The most that a whole number may be, and none is negative; a PV's own time may be anything.
+_MOST = {"process": (1 << 31) - 1, "severity": 3}
+_LARGEST = 1 << 62
 
 
 class BadLine(ValueError):
@@ -204,13 +229,46 @@ def glance(text: bytes) -> tuple[dict[str, Any], bool]:
     text = text.rstrip(b"\n")
     try:
         found = json.loads(text.decode())
-        newer = found["v"] > SCHEMA
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        if type(found["v"]) is not int or not 0 < found["v"] < _NO_SCHEMA:
+            raise ValueError("its schema is none")
+        if found["v"] > SCHEMA:
+            raise NewerSchema(f"schema {found['v']}, and this version knows {SCHEMA}")
+        crc = found.pop("crc", None)
+        _check(found, text)
+    except NewerSchema:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadLine(str(error) or type(error).__name__) from None
-    if newer:
-        raise NewerSchema(f"schema {found['v']}, and this version knows {SCHEMA}")
-    crc = found.pop("crc", None)
     return found, text.endswith(b'"}') and crc == f"{zlib.crc32(text[:-_TAIL]):08x}"
+
+
+def _check(found: Mapping[str, Any], text: bytes) -> None:
+    """Make sure of the types: whoever can write the file can write anything.
+
+    :raises ValueError: where a key has something else.
+    """
+    if text.count(b"[") + text.count(b"{") > _DEEPEST and not _is_shallow(found):
+        raise ValueError("it is nested too deeply")
+    for key, value in found.items():
+        kind = _TYPES.get(key)
+        if kind is None:
+            continue
+        if type(value) is not kind or (kind is int and not 0 <= value <= _MOST.get(key, _LARGEST)):
+            raise ValueError(f"its {key} is none")
+
+
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for each in level
+            for item in (each.values() if isinstance(each, dict) else each)
+            if isinstance(item, dict | list)
+        ]
+        if not level:
+            return True
+    return False
 
 
 def from_line(text: bytes) -> Record:
@@ -223,7 +281,7 @@ def from_line(text: bytes) -> Record:
     found, intact = glance(text)
     try:
         return from_dict(found, intact=intact)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise BadLine(str(error) or type(error).__name__) from None
 
 
@@ -235,13 +293,14 @@ def from_dict(found: Mapping[str, Any], *, intact: bool = True) -> Record:
     level, outcome = found.get("level"), found.get("outcome")
     plain = {name: found[key] for key, name, form in _PLAIN if key in found and not form and name != "outcome"}
     values = {name: decode(found[key]) for key, name, form in _PLAIN if form and key in found}
-    line, time_ns = found["line"], found["time"]
-    if type(line) is not int or type(time_ns) is not int:
-        raise ValueError("line and time are whole numbers")
+    if (duration := values.get("duration")) is not None:
+        if not isinstance(duration, int | float) or isinstance(duration, bool):
+            raise ValueError("its duration is none")
+        values["duration"] = float(duration)
     return Record(
         kind=RecordKind(found["kind"]),
-        line=line,
-        time_ns=time_ns,
+        line=found["line"],
+        time_ns=found["time"],
         level=None if level is None else Level[level.upper()],
         outcome=None if outcome is None else Outcome(outcome),
         process=found.get("process", 0),
@@ -302,6 +361,8 @@ def decode(value: Any) -> Any:
     if "$bytes" in value:
         return base64.b64decode(value["$bytes"])
     if "$array" in value:
+        if not _DTYPE.fullmatch(value["dtype"]):
+            raise ValueError("its array has no type of numbers")
         array = np.frombuffer(base64.b64decode(value["$array"]), np.dtype(value["dtype"]))
         return array.reshape(value["shape"]).copy()
     return {key[1:] if key.startswith("$") else key: decode(item) for key, item in value.items()}

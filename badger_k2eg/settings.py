@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -20,7 +19,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from . import config_files
 from .errors import SettingsError
-from .model import Limits
+from .model import Limits, PvAddress
+from .names import covers, fits, own_name
 from .units import FILE_VARIABLE as UNITS_VARIABLE
 from .wording import did_you_mean
 
@@ -176,35 +176,55 @@ class Settings(BaseModel):
     put_rate: float | None = None
     max_failures: int | None = None
 
-    def limits_of(self, name: str) -> Limits:
+    @property
+    def depend_on_names(self) -> bool:
+        """Whether anything is said of some PVs, and not of others."""
+        options = (
+            *self.allow,
+            self.wait,
+            self.relative,
+            *([p] for p, _ in (*self.limits, *self.max_step, *self.put_tolerance)),
+        )
+        return any(pattern != "*" for patterns in options for pattern in patterns) or self.put_interval > 0.0
+
+    def limits_of(self, pv: str | PvAddress) -> Limits:
         """Return our own limits of a PV: the part that every matching line allows."""
-        found = Limits()
+        found, names = Limits(), _names(pv)
         for pattern, limits in self.limits:
-            if _fits(name, pattern):
+            if any(covers(name, pattern) for name in names):
                 found = found.tightened(limits)
         return found
 
-    def step_of(self, name: str) -> float | None:
+    def step_of(self, pv: str | PvAddress) -> float | None:
         """Return the largest change of one put to a PV."""
-        return min((step for pattern, step in self.max_step if _fits(name, pattern)), default=None)
+        names = _names(pv)
+        steps = (step for pattern, step in self.max_step if any(covers(name, pattern) for name in names))
+        return min(steps, default=None)
 
-    def tolerance_of(self, name: str) -> float:
+    def tolerance_of(self, pv: str | PvAddress) -> float:
         """Return how far from the value asked a setpoint may rest: 0 unless somebody has said otherwise."""
-        return min((wide for pattern, wide in self.put_tolerance if _fits(name, pattern)), default=0.0)
+        names = _names(pv)
+        return min((wide for pattern, wide in self.put_tolerance if _fit(names, pattern)), default=0.0)
 
-    def allows(self, name: str) -> bool:
+    def allows(self, pv: str | PvAddress) -> bool:
         """Whether every allow-list has the PV."""
-        return all(matches(name, patterns) for patterns in self.allow)
+        names = _names(pv)
+        return all(any(_fit(names, pattern) for pattern in patterns) for patterns in self.allow)
 
 
-def matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether the PV's name fits one of the patterns (``*``, ``?``, ``[...]``; case counts)."""
-    return any(_fits(name, pattern) for pattern in patterns)
+def matches(pv: str | PvAddress, patterns: Iterable[str]) -> bool:
+    """Whether what is said of some patterns holds for a PV (see ``names.covers``), by any of its names."""
+    names = _names(pv)
+    return any(covers(name, pattern) for pattern in patterns for name in names)
 
 
-def _fits(name: str, pattern: str) -> bool:
-    # X.VAL is the same PV as X: what is said of the one must not be got round by the other.
-    return fnmatchcase(name, pattern) or fnmatchcase(name.removesuffix(".VAL"), pattern.removesuffix(".VAL"))
+def _names(pv: str | PvAddress) -> tuple[str, ...]:
+    return pv.names if isinstance(pv, PvAddress) else (own_name(pv),)
+
+
+def _fit(names: tuple[str, ...], pattern: str) -> bool:
+    # By one name nearly always.
+    return fits(names[0], pattern) or any(fits(name, pattern) for name in names[1:])
 
 
 def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = None) -> Settings:

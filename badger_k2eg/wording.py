@@ -60,3 +60,9 @@ def declaration(cls: C) -> C:
 
     cls.__init__ = checked  # type: ignore[misc]
     return cls
+
+
+def in_lines(error: BaseException) -> str:
+    """Tell an error that names PVs, one in each line; of one PV alone it is one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) if len(lines) == 2 and lines[0].endswith(":") else "\n".join(lines)

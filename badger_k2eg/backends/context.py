@@ -15,7 +15,7 @@ import numpy as np
 from .. import clock
 from ..backend import Subscription, Update
 from ..deadline import Deadline
-from ..errors import PvNotConnected, PvRefused
+from ..errors import PvError, PvNotConnected, PvRefused
 from ..model import Fields, Kind, Outcome, PutAnswer, PvAddress, PvType, Reading, Severity
 from .structures import pv_type, reading_from_tree
 
@@ -26,7 +26,8 @@ class ContextBackend:
     """PVs through somebody else's context.
 
     :param context: has ``get(name_or_names, timeout=, throw=)`` and ``put(name, value, timeout=)``. Its put says no
-        with a PermissionError or p4p's RemoteError; after any other error nobody knows.
+        with a PermissionError or p4p's RemoteError; after any other error nobody knows. An error that it returns (as
+        p4p's does with ``throw=False``) means what it means raised; whatever else a put returns, it is done.
     """
 
     def __init__(self, context: Any) -> None:
@@ -49,7 +50,7 @@ class ContextBackend:
         try:
             return _update(address, self.context.get(address.name, timeout=timeout))
         except Exception as error:  # whatever a foreign context raises is about this PV
-            return _update(address, error)
+            return _unread(address, error)
 
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
@@ -64,12 +65,10 @@ class ContextBackend:
             options: dict[str, Any] = {"wait": True} if address in wait else {}
             plain_value = dict(value) if isinstance(value, Fields) else value
             try:
-                self.context.put(address.name, plain_value, timeout=_seconds(deadline), **options)
-                answers[address] = PutAnswer(Outcome.APPLIED)
-            except TimeoutError as error:
-                answers[address] = PutAnswer(Outcome.UNKNOWN, f"timed out; it may have happened ({error})")
+                failure = _returned(self.context.put(address.name, plain_value, timeout=_seconds(deadline), **options))
             except Exception as error:  # whatever a foreign context raises is about this PV
-                answers[address] = _answer(error)
+                failure = error
+            answers[address] = PutAnswer(Outcome.APPLIED) if failure is None else _unwritten(failure)
         return answers
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
@@ -115,22 +114,41 @@ def _seconds(deadline: Deadline) -> float | None:
     return None if left == float("inf") else left
 
 
-def _answer(error: Exception) -> PutAnswer:
-    """Tell a no from all else: an error that breaks out of a put does not say whether the put was sent before it."""
+def _returned(answer: Any) -> BaseException | None:
+    """Find the exception that stands in the place of an answer, alone or in a list; None where it is none."""
+    parts = answer if isinstance(answer, list | tuple) else [answer]
+    return next((part for part in parts if isinstance(part, BaseException)), None)
+
+
+def _is_p4ps(error: BaseException, name: str) -> bool:
+    """Whether it is this error of p4p's, or of a facility's own made after it; by name, as p4p is not imported here."""
+    return any(kind.__name__ == name for kind in type(error).__mro__)
+
+
+def _unwritten(error: BaseException) -> PutAnswer:
+    """Tell a no from all else: an error that comes out of a put does not say whether the put was sent before it."""
     words = str(error) or type(error).__name__
-    # p4p's name for the server's own no, which a facility's wrapper may pass on; by name, as p4p is not imported here.
-    is_remote = any(kind.__name__ == "RemoteError" for kind in type(error).__mro__)
-    if is_remote or isinstance(error, PermissionError):
+    if isinstance(error, TimeoutError):
+        return PutAnswer(Outcome.UNKNOWN, f"timed out; it may have happened ({error})")
+    if _is_p4ps(error, "RemoteError") or isinstance(error, PermissionError):
         return PutAnswer(Outcome.REFUSED, words)
     return PutAnswer(Outcome.UNKNOWN, f"{type(error).__name__}: {words}; it may have been sent, and may have happened")
 
 
+def _unread(address: PvAddress, error: BaseException) -> PvError:
+    """Say why there is no reading."""
+    words = str(error)
+    if isinstance(error, TimeoutError):
+        return PvNotConnected(address.text, words if words not in ("", address.name) else "no answer in time")
+    if _is_p4ps(error, "Disconnected"):
+        return PvNotConnected(address.text, words or "disconnected")
+    return PvRefused(address.text, words or type(error).__name__)
+
+
 def _update(address: PvAddress, value: Any) -> Update:
     """Take what a context gave: an error, a number, a p4p value with its structure, or anything a mock says."""
-    if isinstance(value, TimeoutError):
-        return PvNotConnected(address.text, str(value) if str(value) not in ("", address.name) else "no answer in time")
-    if isinstance(value, Exception):
-        return PvRefused(address.text, str(value) or type(value).__name__)
+    if (error := _returned(value)) is not None:
+        return _unread(address, error)
     structure = getattr(value, "raw", value)
     if type(structure).__module__.startswith("p4p") and hasattr(structure, "getID"):
         of_type = pv_type(structure.type().aspy("value"), structure.getID())

@@ -117,7 +117,7 @@ class K2egBackend:
         return _read_error(address, answer) if isinstance(answer, ControlError) else self._reading(address, answer)
 
     def _reading(self, address: PvAddress, tree: Mapping[str, Any]) -> Reading:
-        known = self.client.types.known(address.own_name)
+        known = self.client.types.known(address.read_name)
         return reading_from_tree(tree, known.type if known is not None else PvType(Kind.OTHER))
 
     # -- monitors -----------------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ class _Nothing:
 
 def uri_of(address: PvAddress) -> str:
     """Give the URI of a PV: of a bare name over PVAccess; ``X.VAL`` is the same PV as ``X``."""
-    return f"{address.scheme or 'pva'}://{address.own_name}"
+    return f"{address.scheme or 'pva'}://{address.read_name}"
 
 
 def _unfit(uri: str) -> str | None:

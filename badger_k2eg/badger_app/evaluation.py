@@ -21,7 +21,7 @@ class Evaluation:
     :ivar others: the constraints and the further observables.
     :ivar feasible: whether every constraint holds.
     :ivar was_set: whether the machine was there; not in read-only, where what is measured belongs to another point, and
-        none is the best.
+        none is the best. None where nobody knows: in read-only, of an environment that goes past its interface.
     """
 
     number: int
@@ -30,14 +30,15 @@ class Evaluation:
     best: bool
     others: dict[str, float] = field(default_factory=dict)
     feasible: bool = True
-    was_set: bool = True
+    was_set: bool | None = True
 
 
-def evaluation_of(data: Any, routine: Routine, before: Sequence[Evaluation]) -> Evaluation:
+def evaluation_of(data: Any, routine: Routine, before: Sequence[Evaluation], *, unguarded: bool = False) -> Evaluation:
     """Take an evaluation out of Xopt's table.
 
     :param data: its rows.
     :param before: those before it.
+    :param unguarded: whether nothing of it came through the interface.
     """
     from xopt.vocs import get_feasibility_data
 
@@ -47,12 +48,12 @@ def evaluation_of(data: Any, routine: Routine, before: Sequence[Evaluation]) -> 
     row = first.iloc[0]
     feasible = bool(get_feasibility_data(vocs, first)["feasible"].iloc[0])
     objectives = {name: float(row[name]) for name in vocs.objective_names}
-    was_set = not is_read_only(routine.environment)
+    was_set = True if not is_read_only(routine.environment) else None if unguarded else False
     return Evaluation(
         number=len(before) + 1,
         variables={name: float(row[name]) for name in vocs.variable_names},
         objectives=objectives,
-        best=feasible and was_set and _is_best(objectives, routine, before),
+        best=feasible and bool(was_set) and _is_best(objectives, routine, before),
         others={name: float(row[name]) for name in (*vocs.constraint_names, *vocs.observable_names)},
         feasible=feasible,
         was_set=was_set,

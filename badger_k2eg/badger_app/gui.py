@@ -23,6 +23,7 @@ from types import FrameType
 from typing import Any
 
 from .window_config import WindowConfig
+from .witness import look_at_badgers_own
 
 #: What a child would otherwise import first: the client libraries, and what our plugins stand on.
 _BEFORE_FORK = (
@@ -101,6 +102,7 @@ def _help_the_window(plugin_root: Path) -> None:
     from badger.gui.components.routine_runner import BadgerRoutineSubprocess
     from badger.gui.windows.docs_window import BadgerDocsWindow
     from badger.gui.windows.main_window import BadgerMainWindow
+    from badger.routine import Routine
 
     class Window(BadgerMainWindow):
         """Badger's window, with its forms helped."""
@@ -127,6 +129,7 @@ def _help_the_window(plugin_root: Path) -> None:
     asked: Callable[..., Any] = BadgerRoutineSubprocess.handle_measurement_error
     BadgerRoutineSubprocess.handle_measurement_error = handle_measurement_error
     badger.gui.BadgerMainWindow = Window
+    look_at_badgers_own(Routine)
 
 
 def cause(told: str) -> str:
@@ -173,9 +176,13 @@ def _go_on_without_the_machine(editor: Any) -> None:
 
 
 def _warn(parent: Any, text: str) -> None:
+    from PyQt5.QtCore import Qt
     from PyQt5.QtWidgets import QMessageBox
 
-    QMessageBox.warning(parent, "No present values", text)
+    box = QMessageBox(QMessageBox.Warning, "No present values", text, QMessageBox.Ok, parent)
+    # Of its own accord it takes a <b> in what a machine says for HTML.
+    box.setTextFormat(Qt.TextFormat.PlainText)
+    box.exec_()
 
 
 def _first_of(told: str) -> str:

@@ -29,6 +29,7 @@ from . import running
 from .evaluation import Evaluation, direction, front, is_read_only
 from .routine_loading import load_routine
 from .runner import open_badger, reaching, run
+from .witness import Witness
 
 if TYPE_CHECKING:
     from badger.routine import Routine
@@ -108,6 +109,7 @@ class HeadlessRun:
         self.reason = "not begun"
         self.archive: Path | None = None
         self.moved: str | None = None
+        self._witness = Witness(routine)
         self._began = 0.0
         self._stopped: str | None = None
         self.record: Run | None = None
@@ -162,9 +164,15 @@ class HeadlessRun:
         return is_read_only(self.routine.environment)
 
     @property
+    def unguarded(self) -> str | None:
+        """What is missing, in one line, where evaluations have gone past the interface; None where they have not."""
+        return self._witness.unguarded
+
+    @property
     def title(self) -> str:
         """The routine's name, and that the machine never was at its points where that is so."""
-        return f"{self.routine.name} (read-only: nothing was set)" if self.read_only else str(self.routine.name)
+        about = "unguarded" if self.unguarded else "read-only: nothing was set" if self.read_only else ""
+        return f"{self.routine.name} ({about})" if about else str(self.routine.name)
 
     @property
     def stopping(self) -> str | None:
@@ -209,10 +217,11 @@ class HeadlessRun:
         failure: BaseException | None = None
         try:
             with inside(ends=False):
-                run(self.routine, None, evaluated, ended=self._is_over)
+                run(self.routine, None, evaluated, ended=self._is_over, witness=self._witness)
         except ControlError as error:
             # A stop cancels the call that goes on, and refuses the next one.
-            self.reason = self.stopping or f"evaluation {len(self.evaluations) + 1} failed"
+            how = "was not begun" if self._witness.refused else "failed"
+            self.reason = self.stopping or f"evaluation {len(self.evaluations) + 1} {how}"
             if self.stopping is None:
                 failure = error
                 raise
@@ -287,7 +296,8 @@ class HeadlessRun:
     def _leave(self) -> None:
         """Bring the machine where it is to be left."""
         if self.read_only:
-            self.moved = "read-only: nothing was set on the machine"
+            where = "through the interface" if self.unguarded else "on the machine"
+            self.moved = f"read-only: nothing was set {where}"
         elif self.evaluations or self.at_end == AtEnd.RESTORE:
             target = None
             if self.at_end == AtEnd.RESTORE and self.start is not None:

@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..printable import plain_labels, printable
 from .evaluation import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 #: Objectives that get a panel of their own.
 _PANELS = 4
 
 
+@plain_labels()
 def plot_run(
     evaluations: Sequence[Evaluation],
     file: Path,
@@ -49,10 +52,10 @@ def plot_run(
         _front(figure.add_subplot(rows, 1, rows), evaluations, front)
     for axes, name in zip(above, objectives, strict=True):
         _objective(axes, evaluations, name)
-        axes.set_ylabel(name)
+        axes.set_ylabel(printable(name))
     if target is not None:
         above[0].axhline(target, color="gray", linestyle="--", linewidth=1, label="target")
-    above[0].set_title(title)
+    above[0].set_title(printable(title))
     above[0].legend(fontsize="small")
     _variables(below, evaluations, ranges)
     below.set_xlabel("evaluation")
@@ -85,19 +88,22 @@ def _front(axes: Axes, evaluations: Sequence[Evaluation], front: Sequence[Evalua
     ):
         values = [(each.objectives[first], each.objectives[second]) for each in points]
         axes.plot(*zip(*values, strict=True), style, markersize=5, linewidth=1, label=label)
-    axes.set(xlabel=first, ylabel=second)
+    axes.set(xlabel=printable(first), ylabel=printable(second))
     axes.legend(fontsize="small")
 
 
 def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[str, Sequence[float]]) -> None:
     numbers = [each.number for each in evaluations]
+    lines: list[Line2D] = []
     together = len({tuple(limits) for limits in ranges.values()}) == 1
     for name in evaluations[0].variables:
         values = [each.variables[name] for each in evaluations]
         if not together and name in ranges:
             low, high = ranges[name]
             values = [(value - low) / (high - low) for value in values]
-        axes.plot(numbers, values, ".-", linewidth=1, label=name)
-    asked = "variables" if evaluations[0].was_set else "variables, not set"
+        lines += axes.plot(numbers, values, ".-", linewidth=1)
+    asked = "variables, not set" if evaluations[0].was_set is False else "variables"
     axes.set_ylabel(asked if together else f"{asked} (of their range)")
-    axes.legend(fontsize="small", ncols=2)
+    if lines:
+        # Given one by one: of its own accord a legend leaves out what begins with a _.
+        axes.legend(lines, list(map(printable, evaluations[0].variables)), fontsize="small", ncols=2)

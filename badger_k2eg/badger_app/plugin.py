@@ -43,6 +43,7 @@ class _Live:
     def __init__(self, context: Any = None) -> None:
         self.context = context
         self.report: SetReport | None = None
+        self.sets = 0
 
     def once(self, name: str, make: Callable[[], Any]) -> Any:
         """Make a part at its first use; without a lock, which a fork might find held."""
@@ -163,6 +164,12 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         control: Control | None = vars(self._live).get("control")
         return self._live.report if control is None else control.last_report
 
+    @property
+    def sets(self) -> int:
+        """How many calls to set have come through this interface, in read-only too, and those that failed."""
+        control: Control | None = vars(self._live).get("control")
+        return int(self._live.sets + (0 if control is None else control.sets))
+
     def configure(
         self, *, read_only: bool | None = None, parallel: bool | None = None, timeout: float | None = None
     ) -> None:
@@ -215,6 +222,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         control: Control | None = vars(self._live).pop("control", None)
         if control is not None:
             self._live.report = control.last_report
+            self._live.sets += control.sets
             control.close()
 
     def _give_back(self) -> None:

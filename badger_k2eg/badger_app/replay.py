@@ -36,6 +36,9 @@ class _Unrecorded(Attachment):
     def attach(self, control: Control) -> Control:
         return control
 
+    def unguarded(self, message: str, point: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+        """Leave no record of this either."""
+
 
 class _ReplayControl(Control):
     """Sets nothing: it goes to recorded points. What failed at one fails again, validations too."""
@@ -156,7 +159,7 @@ class ReplayInterface(ControlInterface):
 
 def _name(pv: str) -> str:
     try:
-        return PvAddress.parse(pv).own_name
+        return PvAddress.parse(pv).read_name
     except PvError:
         return pv
 

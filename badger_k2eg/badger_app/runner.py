@@ -22,6 +22,7 @@ from ..plugin_root import plugin_root as our_plugin_root
 from ..wording import did_you_mean
 from .evaluation import Evaluation, evaluation_of
 from .plugin_files import environment_class
+from .witness import Witness
 
 if TYPE_CHECKING:
     from badger.environment import Environment
@@ -188,6 +189,7 @@ def run(
     on_evaluation: Callable[[Evaluation], object] | None = None,
     *,
     ended: Callable[[Sequence[Evaluation]], object] | None = None,
+    witness: Witness | None = None,
 ) -> list[Evaluation]:
     """Run a routine in this process.
 
@@ -197,15 +199,18 @@ def run(
     :param evaluations: after which it ends, the initial points among them; None leaves it to ``ended``.
     :param on_evaluation: called after each.
     :param ended: asked before each with those made so far; it ends when the answer is true.
+    :param witness: of the routine, for a caller that wants to know what it has seen.
+    :raises SetpointBlocked: in read-only, before the second evaluation of an environment that goes past its interface.
     :raises ControlError: what a set or a read raised, itself, and not packed into an error of Xopt's.
     """
     done: list[Evaluation] = []
+    witness = witness or Witness(routine)
     watched = _Watched(routine.evaluator.function)
     routine.evaluator.function = watched
     try:
         for point in _points(routine, lambda: _is_over(done, evaluations, ended)):
-            data = routine.evaluate_data(point)
-            done.append(evaluation_of(data, routine, done))
+            data = witness.evaluate(routine.evaluate_data, point)
+            done.append(evaluation_of(data, routine, done, unguarded=witness.unguarded is not None))
             if on_evaluation is not None:
                 on_evaluation(done[-1])
     except Exception:

@@ -7,6 +7,8 @@ on stderr (one per PV where PVs failed), never a traceback.
 
 from __future__ import annotations
 
+import io
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -14,7 +16,8 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import ControlError, NoSuchRecord, SettingsError
+from ..errors import CallCancelled, ControlError, NoSuchRecord, ReadError, SetError, SettingsError
+from ..printable import PrintableFormatter, printable, printable_lines
 from .lazy import Lazy
 
 FAILED, USAGE, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -54,28 +57,41 @@ class _Commands(Lazy):
         name = prog_name or "badger-k2eg"
         if not standalone_mode:
             return super().main(args, name, complete_var, False, **extra)
+        _prepare()
         try:
             code = super().main(args, name, complete_var, False, **extra)
         except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message(), err=True)
-            sys.exit(USAGE)
+            _end(error.format_message(), USAGE)
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
             where = context.command_path if context else name
-            _end(f"{where}: {error.format_message().splitlines()[0]}", error.exit_code)
+            first, _, _ = error.format_message().partition("\n")
+            _end(f"{where}: {first}", error.exit_code)
         except ControlError as error:
             # A wrong option or name, wherever it comes from, is the user's; all else is the machine's.
-            _end(f"{name}: {error}", USAGE if isinstance(error, SettingsError | NoSuchRecord) else FAILED)
+            code = USAGE if isinstance(error, SettingsError | NoSuchRecord) else FAILED
+            # Of these alone a text has lines: one for each PV.
+            has_lines = isinstance(error, ReadError | SetError | CallCancelled)
+            _end(f"{name}: {error if has_lines else printable(error)}", code)
         except OSError as error:
             # A file that is not there, a folder that cannot be made.
-            _end(f"{name}: {error.filename or 'a file'}: {error.strerror or error}", USAGE)
+            _end(printable(f"{name}: {error.filename or 'a file'}: {error.strerror or error}"), USAGE)
         except (click.Abort, KeyboardInterrupt):
             _end(f"{name}: interrupted", INTERRUPTED)
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _prepare() -> None:
+    """Let nothing end or disguise a command by what it holds: what a terminal cannot show, what it would obey."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(PrintableFormatter())
+
+
 def _end(message: str, code: int) -> NoReturn:
-    click.echo(message, err=True)
+    click.echo(printable_lines(message), err=True)
     sys.exit(code)
 
 

@@ -17,11 +17,11 @@ import warnings
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 from ..errors import ControlError, MissingExtra
 from ..settings import load
 from . import demo_ioc, ioc, report
+from .console import Console, Text
 from .demo_parts import gateway, machine
 
 ENVIRONMENT = "pv_template"
@@ -62,12 +62,12 @@ def demo(interface: str | None, output: Path, which: str) -> None:
         raise click.UsageError(f"there is no interface {interface!r}; choices: {', '.join(names)}")
     # Badger takes seconds to load: a wrong option is told before, and once.
     load()
-    console = Console(highlight=False)
+    console = Console()
     # Not among one's own runs.
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-demo-") as folder:
         os.environ["BADGER_K2EG_JOURNAL_DIR"] = str(output.resolve() / "journal")
         for way in _WAYS if interface is None else [interface]:
-            console.print(f"[bold]{_WAYS.get(way, way)}[/bold]")
+            console.print(Text(_WAYS.get(way, way), "bold"))
             if which in ("first", "all"):
                 _first(way, Path(folder), output, console)
             if which in ("virtual_injector", "all"):
@@ -88,9 +88,8 @@ def _injector(interface: str, output: Path, console: Console) -> None:
     plot = output / _plot_name("virtual_injector", interface)
     prefix = f"DEMO{os.getpid()}"
     with machine(ioc.command("virtual_injector", prefix)), gateway(interface, prefix):
-        console.print(
-            f"\nthe virtual injector serves {prefix}:*; expected improvement has 4 magnets and 30 evaluations"
-        )
+        console.print()
+        console.print(f"the virtual injector serves {prefix}:*; expected improvement has 4 magnets and 30 evaluations")
         output.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "badger_k2eg.cli", "run", str(routine), "--go-to-best", "--plot", str(plot)]
         parameters = [
@@ -131,7 +130,7 @@ def _first(interface: str, folder: Path, output: Path, console: Console) -> None
                 name="Nelder-Mead on the demo's machine",
             )
             run = headless.HeadlessRun(routine, evaluations=EVALUATIONS, at_end="best")
-            run.run(lambda evaluation: console.print(report.line(evaluation, EVALUATIONS), soft_wrap=True))
+            run.run(lambda evaluation: console.print(report.line(evaluation, EVALUATIONS)))
         # While what it reaches is still there.
         environment.interface.reset_interface()
         report.show_ends(run, console)

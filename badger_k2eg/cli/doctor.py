@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..errors import PvNameError
 from ..wording import did_you_mean
 from . import FAILED
 from .assignments import assignments
 from .checks import Finding, Status, Subject, look
+from .console import Console, Table, Text
 
 _MARKS = {Status.GOOD: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.BAD: ("✗", "bold red")}
 
@@ -60,7 +58,7 @@ def doctor(
         told = [{"what": each.what, "status": each.status, "text": each.text} for each in findings]
         click.echo(json.dumps({"good": wrong == 0, "findings": told}, indent=2))
     else:
-        console = Console(highlight=False)
+        console = Console()
         console.print(_table(findings))
         console.print("all is well" if not wrong else f"{wrong} thing{'s' if wrong > 1 else ''} to be put right")
     return FAILED if wrong else 0

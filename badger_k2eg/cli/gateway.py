@@ -20,6 +20,7 @@ from ..gateway import COMMAND_PARTITIONS, GROUP, Gateway, Revision
 from ..gateway.access import TIMEOUT
 from ..k2eg.environment import load_environment
 from ..kafka import EmbeddedBroker, KafkaConnection
+from .console import say
 from .ending import ended_by_signals
 
 #: Of an embedded broker, where no environment names one.
@@ -87,8 +88,8 @@ def gateway(
             served.start(Deadline(_START_TIMEOUT))
             if write_environment is not None:
                 _write(write_environment, connection, topic, embedded=embedded_broker)
-            click.echo(_rights(control.settings), err=True)
-            click.echo(f"ready bootstrap={connection.bootstrap} cmd_topic={topic}")
+            say(_rights(control.settings), err=True)
+            say(f"ready bootstrap={connection.bootstrap} cmd_topic={topic}")
             ended.wait()
         finally:
             served.close()

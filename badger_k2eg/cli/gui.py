@@ -15,6 +15,7 @@ import click
 from ..errors import ControlError, MissingExtra, SettingsError
 from . import checks
 from .checks import badger as badger_check
+from .console import say
 
 
 @click.command()
@@ -40,7 +41,7 @@ def gui(plugin_root: Path | None, config: Path | None) -> int:
         raise MissingExtra("Badger's window", "badger")
     for finding in badger_check.check(checks.Subject()):
         if finding.status == checks.Status.BAD:
-            click.echo(f"warning: {finding.what} {finding.text}", err=True)
+            say(f"warning: {finding.what} {finding.text}", err=True)
     found = window_config.read_config(config, plugin_root)
     root = found.plugin_root if plugin_root is None else plugin_root.resolve()
     if problem := window_config.plugin_problem(root):
@@ -50,7 +51,7 @@ def gui(plugin_root: Path | None, config: Path | None) -> int:
         raise ControlError(problem)
     if not found.exists:
         window_config.write_config(found)
-        click.echo(f"wrote Badger's configuration: {found.file}")
+        say(f"wrote Badger's configuration: {found.file}")
     from ..badger_app.gui import open_window
 
     if root == found.plugin_root:

@@ -22,6 +22,7 @@ import click
 
 from ..errors import ControlError, MissingExtra
 from . import demo_ioc
+from .console import say
 from .ending import ended_by_signals
 
 _LOOPBACK = "127.0.0.1"
@@ -48,14 +49,14 @@ def ioc(name: str, prefix: str | None) -> int:
     used = (prefix or _IOCS[name][0]).rstrip(":")
     if _served(int(os.environ.get("EPICS_PVAS_SERVER_PORT", "5075"))):
         # Two with the same names would answer in turn, and nobody could say which machine was moved.
-        click.echo(f"warning: another PVAccess server runs on this host; if it serves {used}:* too, end it", err=True)
+        say(f"warning: another PVAccess server runs on this host; if it serves {used}:* too, end it", err=True)
     with ended_by_signals() as ended, _started(name, used, ended) as process:
         if not ended.is_set():
-            click.echo("\n".join(_how_to_reach(name, used, os.environ)))
+            say(*_how_to_reach(name, used, os.environ))
         while not ended.wait(0.2):
             if process.poll() is not None:
                 raise ControlError(f"the IOC {name} has ended by itself, with code {process.returncode}")
-    click.echo(f"the IOC {name} is ended")
+    say(f"the IOC {name} is ended")
     return 0
 
 
@@ -108,7 +109,7 @@ def _read(output: IO[str], said: list[str], ready: threading.Event) -> None:
     """Read all that it says, lest it block; what comes before READY is kept, what comes after is passed on."""
     for line in output:
         if ready.is_set():
-            click.echo(line, nl=False)
+            say(line.rstrip("\n"))
         elif line.strip() == demo_ioc.READY:
             ready.set()
         else:

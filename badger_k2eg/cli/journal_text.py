@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +10,12 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.text import Text
 
 from ..errors import NoSuchRecord
 from ..journal import Journal, Query, query
+from ..printable import json_text
 from ..records import Level, Record, RecordKind, encode
+from .console import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,15 +46,9 @@ def opened(place: Path | None) -> Iterator[Journal]:
         journal.close()
 
 
-def console() -> Console:
-    """Give the way to the terminal; without one, lines are not folded."""
-    found = Console()
-    return found if found.is_terminal else Console(width=240)
-
-
 def print_json(value: Any, *, lines: bool = False) -> None:
     """Print strict JSON; on one line of a stream of lines."""
-    click.echo(json.dumps(encode(value), ensure_ascii=False, indent=None if lines else 1))
+    click.echo(json_text(encode(value), indent=None if lines else 1))
 
 
 def as_json(record: Record) -> dict[str, Any]:
@@ -167,6 +160,12 @@ def value_text(value: Any, unit: str | None = None) -> str:
     return f"{text} {unit}" if unit and value is not None else text
 
 
+def damage(lines: Sequence[int]) -> str:
+    """Say which lines have a checksum that does not fit; nothing where there is none."""
+    shown = ", ".join(map(str, lines[:3])) + (", …" if len(lines) > 3 else "")
+    return f"damaged: line{'s' if len(lines) > 1 else ''} {shown}" if lines else ""
+
+
 def line_text(record: Record, *, run: bool = True) -> Text:
     """Write a line for people.
 
@@ -204,8 +203,10 @@ def _words(record: Record) -> Iterator[str]:
         yield record.outcome.upper() + (f", attempt {record.attempt}" if (record.attempt or 1) > 1 else "")
     if record.duration is not None:
         yield f"{record.duration * 1e3:.1f} ms"
+    if record.kind is RecordKind.SETPOINT and record.data and "before" in record.data:
+        yield f"was {value_text(record.data['before'], record.unit)}"
     if record.kind is RecordKind.SET_BEGIN and record.data:
-        yield f"{len(record.data.get('setpoints', {}))} setpoints"
+        yield f"{len(record.part('setpoints'))} setpoints"
     if record.message:
         yield record.message
     if not record.intact:

@@ -13,6 +13,7 @@ import click
 from ..errors import NoSuchRecord
 from ..journal.pages import Pages
 from . import journal_text as text
+from .console import Console, say
 
 _HELP = "space next, b back, ] [ next/previous event, / search, n N again, : line, g first, G last, q ends"
 _MARGIN = 3
@@ -29,7 +30,7 @@ def browse(place: Path | None, **words: Any) -> None:
         height = max(5, shutil.get_terminal_size().lines - _MARGIN)
         pages = Pages(journal, text.asked(journal, words), height)
         if not pages.lines:
-            click.echo("no line", err=True)
+            say("no line", err=True)
             return
         _Browser(pages).run()
 
@@ -40,7 +41,7 @@ class _Browser:
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
         self._words = ""
-        self._out = text.console()
+        self._out = Console()
         self._keys: dict[str, tuple[Callable[[], Any], str]] = {
             " ": (pages.forward, "this is the end"),
             "\r": (pages.forward, "this is the end"),
@@ -70,12 +71,12 @@ class _Browser:
             if go():
                 self._show()
             else:
-                click.echo(otherwise)
+                say(otherwise)
 
     def _show(self) -> None:
         for record in self._pages.lines:
-            self._out.print(text.line_text(record), no_wrap=True, overflow="ellipsis", crop=True)
-        click.echo(f"-- lines {self._pages.here} to {self._pages.lines[-1].line} -- {_HELP}")
+            self._out.print(text.line_text(record), no_wrap=True, overflow="ellipsis", crop=True, soft_wrap=False)
+        say(f"-- lines {self._pages.here} to {self._pages.lines[-1].line} -- {_HELP}")
 
     def _search(self) -> bool:
         self._words = click.prompt("search", default="", show_default=False)

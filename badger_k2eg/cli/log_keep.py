@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from . import journal_text as text
+from .console import say
 
 
 @click.command()
@@ -28,7 +29,7 @@ def mark(what: str, name: str, place: Path | None, as_json: bool) -> None:
     if as_json:
         text.print_json({"name": name, "start": start, "end": end})
     else:
-        click.echo(words)
+        say(words)
 
 
 @click.command()
@@ -44,7 +45,7 @@ def reindex(place: Path | None, as_json: bool) -> None:
     if as_json:
         text.print_json({"lines": lines, "seconds": seconds, "index": None if path is None else str(path)})
     else:
-        click.echo(f"{lines} lines in {seconds:.1f} s: {path or 'in memory only'}")
+        say(f"{lines} lines in {seconds:.1f} s: {path or 'in memory only'}")
 
 
 @click.command()
@@ -60,4 +61,4 @@ def archive(target: Path | None, force: bool, place: Path | None, as_json: bool)
     if as_json:
         text.print_json({"archive": str(where), "segments": [path.name for path in moved]})
     else:
-        click.echo(f"{len(moved)} segments moved to {where}; read them with --journal {where}")
+        say(f"{len(moved)} segments moved to {where}; read them with --journal {where}")

@@ -11,6 +11,7 @@ import click
 from ..journal import Query
 from ..records import Level
 from . import journal_text as text
+from .console import Console, say
 from .ending import ended_by_signals
 
 
@@ -35,12 +36,12 @@ def show(run_text: str, evaluation: int | None, operator: bool, place: Path | No
             for record in records:
                 text.print_json(text.as_json(record), lines=True)
             return
-        out = text.console()
+        out = Console()
         end = "open" if run.event.end is None else run.event.end
-        out.print(f"run {run.id} {run.name}".rstrip(), style="bold", highlight=False)
-        out.print(f"{run.state}, lines {run.event.start} to {end}, by {run.first.user}@{run.first.host}", markup=False)
+        out.print(f"run {run.id} {run.name}".rstrip(), style="bold")
+        out.print(f"{run.state}, lines {run.event.start} to {end}, by {run.first.user}@{run.first.host}")
         for record in records:
-            out.print(text.line_text(record, run=False), soft_wrap=True)
+            out.print(text.line_text(record, run=False))
 
 
 @click.command()
@@ -52,16 +53,16 @@ def show(run_text: str, evaluation: int | None, operator: bool, place: Path | No
 def query(place: Path | None, as_json: bool, limit: int | None, newest: bool, **words: Any) -> None:
     """Print the lines that the options ask for, in the order of their numbers."""
     with text.opened(place) as journal:
-        out = text.console()
+        out = Console()
         records = journal.records(text.asked(journal, words, limit=limit, newest_first=newest))
         count = 0
         for count, record in enumerate(records, 1):  # noqa: B007 - counted for the end
             if as_json:
                 text.print_json(text.as_json(record), lines=True)
             else:
-                out.print(text.line_text(record), soft_wrap=True)
+                out.print(text.line_text(record))
         if not count and not as_json:
-            click.echo("no line", err=True)
+            say("no line", err=True)
 
 
 @click.command()
@@ -72,11 +73,11 @@ def query(place: Path | None, as_json: bool, limit: int | None, newest: bool, **
 def follow(place: Path | None, as_json: bool, tail: int, **words: Any) -> None:
     """Print lines as they are written, until Ctrl-C; a journal that does not exist yet is waited for."""
     with ended_by_signals() as ended, text.opened(place) as journal:
-        out = text.console()
+        out = Console()
         asked = text.asked(journal, words)
         for record in journal.follow(asked, tail=tail, ended=ended.is_set):
             if as_json:
                 text.print_json(text.as_json(record), lines=True)
             else:
-                out.print(text.line_text(record), soft_wrap=True)
+                out.print(text.line_text(record))
             sys.stdout.flush()

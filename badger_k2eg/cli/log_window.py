@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import ClassVar
 
@@ -14,8 +13,10 @@ from textual.widgets import DataTable, Footer, Header, Input, Static
 from ..errors import ControlError
 from ..journal import Event, Journal, Query
 from ..journal.pages import Pages
+from ..printable import json_text, printable
 from ..records import Level, Record
 from . import journal_text as text
+from .console import Text
 
 _HEIGHT = 200
 _GUTTER = {"run": "R", "evaluation": "E", "set": "s", "restore": "U", "mark": "M"}
@@ -108,7 +109,7 @@ class LogWindow(App[None]):
         """Show the line under the cursor in full."""
         if 0 <= event.cursor_row < len(self._pages.lines):
             record = self._pages.lines[event.cursor_row]
-            self.query_one("#details", Static).update(json.dumps(text.as_json(record), indent=1, ensure_ascii=False))
+            self.query_one("#details", Static).update(json_text(text.as_json(record), indent=1))
 
     # -- showing --------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class LogWindow(App[None]):
         try:
             pages = Pages(self._journal, query, _HEIGHT)
         except ControlError as error:
-            self.notify(str(error), severity="error")
+            self.notify(printable(error), severity="error", markup=False)
             return
         here, self._query, self._pages = self._pages.here, query, pages
         pages.to_line(here)
@@ -136,11 +137,11 @@ class LogWindow(App[None]):
         first, last = self._pages.here, self._pages.lines[-1].line if self._pages.lines else 0
         around: list[Event] = self._journal.around(first) if first else []
         inside = "  ".join(f"{event.kind} {event.evaluation or event.run or event.name or ''}" for event in around)
-        self.sub_title = f"lines {first} to {last}  {inside}" if last else "no line"
+        self.sub_title = printable(f"lines {first} to {last}  {inside}") if last else "no line"
 
 
-def _cells(record: Record) -> tuple[str, ...]:
+def _cells(record: Record) -> tuple[str | Text, ...]:
     stem, _, end = record.kind.partition(".")
     gutter = {"begin": "┌", "end": "└"}.get(end, "") + (_GUTTER.get(stem, "") if end else "")
     run = f"{record.run or ''}" + (f"#{record.evaluation}" if record.evaluation else "")
-    return gutter, str(record.line), text.moment(record.time_ns), record.kind.value, text.what(record), run
+    return gutter, str(record.line), text.moment(record.time_ns), record.kind.value, Text(text.what(record)), Text(run)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from .. import plugin_root as place
+from .console import say
 
 
 @click.command("plugin-root")
 def plugin_root() -> None:
     """Print the folder to give to Badger as BADGER_PLUGIN_ROOT."""
     try:
-        click.echo(place.plugin_root())
+        say(place.plugin_root())
     except FileNotFoundError as error:
         raise click.ClickException(str(error)) from None

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from ..errors import SetpointBlocked, SettingsError
-from ..wording import did_you_mean
+from ..wording import did_you_mean, in_lines
 from . import FAILED, REFUSED
 from .assignments import assignments
+from .console import Console, say
 from .ending import stopped_by_signals
 from .way import chosen_way, control_by, reached
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 )
 @reached
 @click.option("--read-only", is_flag=True, help="set nothing on the machine")
+@click.option("--force", is_flag=True, help="also set what another process has locked; that is on record")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw the result into FILE.png")
 @click.option("--quiet", is_flag=True, help="say nothing but what went wrong")
 @click.option("--json", "as_json", is_flag=True, help="write the result to standard output as JSON")
@@ -49,6 +50,7 @@ def procedure(
     function: str,
     parameters: Mapping[str, str],
     read_only: bool,
+    force: bool,
     plot: Path | None,
     quiet: bool,
     as_json: bool,
@@ -57,22 +59,25 @@ def procedure(
     """Run a procedure: a Python function whose first parameter is the control.
 
     The module is looked for in the working directory too. Options come from the environment and the ini file as for an
-    interface. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, 130 Ctrl-C, 143 SIGTERM.
+    interface. What it sets is locked until its end, and on record as a run; a PV that another process has locked is
+    refused. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, 130 Ctrl-C, 143 SIGTERM.
     """
     call = _bound(_found(function), function, parameters)
-    console = Console(highlight=False, quiet=quiet, stderr=as_json, soft_wrap=True)
+    console = Console(quiet=quiet, stderr=as_json)
     from ..run.manifest import recorded_way
 
     manifest = {"what": "procedure", "procedure": function, "parameters": dict(parameters), "read_only": read_only}
     manifest["way"] = recorded_way(chosen_way(**way))
-    with _Run(manifest, way, read_only) as ours:
+    if force:
+        manifest["force"] = True
+    with _Run(manifest, way, read_only=read_only, force=force) as ours:
         code, result, error = _run(ours, call, console)
     if ours.run.began:
         console.print(f"run {ours.run.id}, recorded in {ours.run.place or 'no journal'}")
     if error is None:
         code, error = _show(result, plot, as_json, console)
     if error is not None:
-        click.echo(f"badger-k2eg procedure: {error}", err=True)
+        say(*f"badger-k2eg procedure: {error}".split("\n"), err=True)
     return code
 
 
@@ -130,15 +135,16 @@ class _Run:
 
     run: run.Run
 
-    def __init__(self, manifest: Mapping[str, Any], way: Mapping[str, Any], read_only: bool) -> None:
-        self._manifest, self._way = manifest, way
+    def __init__(self, manifest: Mapping[str, Any], way: Mapping[str, Any], *, read_only: bool, force: bool) -> None:
+        self._manifest, self._way, self._force = manifest, way, force
         self._options: dict[str, Any] = {"read_only": True} if read_only else {}
         self.codes: list[int] = []
 
     def __enter__(self) -> _Run:
         from .. import run
 
-        self.control = run.Attachment(lambda: self._manifest).attach(control_by(self._way, **self._options))
+        attachment = run.Attachment(lambda: self._manifest, force=self._force)
+        self.control = attachment.attach(control_by(self._way, **self._options))
         self.run = run.begin(self._manifest, signals=False)
         self._signals = stopped_by_signals(self._stop)
         self._signals.__enter__()
@@ -179,7 +185,7 @@ def _run(ours: _Run, call: Callable[..., Any], console: Console) -> tuple[int, A
         if isinstance(problem, SettingsError):
             raise
         kind = "" if str(problem) else type(problem).__name__
-        return code, None, f"{kind}{problem}"
+        return code, None, f"{kind}{in_lines(problem)}"
     run.end(run.Reason.SUCCESS)
     return 0, result, None
 
@@ -191,7 +197,7 @@ def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tu
     if as_json:
         click.echo(json.dumps(_plain(result), indent=2))
     elif result is not None and not hasattr(result, "rows"):
-        console.print(_text(result))
+        console.print(*_lines(result), sep="\n")
     if plot is None:
         return 0, None
     if not hasattr(result, "plot"):
@@ -204,15 +210,19 @@ def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tu
     return 0, None
 
 
-def _text(result: Any) -> str:
+def _lines(result: Any) -> list[str]:
     from ..model import Reading
 
     if isinstance(result, Reading):
         shown = result.label if result.label is not None else result.plain
-        return f"{shown} {result.units}".rstrip()
+        return [f"{shown} {result.units}".rstrip()]
     if isinstance(result, Mapping):
-        return "\n".join(f"{name}: {_text(item)}" for name, item in result.items())
-    return str(result)
+        return [
+            f"{name}: {first}" if not number else first
+            for name, item in result.items()
+            for number, first in enumerate(_lines(item) or [""])
+        ]
+    return str(result).split("\n")
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,7 @@
 """``badger-k2eg get | put | monitor | snapshot``: PVs from the shell, directly or through K2EG.
 
-Owns the four commands and how a reading is written. A put takes the one write path: guard, retry, read-back, read-only.
+Owns the four commands and how a reading is written. A put takes the one write path: guard, retry, read-back, read-only;
+what it sets is locked and on record, as a run is.
 """
 
 from __future__ import annotations
@@ -14,16 +15,15 @@ from typing import Any, TypeVar
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..backend import Update
 from ..control import Control
 from ..deadline import Deadline
 from ..errors import PvError, PvNameError, SetError, SetpointBlocked
-from ..model import Kind, Outcome, PvAddress, Reading, SetReport, Severity
+from ..model import Kind, Outcome, PutResult, PvAddress, Reading, SetReport, Severity
+from ..wording import in_lines
 from . import FAILED, REFUSED, USAGE
+from .console import Console, Table, Text, say
 from .ending import ended_by_signals
 from .way import control_by, reached
 
@@ -70,29 +70,34 @@ def snapshot(uris: Sequence[str], window: float, as_json: bool, **way: Any) -> i
 
 @click.command()
 @click.argument("pairs", nargs=-1, required=True, metavar="URI VALUE...")
+@click.option("--force", is_flag=True, help="also what another process has locked; that is on record")
 @_reached
-def put(pairs: Sequence[str], as_json: bool, **way: Any) -> int:
+def put(pairs: Sequence[str], force: bool, as_json: bool, **way: Any) -> int:
     """Set PVs, each URI followed by its VALUE: a number, a text, the label of an enum, or JSON.
 
-    Nothing is set when one of them would be refused; BADGER_K2EG_READ_ONLY and its kin are honoured. Exit code 3: the
-    guard refused, or read-only.
+    Nothing is set when one of them would be refused: by limits, by BADGER_K2EG_READ_ONLY and its kin, or because a run
+    of another process has locked it. It is in the journal: `badger-k2eg log query --pv URI`; where that cannot be
+    written, nothing is set. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, by a lock,
+    or by read-only.
     """
     if len(pairs) % 2:
         raise click.UsageError("each URI needs a VALUE behind it")
     texts = dict(zip(pairs[::2], pairs[1::2], strict=True))
     if 2 * len(texts) < len(pairs):
         raise click.UsageError("the same URI twice")
-    with _Way(list(texts), **way) as control:
+    from ..run.outside import outside
+
+    with _Way(list(texts), **way) as control, outside(control, "put", force=force) as ours:
         present = control.updates(texts)
         values = {uri: _value(text, present[uri]) for uri, text in texts.items()}
         try:
             report = control.set(values)
         except SetError as error:
-            click.echo(str(error), err=True)
+            say(*(ours.unrecorded or in_lines(error)).split("\n"), err=True)
             if as_json and error.report is not None:
                 click.echo(json.dumps(_told(error.report)))
-            return REFUSED if isinstance(error, SetpointBlocked) else FAILED
-        click.echo(json.dumps(_told(report)) if as_json else str(report))
+            return REFUSED if isinstance(error, SetpointBlocked) and ours.unrecorded is None else FAILED
+        say(*[json.dumps(_told(report))] if as_json else map(_ended, report.results))
         return REFUSED if any(result.outcome is Outcome.SKIPPED for result in report.results) else 0
 
 
@@ -103,7 +108,7 @@ def put(pairs: Sequence[str], as_json: bool, **way: Any) -> int:
 def monitor(uris: Sequence[str], count: int | None, as_json: bool, **way: Any) -> int:
     """Show PVs whenever they change, until Ctrl-C."""
     news: queue.SimpleQueue[tuple[str, Update]] = queue.SimpleQueue()
-    console = Console(highlight=False)
+    console = Console()
     shown = 0
     with _Way(uris, **way) as control, ended_by_signals() as ended:
         for uri in dict.fromkeys(uris):
@@ -149,10 +154,10 @@ def _show(updates: Mapping[str, Update], as_json: bool) -> int:
             table.add_column(heading, overflow="fold")
         for uri, update in updates.items():
             table.add_row(*_cells(uri, update))
-        Console(highlight=False).print(table)
+        Console().print(table)
     errors = [update for update in updates.values() if isinstance(update, PvError)]
     for error in errors:
-        click.echo(str(error), err=True)
+        say(error, err=True)
     if any(isinstance(error, PvNameError) for error in errors):
         return USAGE
     return FAILED if errors else 0
@@ -212,6 +217,12 @@ def _finite(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _ended(result: PutResult) -> str:
+    if result.outcome is Outcome.SKIPPED:
+        return f"{result.pv} = {result.asked!r}: not set ({result.message})"
+    return str(result)
 
 
 def _told(report: SetReport) -> dict[str, Any]:

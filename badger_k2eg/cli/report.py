@@ -10,10 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import ProgressColumn, Task
-from rich.table import Table
-from rich.text import Text
+from .console import Console, ProgressColumn, Table, Task, Text
 
 if TYPE_CHECKING:
     from ..badger_app.evaluation import Evaluation
@@ -21,6 +18,7 @@ if TYPE_CHECKING:
 
 #: Points of a front that are listed; the archive has all.
 _LISTED = 15
+_READ_ONLY = "nothing is set, so no point is the best one and no target counts"
 
 
 class Standing(ProgressColumn):
@@ -52,7 +50,9 @@ def announce(run: HeadlessRun, console: Console) -> None:
     console.print(f"{routine.name}: {routine.generator.name} on {routine.environment.name} through {interface}")
     console.print(f"ends {run.ends}{' (nothing else was said)' if run.is_default else ''}")
     if run.read_only:
-        console.print("[bold]read-only[/]: nothing is set, so no point is the best one and no target counts")
+        # What an environment moves past its interface is told when it is seen.
+        words = "nothing is set through the interface, so no point is the best one and no target counts"
+        console.print(Text().append("read-only", "bold").append(f": {words}"))
     if routine.critical_constraint_names:
         names = ", ".join(routine.critical_constraint_names)
         console.print(f"critical constraints pause a run in Badger's window; here they do not: {names}")
@@ -62,7 +62,7 @@ def line(evaluation: Evaluation, most: int | None) -> Text:
     """Tell one evaluation in a line."""
     number = f"{evaluation.number:{len(str(most))}d}/{most}" if most else f"{evaluation.number:3d}"
     text = Text(f"{number}  {_values(_all(evaluation))}")
-    if not evaluation.was_set:
+    if evaluation.was_set is False:
         text.append("  not set", "yellow")
     elif evaluation.best:
         text.append("  best", "bold green")
@@ -75,9 +75,9 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
     """Say how it ended."""
     console.print(run.reason)
     if run.moved:
-        console.print(run.moved, style="bold red" if run.move_failed else None, markup=False)
+        console.print(run.moved, style="bold red" if run.move_failed else None)
     if run.end_error:
-        console.print(f"the machine could not be read at the end: {run.end_error}", style="red", markup=False)
+        console.print(f"the machine could not be read at the end: {run.end_error}", style="red")
     show_ends(run, console)
     if run.front:
         points = _spread(run.front, _LISTED)
@@ -85,19 +85,19 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
         console.print(f"front: {len(run.front)} of {len(run.evaluations)} evaluations are beaten by none in all{shown}")
         console.print(_front(run, points))
     if run.archive is not None:
-        console.print(f"archive: {run.archive}", markup=False)
-        console.print(f"         in Badger's window: badger -g -cf {output / 'badger.yaml'}", markup=False)
+        console.print(f"archive: {run.archive}")
+        console.print(f"         in Badger's window: badger -g -cf {output / 'badger.yaml'}")
     if (record := run.record) is not None and record.began and record.place:
-        console.print(f"record: {record.id}, in {record.place}", markup=False)
+        console.print(f"record: {record.id}, in {record.place}")
     if plot is not None:
-        console.print(f"plot: {plot}", markup=False)
+        console.print(f"plot: {plot}")
 
 
 def show_ends(run: HeadlessRun, console: Console) -> None:
     """Show start, best and end."""
     # The heading is a line of its own: a table's title is broken to the width of the table.
     if run.start is not None:
-        console.print(run.title, markup=False)
+        console.print(run.title)
         console.print(_table(run))
 
 
@@ -109,6 +109,7 @@ def outcome(run: HeadlessRun, code: int, error: str | None, plot: Path | None) -
         "environment": run.routine.environment.name,
         "generator": run.routine.generator.name,
         "read_only": run.read_only,
+        "unguarded": run.unguarded,
         "exit_code": code,
         "ended": run.reason,
         "error": error,

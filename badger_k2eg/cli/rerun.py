@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from ..journal import Journal
+from ..journal.naming import file_name
+from .console import say
 from .run import run
 
 
@@ -36,10 +38,10 @@ def rerun(context: click.Context, recorded: str, archive: Path | None, save: Pat
         journal.close()
     if save is not None:
         save.write_text(text, encoding="utf-8")
-        click.echo(f"the routine of run {found.id} is in {save}")
+        say(f"the routine of run {found.id} is in {save}")
         return 0
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder:
-        file = Path(folder) / f"rerun-{found.id}.yaml"
+        file = Path(folder) / f"rerun-{file_name(found.id)}.yaml"
         file.write_text(text, encoding="utf-8")
         again = run.make_context(context.command_path, [os.fspath(file), *context.args], parent=context.parent)
         with again:

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..errors import SetpointBlocked, SettingsError
 from ..settings import load
 from . import FAILED, REFUSED, USAGE, report
 from .assignments import assignments
+from .console import Console, bar, say
 from .ending import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def run(
             raise click.UsageError(f"{first} and {second} exclude each other")
     at_end = "best" if go_to_best else "restore" if restore else "stay"
     output = output.resolve()
-    console = Console(highlight=False, quiet=quiet, stderr=as_json, soft_wrap=True)
+    console = Console(quiet=quiet, stderr=as_json)
     with warnings.catch_warnings(), _Signals(output) as signals:
         # Of Badger's and Xopt's own libraries; nothing that a user could act upon.
         warnings.simplefilter("ignore")
@@ -117,7 +116,7 @@ def run(
     if as_json:
         click.echo(json.dumps(report.outcome(ours, code, error, drawn), indent=2))
     if error is not None:
-        click.echo(f"badger-k2eg run: {error}", err=True)
+        say(f"badger-k2eg run: {error}", err=True)
     return code
 
 
@@ -198,14 +197,7 @@ def _run(ours: HeadlessRun, console: Console) -> tuple[int, str | None]:
     """
     from ..badger_app.headless import first_line
 
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        report.Standing(ours),
-        console=console,
-    )
+    progress = bar(console, report.Standing(ours))
     task = progress.add_task("evaluations", total=ours.most)
 
     def show(evaluation: Evaluation) -> None:
@@ -218,7 +210,7 @@ def _run(ours: HeadlessRun, console: Console) -> tuple[int, str | None]:
     except Exception as problem:
         # Whatever the environment raises is a failed run: told in one line, after what was done before it.
         error = first_line(problem)
-        return _code(problem), f"{ours.reason}: {error}" if ours.reason.endswith("failed") else error
+        return _code(problem), f"{ours.reason}: {error}" if ours.reason.endswith(("failed", "was not begun")) else error
     return 0, None
 
 

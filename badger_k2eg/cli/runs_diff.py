@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from ..errors import NoSuchRecord, PvError
 from ..journal import Journal, RecordedRun
 from . import journal_text as text
+from .console import Console, Table, Text
 
 NOW = "now"
 
@@ -24,11 +24,13 @@ class Side:
 
     :ivar values: ``{pv: value}``.
     :ivar missing: ``{pv: why}`` of those that have none.
+    :ivar damaged: ``{pv: line}`` of those that come out of a line whose checksum does not fit.
     """
 
     name: str
     values: dict[str, Any]
     missing: dict[str, str]
+    damaged: dict[str, int] = field(default_factory=dict)
 
 
 @click.command()
@@ -48,6 +50,10 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
             other, run = _of_run(journal, right, at)
             manifests = _changed(one_run.manifest, run.manifest)
         units = {pv: record.unit for pv, record in one_run.baseline().items()}
+    damaged: dict[str, list[int]] = {}
+    for side in (one, other):
+        for pv, line in side.damaged.items():
+            damaged[pv] = sorted({*damaged.get(pv, []), line})
     rows = [
         {
             "pv": pv,
@@ -55,16 +61,17 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
             "left": _cell(one, pv),
             "right": _cell(other, pv),
             "difference": _gap(one.values.get(pv), other.values.get(pv)),
+            **({"damaged": damaged[pv]} if pv in damaged else {}),
         }
         for pv in dict.fromkeys([*one.values, *other.values, *other.missing])
-        if everything or not _same(one.values.get(pv), other.values.get(pv))
+        if everything or pv in damaged or not _same(one.values.get(pv), other.values.get(pv))
     ]
     if as_json:
         text.print_json({"left": one.name, "right": other.name, "setpoints": rows, "manifest": manifests})
         return
-    out = text.console()
+    out = Console()
     if not rows and not manifests:
-        out.print(f"{one.name} and {other.name}: no difference", markup=False, highlight=False)
+        out.print(f"{one.name} and {other.name}: no difference")
         return
     table = Table(header_style="bold")
     for heading in ("PV", one.name, other.name, "difference"):
@@ -72,11 +79,12 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
     for row in rows:
         cells = [text.value_text(row[key], row["unit"]) if row[key] is not None else "" for key in ("left", "right")]
         gap = "" if row["difference"] is None else f"{row['difference']:+.6g}"
-        table.add_row(Text(row["pv"]), *map(Text, cells), gap)
+        gap = ", ".join(filter(None, (gap, text.damage(row.get("damaged", [])))))
+        table.add_row(row["pv"], *cells, gap, style="red" if "damaged" in row else "")
     if rows:
         out.print(table)
     for change in manifests:
-        out.print(f"{change['name']}: {change['left']} -> {change['right']}", markup=False, highlight=False)
+        out.print(f"{change['name']}: {change['left']} -> {change['right']}")
 
 
 def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:
@@ -86,7 +94,8 @@ def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:
     if at not in ("start", "best", "end") and not at.isdigit():
         raise NoSuchRecord(f"--at {at}: write start, best, end, or the number of an evaluation")
     evaluation = {"start": 0, "best": run.best, "end": None}[at] if not at.isdigit() else int(at)
-    return Side(f"{run.id} ({at})", run.setpoints(evaluation), {}), run
+    damaged = {pv: line.line for pv, line in run.setpoint_lines(evaluation).items() if not line.intact}
+    return Side(f"{run.id} ({at})", run.setpoints(evaluation), {}, damaged), run
 
 
 def _of_machine(run: RecordedRun) -> Side:
@@ -123,7 +132,11 @@ def _cell(side: Side, pv: str) -> Any:
 def _gap(left: Any, right: Any) -> float | None:
     if isinstance(left, bool) or not isinstance(left, int | float) or not isinstance(right, int | float):
         return None
-    return right - left
+    try:
+        gap = right - left
+        return gap if math.isfinite(gap) else None
+    except OverflowError:  # more than any machine holds
+        return None
 
 
 def _same(left: Any, right: Any) -> bool:

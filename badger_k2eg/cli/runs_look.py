@@ -6,9 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from ..errors import NoSuchRecord
 from ..journal import RecordedRun, query
@@ -16,6 +13,7 @@ from ..journal.export import about, time_text
 from ..journal.tags import TagFilter, all_fit
 from ..wording import did_you_mean
 from . import journal_text as text
+from .console import Console, Table, Text, say
 
 _STATES = ("success", "stopped", "failed", "lost", "open", "crashed")
 _STYLES = {"failed": "red", "lost": "red", "crashed": "red", "stopped": "yellow", "open": "green"}
@@ -66,9 +64,9 @@ def list_(
         if as_json:
             text.print_json([_listed(run) for run in found])
         elif found:
-            text.console().print(_table(found))
+            Console().print(_table(found))
         else:
-            click.echo(f"no run in {journal.directory}", err=True)
+            say(f"no run in {journal.directory}", err=True)
 
 
 def _listed(run: RecordedRun) -> dict[str, Any]:
@@ -110,7 +108,7 @@ def show(run_text: str, place: Path | None, as_json: bool) -> None:
         if as_json:
             text.print_json(_whole(run))
             return
-        out = text.console()
+        out = Console()
         _summary(out, run)
         evaluations = run.evaluations()
         if evaluations:
@@ -133,6 +131,7 @@ def _whole(run: RecordedRun) -> dict[str, Any]:
                 "asked": each.asked,
                 "readings": each.readings,
                 "failed": [text.as_json(record) for record in each.failed],
+                "damaged": each.damaged,
             }
             for each in run.evaluations()
         ],
@@ -148,6 +147,8 @@ def _whole(run: RecordedRun) -> dict[str, Any]:
 
 def _summary(out: Console, run: RecordedRun) -> None:
     out.print(Text(f"run {run.id}  {run.name}".rstrip(), "bold"))
+    if not run.first.intact:
+        out.print(Text(f"  {text.damage([run.first.line])}: what follows may not be what was", "red"))
     took = text.span(run.started_ns, run.ended_ns)
     end = "" if run.event.end is None else str(run.event.end)
     facts = {
@@ -157,6 +158,7 @@ def _summary(out: Console, run: RecordedRun) -> None:
         "lines": f"{run.event.start}:{end}",
         **{name: _named(run.manifest.get(name)) for name in ("routine", "environment", "generator", "interface")},
         "best": "" if run.best is None else f"evaluation {run.best}",
+        "unguarded": run.unguarded,
         "continues": run.parent or "",
         "tags": ", ".join(f"{name}={text.value_text(value)}" for name, value in run.tags.items()),
         "files": ", ".join(record.name or "" for record in run.attachments),
@@ -191,7 +193,8 @@ def _print_evaluations(out: Console, run: RecordedRun) -> None:
         cells = ["" if value is None else text.value_text(value) for value in values]
         wrong = ", ".join(f"{record.pv} {record.outcome or 'failed'}" for record in each.failed)
         last = wrong or ("best" if each.number == run.best else "" if each.end is not None else "open")
-        style = "yellow" if wrong else "green" if last == "best" else ""
+        style = "red" if each.damaged else "yellow" if wrong else "green" if last == "best" else ""
+        last = ", ".join(filter(None, (last, text.damage(each.damaged))))
         table.add_row(
             str(each.number), *map(Text, cells), text.span(each.began_ns, each.ended_ns), Text(last), style=style
         )
@@ -211,11 +214,13 @@ def _print_setpoints(out: Console, run: RecordedRun) -> None:
         before, last = baseline.get(pv), written.get(pv)
         unit = None if before is None else before.unit
         read = "" if before is None else text.value_text(before.value, unit) if before.value is not None else "no value"
+        damaged = text.damage(sorted({line.line for line in (before, last) if line is not None and not line.intact}))
         table.add_row(
-            Text(pv),
-            Text(read),
-            Text("" if last is None else text.value_text(last.asked, unit)),
-            Text("" if last is None else str(last.outcome)),
+            pv,
+            read,
+            "" if last is None else text.value_text(last.asked, unit),
+            ", ".join(filter(None, ("" if last is None else str(last.outcome), damaged))),
+            style="red" if damaged else "",
         )
     out.print(table)
 

@@ -14,10 +14,14 @@ from ..badger_app.evaluation import Evaluation
 from ..badger_app.plot import plot_run
 from ..errors import MissingExtra, NoSuchRecord
 from ..journal import RecordedRun
+from ..journal.naming import file_name
 from . import journal_text as text
+from .console import say
 
 #: Setpoints that can be told apart in one panel.
 _MOST = 12
+#: More than any machine holds, or a picture shows.
+_HUGE = 1e300
 
 
 @click.command()
@@ -33,13 +37,13 @@ def plot(run_text: str, output: Path | None, names: tuple[str, ...], place: Path
     with text.opened(place) as journal:
         run = journal.run(run_text)
         evaluations = drawable(run, names)
-        file = output or Path(f"{run.id}.png")
+        file = output or Path(f"{file_name(run.id)}.png")
         ranges = _ranges(evaluations)
         plot_run(evaluations, file, title=f"{run.id} {run.name}".rstrip(), ranges=ranges)
     if as_json:
         text.print_json({"run": run.id, "file": str(file)})
     else:
-        click.echo(f"run {run.id}: {file}")
+        say(f"run {run.id}: {file}")
 
 
 def drawable(run: RecordedRun, names: Iterable[str] = ()) -> list[Evaluation]:
@@ -64,14 +68,15 @@ def drawable(run: RecordedRun, names: Iterable[str] = ()) -> list[Evaluation]:
             variables={pv: dict(_numbers(each.asked)).get(pv, math.nan) for pv in asked},
             objectives={name: dict(_numbers(each.readings)).get(name, math.nan) for name in chosen},
             best=each.number in bests,
-            was_set=not run.manifest.get("read_only"),
+            was_set=None if run.unguarded else not run.manifest.get("read_only"),
         )
         for each in recorded
     ]
 
 
 def _numbers(values: Mapping[str, Any]) -> list[tuple[str, float]]:
-    return [(k, float(v)) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+    found = ((k, v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool))
+    return [(k, float(v)) for k, v in found if abs(v) < _HUGE]
 
 
 def _ranges(evaluations: list[Evaluation]) -> dict[str, tuple[float, float]]:

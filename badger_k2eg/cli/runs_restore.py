@@ -9,14 +9,16 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from ..errors import NoSuchRecord
 from . import FAILED, REFUSED
+from .console import Console, Table
+
+if TYPE_CHECKING:
+    from ..run.undo import Step
 
 _DONE = ("restored", "already there", "a command, which cannot be undone")
 _REFUSED = ("blocked", "read-only")
@@ -27,13 +29,14 @@ _REFUSED = ("blocked", "read-only")
 @click.option("--to", default="start", show_default=True, help="start, best, or the number of an evaluation")
 @click.option("--dry-run", is_flag=True, help="show what differs, and set nothing")
 @click.option("--yes", is_flag=True, help="ask nothing")
-@click.option("--force", is_flag=True, help="also what somebody else has moved since")
+@click.option("--force", is_flag=True, help="also what another has moved since, or locked; on record")
 @click.option("--read-only", is_flag=True, help="set nothing on the machine")
 @click.option("--json", "as_json", is_flag=True, help="write the outcome to standard output as JSON")
 def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only: bool, as_json: bool) -> int:
     """Put back what RUN has set: to where it was before, to its best point, or to the end of an evaluation.
 
-    RUN is an id, its unique beginning, a name, or `last`. What somebody else has moved since is left alone and named.
+    RUN is an id, its unique beginning, a name, or `last`. What somebody else has moved since, or another process has
+    locked, is left alone and named. It is recorded under the run's own id.
     """
     from ..control import Control, connect
     from ..journal import Journal
@@ -45,18 +48,29 @@ def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only:
     way = way_of(journal.run(run).manifest)
     settings = load({"read_only": True} if read_only else {})
     control = Control(connect(way), settings)
-    console = Console(highlight=False, stderr=as_json, soft_wrap=True)
+    console = Console(stderr=as_json)
+    said: set[str] = set()
+
+    def say(step: Step) -> None:
+        said.add(step.pv)
+        console.print(str(step))
+
     try:
         undo = Restore(control, journal, run, to=to, force=force)
         if not undo.steps:
-            raise NoSuchRecord(f"run {undo.recorded.id} has set nothing")
+            why = f", and there is no way back: {unguarded}" if (unguarded := undo.recorded.unguarded) else ""
+            raise NoSuchRecord(f"run {undo.recorded.id} has set nothing{' on record' if why else ''}{why}")
         console.print(_table(undo.recorded.id, to, undo.steps))
         if undo.to_do and not dry_run:
             _confirm(len(undo.to_do), yes=yes)
-            undo.run(lambda step: console.print(str(step), markup=False))
+            undo.run(say)
         code = 0 if dry_run else _code(undo.steps)
         if not dry_run:
-            console.print(_verdict(undo.steps), markup=False)
+            # Whole lines: in the table above, what keeps a PV from its place is folded.
+            for step in undo.steps:
+                if step.fate in _REFUSED and step.pv not in said:
+                    say(step)
+            console.print(*_verdict(undo.steps), sep="\n")
         if as_json:
             click.echo(json.dumps(_outcome(undo.recorded.id, to, dry_run, undo.steps, code), indent=2, default=str))
         return code
@@ -100,12 +114,12 @@ def _value(value: Any) -> str:
     return text if len(text) <= 24 else f"{text[:20]} ..."
 
 
-def _verdict(steps: Sequence[Any]) -> str:
+def _verdict(steps: Sequence[Any]) -> list[str]:
     from ..run.undo import summary
 
     left = [step for step in steps if step.fate not in _DONE]
-    words = summary(steps)
-    return f"{words}\nNOT where it shall be: {', '.join(step.pv for step in left)}" if left else words
+    words = [summary(steps)]
+    return [*words, f"NOT where it shall be: {', '.join(step.pv for step in left)}"] if left else words
 
 
 def _outcome(run: str, to: str, dry_run: bool, steps: Sequence[Any], code: int) -> dict[str, Any]:

@@ -10,13 +10,14 @@ import click
 from ..errors import SettingsError
 from ..journal import said
 from . import journal_text as text
+from .console import say
 
 
 def _answer(words: str, as_json: bool, **found: Any) -> None:
     if as_json:
         text.print_json(found)
     else:
-        click.echo(words)
+        say(words)
 
 
 @click.command()

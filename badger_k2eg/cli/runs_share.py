@@ -8,7 +8,9 @@ import click
 
 from ..errors import SettingsError
 from ..journal import export as exports
+from ..journal.naming import file_name
 from . import journal_text as text
+from .console import say
 
 
 @click.command()
@@ -23,7 +25,7 @@ def export(run_text: str, output: Path | None, force: bool, place: Path | None, 
     """Write a run into one zip file: its lines, tables (CSV), attached files, a manifest, checksums."""
     with text.opened(place) as journal:
         run = journal.run(run_text)
-        file = output or Path(f"{run.id}.zip")
+        file = output or Path(f"{file_name(run.id)}.zip")
         if file.exists() and not force:
             raise SettingsError(f"{file} is there already; --force writes over it, --output names another")
         exports.export(journal, run, file)
@@ -31,7 +33,7 @@ def export(run_text: str, output: Path | None, force: bool, place: Path | None, 
     if as_json:
         text.print_json({"run": run.id, "file": str(file), "bytes": size})
     else:
-        click.echo(f"run {run.id}: {file}, {size} bytes")
+        say(f"run {run.id}: {file}, {size} bytes")
 
 
 @click.command()
@@ -50,7 +52,7 @@ def verify(what: str, place: Path | None, as_json: bool) -> int:
         text.print_json({"checked": checked, "whole": not wrong, "wrong": wrong})
     else:
         for line in wrong:
-            click.echo(f"{checked}: {line}", err=True)
+            say(f"{checked}: {line}", err=True)
         if not wrong:
-            click.echo(f"{checked}: whole")
+            say(f"{checked}: whole")
     return 1 if wrong else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..errors import SettingsError
+from .console import say
 
 
 @click.command()
@@ -25,17 +26,17 @@ def unlock(pvs: tuple[str, ...], force: bool) -> int:
         raise SettingsError("unlock --force: name the PVs")
     owners = {pv: registry.owner(pv) for pv in pvs} if pvs else dict(registry.locked())
     if not owners:
-        click.echo("no PV is locked")
+        say("no PV is locked")
     for pv, owner in owners.items():
         if owner is None:
-            click.echo(f"{pv} is not locked")
+            say(f"{pv} is not locked")
         elif not force:
-            click.echo(f"{pv} is locked by {owner}")
+            say(f"{pv} is locked by {owner}")
         else:
             # On record first: what cannot be told is not done.
             words = f"unlocked by force; it was locked by {owner}"
             event = Record(kind=RecordKind.EVENT, name="unlock", pv=pv, message=words, level=Level.WARNING)
             Journal.open().write(event, required=True, sync=True)
             registry.unlock(pv)
-            click.echo(f"{pv} {words}")
+            say(f"{pv} {words}")
     return 0

@@ -106,7 +106,7 @@ class Arrival:
         Where the setpoint held the very value before, this put moves nothing; the one that brought it there may be too
         young for its move to show. The record's time tells; without one, or with one of the future, nothing is known.
         """
-        is_relative = matches(setpoint.address.own_name, self._settings.relative)
+        is_relative = matches(setpoint.address, self._settings.relative)
         if not rise or is_relative or not same(before := setpoint.before, setpoint.value):
             return rise
         age = 0.0 if before is None or before.timestamp_ns is None else (clock.time_ns() - before.timestamp_ns) * 1e-9
@@ -199,6 +199,10 @@ class Arrival:
                     context=self._control.context.under(self._deadline),
                     timeout=self._patience,
                 )
+            if isinstance(failure := setpoint.arrived, Exception):
+                # What a get or put with throw=False gave, handed on: as if it had been raised.
+                setpoint.arrived = None
+                raise failure
         except (ValueError, TimeoutError) as error:
             self._failed(setpoint, error)
         except (Exception, SystemExit) as error:  # a validator is not ours: whatever it raises is named with its PV

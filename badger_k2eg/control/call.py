@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .. import clock, synchronized
+from ..backend import NullGate, Update
 from ..conversion import Refusal
 from ..deadline import Deadline
 from ..errors import (
@@ -22,12 +23,13 @@ from ..errors import (
 )
 from ..model import Outcome, PutAnswer, PvAddress, Reading, SetReport, plain
 from ..policy import after_silence, check_setpoint, path_to
+from ..printable import printable
 from ..settings import Settings, matches
 from ..units import is_quantity
 from ..validation import adapt
 from .arrival import Arrival
 from .read_back import ReadBack
-from .setpoint import Setpoint
+from .setpoint import Setpoint, twice
 
 if TYPE_CHECKING:
     from .core import Control
@@ -63,6 +65,8 @@ class SetCall:
         self._setpoints: list[Setpoint] = []
         # Of which, or of whose readback, nothing was heard while the guard looked.
         self._silent: set[Setpoint] = set()
+        # What the PVs read, where one of them was found not to answer.
+        self._dead: Mapping[PvAddress, Update] | None = None
         self._read_back = ReadBack(control.backend, deadline, settings)
         # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
         self._repeats = last if last is not None and not last.ok and self._asked(last) else None
@@ -84,6 +88,7 @@ class SetCall:
         :raises SetpointBlocked: when one of them would be refused.
         """
         self._refuse_if(self._normalise())
+        self._refuse_if(self._learn_names())
         self._refuse_if(self._guard(self._arrival, {}))
 
     def run(self, paused: str | None) -> SetReport:
@@ -95,6 +100,8 @@ class SetCall:
         if paused and self._setpoints:
             blocked[self._setpoints[0]] = paused
         self._refuse_if(blocked)
+        # Before the gate: a lock stands on the record, whatever it is called here.
+        self._refuse_if(self._learn_names())
         with self._control.gate.writing([s.address for s in self._setpoints]) as denied:
             self._denied = denied
             arrival = self._arrival
@@ -130,7 +137,6 @@ class SetCall:
 
     def _normalise(self) -> dict[Setpoint, str]:
         blocked: dict[Setpoint, str] = {}
-        seen: dict[str, Setpoint] = {}
         for key, value in self._values.items():
             try:
                 address, reason = PvAddress.parse(key), None
@@ -141,9 +147,6 @@ class SetCall:
             setpoint = Setpoint(key, str(value) if is_quantity(value) else asked, address, value=value)
             setpoint.tolerance = self._control.tolerance_of(address)
             self._setpoints.append(setpoint)
-            if reason is None and address.own_name in seen:
-                reason = f"the same PV as {seen[address.own_name].key}, with two values in one call"
-            seen.setdefault(address.own_name, setpoint)
             try:
                 if (validator := self._validators.get(key)) is not None:
                     setpoint.validator = adapt(validator)
@@ -151,13 +154,29 @@ class SetCall:
                 reason = reason or str(error)
             if reason is not None:
                 blocked[setpoint] = reason
-        return blocked
+        return twice(self._setpoints) | blocked
+
+    def _learn_names(self) -> dict[Setpoint, str]:
+        """Find out which PVs are called by an alias, where anything depends on that."""
+        names, gate = self._control.record_names, self._control.gate
+        if len(self._setpoints) > 1 or self._settings.depend_on_names or not isinstance(gate, NullGate):
+            self._dead = names.learn(self._backend, self._known(), self._deadline, self._settings.timeout)
+            self._known()
+        return twice(self._setpoints)
+
+    def _known(self) -> list[PvAddress]:
+        """Give the addresses, with what is known of their names."""
+        for setpoint in self._setpoints:
+            setpoint.address = self._control.record_names.known(setpoint.address)
+            setpoint.tolerance = self._control.tolerance_of(setpoint.address)
+        return [setpoint.address for setpoint in self._setpoints]
 
     def _guard(self, arrival: Arrival, denied: Mapping[PvAddress, str]) -> dict[Setpoint, str]:
         """Find out what can be known beforehand about every setpoint of the call."""
         blocked = {s: denied[s.address] for s in self._setpoints if s.address in denied}
         patience = self._deadline.child(self._settings.timeout)
-        updates = self._backend.get_many([s.address for s in self._setpoints], patience) if self._setpoints else {}
+        addresses = [setpoint.address for setpoint in self._setpoints]
+        updates = self._dead or (self._backend.get_many(addresses, patience) if addresses else {})
         for setpoint in self._setpoints:
             update = updates[setpoint.address]
             if isinstance(update, PvError):
@@ -171,7 +190,8 @@ class SetCall:
             except ValueError as refusal:
                 blocked.setdefault(setpoint, str(refusal))
         known = {s.address: (s.value, s.before) for s in self._setpoints if s.before is not None and s not in blocked}
-        limits = self._control.capacities.find(self._backend, known, patience)
+        # Where one does not answer nothing is sent, and nobody waits for anything more.
+        limits = {} if self._dead else self._control.capacities.find(self._backend, known, patience)
         for setpoint in self._setpoints:
             if setpoint.before is None or setpoint in blocked:
                 continue
@@ -180,12 +200,12 @@ class SetCall:
                 if setpoint.address in limits:
                     before = replace(before, type=replace(before.type, max_length=limits[setpoint.address]))
                 setpoint.value = check_setpoint(setpoint.address, setpoint.value, before, self._settings)
-                step = self._settings.step_of(setpoint.address.own_name)
+                step = self._settings.step_of(setpoint.address)
                 setpoint.path = path_to(setpoint.value, before, step)
             except Refusal as refusal:
                 blocked[setpoint] = str(refusal)
         blocked = arrival.unusable | blocked
-        lost = arrival.missing(self._setpoints, patience)
+        lost = arrival.missing([] if self._dead else self._setpoints, patience)
         self._silent |= lost.keys() - blocked.keys()
         return lost | blocked
 
@@ -202,7 +222,7 @@ class SetCall:
             else:
                 what = "did not answer" if over else "was refused"
                 setpoint.end(outcome, f"not sent, because another setpoint of the call {what}")
-        lines = [f"{s.key} = {s.asked!r}: {blocked[s]}" for s in self._setpoints if s in blocked]
+        lines = [printable(f"{s.key} = {s.asked!r}: {blocked[s]}") for s in self._setpoints if s in blocked]
         words = f"nothing was set, {self._over}" if over else "nothing was set"
         raise kind(f"{words}:\n" + "\n".join(lines), self.report())
 
@@ -292,7 +312,7 @@ class SetCall:
             answers |= {address: PutAnswer(Outcome.BLOCKED, reason) for address, reason in denied.items()}
             if not (group := [s for s in group if s.address not in denied]):
                 continue
-            waiting = [s.address for s in group if matches(s.address.own_name, self._settings.wait)]
+            waiting = [s.address for s in group if matches(s.address, self._settings.wait)]
             for setpoint in group:
                 # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
                 setpoint.attempts += 1
@@ -333,7 +353,7 @@ class SetCall:
 
         :returns: those that may be sent once more. Until they are, they are UNKNOWN: they did leave this process.
         """
-        ask = [s for s in silent if not matches(s.address.own_name, self._settings.relative)]
+        ask = [s for s in silent if not matches(s.address, self._settings.relative)]
         updates = self._backend.get_many([s.address for s in ask], self._patience()) if ask else {}
         untouched = set()
         for setpoint in ask:
@@ -347,7 +367,7 @@ class SetCall:
                 attempts_left=left,
                 tolerance=setpoint.tolerance,
             )
-            if outcome is Outcome.APPLIED and matches(setpoint.address.own_name, self._settings.wait):
+            if outcome is Outcome.APPLIED and matches(setpoint.address, self._settings.wait):
                 # A record holds the value from the beginning of its work on.
                 setpoint.message += "; it holds the value, and nobody knows whether the record has finished"
             elif outcome is Outcome.APPLIED:

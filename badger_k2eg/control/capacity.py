@@ -15,6 +15,7 @@ from ..backend import Backend
 from ..conversion import RECORD_STRING
 from ..deadline import Deadline
 from ..model import Kind, PvAddress, Reading
+from ..names import record_and_field
 
 # A server that has the field answers at once; one that is no IOC never does.
 _PATIENCE = 1.0
@@ -59,8 +60,8 @@ def _long(text: object) -> bool:
 
 def _record_of(address: PvAddress) -> str | None:
     """Name the record whose VAL the PV is; None when it is another field."""
-    record, _, field = address.name.partition(".")
-    return record if field in ("", "VAL", "VAL$") else None
+    record, field = record_and_field(address.name)
+    return None if field else record
 
 
 def _ask(

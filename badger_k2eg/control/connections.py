@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .. import backends, fork
-from ..backend import Backend, Subscription, Update
+from ..backend import Backend, Subscription, Update, has_fields
 from ..backends.context import ContextBackend
 from ..deadline import Deadline
 from ..model import PutAnswer, PvAddress
@@ -100,6 +100,10 @@ class Router:
     def loses_updates(self) -> bool:
         """Whether the last update of a monitor may not be what the PV holds; see ``backend.loses_updates``."""
         return isinstance(self._usual, backends.ThroughK2eg)
+
+    def has_fields(self, address: PvAddress) -> bool:
+        """Ask the backend of the address; see ``backend.has_fields``."""
+        return has_fields(self._backend(self._way(address)), address)
 
     def _backend(self, way: backends.Way) -> Backend:
         if way not in self._leases:

@@ -22,6 +22,7 @@ from .capacity import Capacities
 from .context import ControlContext
 from .failures import Failures
 from .feeds import Feeds
+from .record_names import RecordNames
 from .synchronous import SynchronousCalls
 
 logger = logging.getLogger("badger_k2eg")
@@ -51,6 +52,7 @@ class Control(SynchronousCalls):
         self.context = ControlContext(self)
         self.feeds = Feeds(backend)
         self.capacities = Capacities()
+        self.record_names = RecordNames()
         self.pacer = Pacer(self.settings)
         self.failures = Failures(self.settings.max_failures)
         #: Ends what waits and what runs in the background, when this is closed.
@@ -60,6 +62,8 @@ class Control(SynchronousCalls):
         self.tolerances: dict[str, float] = {}
         #: What became of the last set, also when it raised.
         self.last_report: SetReport | None = None
+        #: How many calls to set one PV or more have ended, in whatever way.
+        self.sets = 0
 
     # -- writing ------------------------------------------------------------------------------------------------
 
@@ -154,6 +158,7 @@ class Control(SynchronousCalls):
             raise
         finally:
             self.last_report = call.report()
+            self.sets += bool(self.last_report.results)
             self.sink.set_finished(self.last_report)
 
     def ended(self, report: SetReport) -> None:
@@ -176,8 +181,8 @@ class Control(SynchronousCalls):
 
     def tolerance_of(self, address: PvAddress) -> float:
         """Return how far from the value asked a setpoint may rest, in its unit."""
-        name = address.own_name
-        return max(self.tolerances.get(name, 0.0), self.settings.tolerance_of(name))
+        declared = max(self.tolerances.get(name, 0.0) for name in address.names)
+        return max(declared, self.settings.tolerance_of(address))
 
     def resume(self) -> None:
         """Go on setting after a pause for failures."""

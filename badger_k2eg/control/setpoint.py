@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,3 +114,13 @@ class Setpoint:
             arrived=self.arrived,
             error=self.error,
         )
+
+
+def twice(setpoints: Iterable[Setpoint]) -> dict[Setpoint, str]:
+    """Find the PVs that are to have two values, by whatever names."""
+    first: dict[str, Setpoint] = {}
+    return {
+        setpoint: f"the same PV as {first[setpoint.address.own_name].key}, with two values in one call"
+        for setpoint in setpoints
+        if first.setdefault(setpoint.address.own_name, setpoint) is not setpoint
+    }

@@ -37,7 +37,7 @@ def _put(control: Control, address: PvAddress, payload: Mapping[str, Any]) -> tu
     deadline = Deadline(TIMEOUT)
     if control.settings.read_only:
         return -2, "this gateway is read-only: nothing is written"
-    if not control.settings.allows(address.own_name):
+    if not control.settings.allows(address):
         return -2, f"this gateway may not write {address.own_name}"
     try:
         before = control.backend.get_many([address], deadline)[address]

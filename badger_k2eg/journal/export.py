@@ -1,6 +1,8 @@
 """A run as one file to send: a zip of its lines, tables, attached files, a manifest, and a checksum of each.
 
-``records.ndjson`` holds its lines as they are in the journal, so an export is a journal of one run (``opened``).
+``records.ndjson`` holds its lines as they are in the journal, so an export is a journal of one run (``opened``); no
+other file of it is ever written to disk. A checksum tells of damage and is no signature: who makes the file anew makes
+its checksums anew.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -19,19 +23,25 @@ from typing import Any
 
 from .. import __version__
 from ..errors import JournalError
+from ..printable import json_text
 from ..records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
 from . import segments
 from .core import Journal
 from .index import Index
+from .naming import file_name
 from .query import Query
 from .reading import Reader
 from .runs import RecordedRun, all_runs
 from .said import ATTACHMENTS, sha256
 
+logger = logging.getLogger("badger_k2eg")
+
 FORMAT = "badger-k2eg run"
 RECORDS = "records.ndjson"
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
+#: A member that is missing, damaged, encrypted, or packed in a way that this Python does not know.
+_UNREADABLE = (KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PUT_COLUMNS = (
     "line", "time", "kind", "evaluation", "pv", "asked", "value", "unit", "severity", "outcome", "attempt", "duration",
     "message",
@@ -56,7 +66,7 @@ def export(journal: Journal, run: RecordedRun, file: Path) -> Path:
                         digest.update(block)
                         size += len(block)
                 sums[name] = {"sha256": digest.hexdigest(), "bytes": size}
-            manifest = json.dumps(about(run) | {"files": sums}, indent=1, ensure_ascii=False).encode()
+            manifest = json_text(about(run) | {"files": sums}, indent=1).encode()
             archive.writestr(MANIFEST, manifest)
             lines = {name: entry["sha256"] for name, entry in sums.items()}
             lines[MANIFEST] = hashlib.sha256(manifest).hexdigest()
@@ -103,9 +113,19 @@ def _contents(journal: Journal, run: RecordedRun) -> Iterator[tuple[str, Iterabl
     yield "puts.csv", _table(_PUT_COLUMNS, run.records(Query(kinds=puts)))
     for name, kind in (("baseline", RecordKind.BASELINE), ("reads", RecordKind.READ), ("samples", RecordKind.SAMPLE)):
         yield f"{name}.csv", _table(_VALUE_COLUMNS, run.records(Query(kinds=(kind,))))
+    names: set[str] = set()
     for record in run.attachments:
-        path = attached(journal.directory, record)
-        yield f"{ATTACHMENTS}/{record.name}", [path.read_bytes()]
+        try:
+            content = attached(journal.directory, record).read_bytes()
+        except (OSError, JournalError) as error:
+            # The run itself is worth sending; runs verify tells of it too.
+            logger.warning("attachment %s is not in the export: %s", record.name, reason(error))
+            continue
+        name = file_name(record.name or "")
+        # Two of one name: somebody wrote the line by hand.
+        name = name if name not in names else f"{record.line}-{name}"
+        names.add(name)
+        yield f"{ATTACHMENTS}/{name}", [content]
 
 
 def attached(directory: Path, record: Record) -> Path:
@@ -113,10 +133,14 @@ def attached(directory: Path, record: Record) -> Path:
 
     :raises JournalError: when the line points out of the journal.
     """
-    path = (directory / str((record.data or {}).get("path", ""))).resolve()
-    if not path.is_relative_to((directory / ATTACHMENTS).resolve()):
-        raise JournalError(f"line {record.line}: {path} is no attachment of this journal")
-    return path
+    told = str((record.data or {}).get("path", ""))
+    try:
+        path = (directory / told).resolve()
+        if path.is_relative_to((directory / ATTACHMENTS).resolve()):
+            return path
+    except (OSError, ValueError, RuntimeError):  # a NUL in it, too long, a circle of links
+        pass
+    raise JournalError(f"line {record.line}: {told} is no attachment of this journal")
 
 
 def _table(columns: Iterable[str], records: Iterable[Record]) -> Iterator[bytes]:
@@ -164,8 +188,13 @@ def verify_run(journal: Journal, run: RecordedRun) -> list[str]:
             if sha256(path) != (record.data or {}).get("sha256"):
                 wrong.append(f"{path}: its checksum does not fit")
         except (OSError, JournalError) as error:
-            wrong.append(f"attachment {record.name}: {getattr(error, 'strerror', None) or error}")
+            wrong.append(f"attachment {record.name}: {reason(error)}")
     return wrong
+
+
+def reason(error: Exception) -> str:
+    """Say in words why a file cannot be read."""
+    return getattr(error, "strerror", None) or str(error)
 
 
 def verify_export(file: Path) -> list[str]:
@@ -177,17 +206,22 @@ def verify_export(file: Path) -> list[str]:
     with _zip(file) as archive:
         manifest = _manifest(archive, file)
         wrong = []
-        sums = archive.read(CHECKSUMS).decode(errors="replace") if CHECKSUMS in archive.namelist() else ""
+        try:
+            sums = archive.read(CHECKSUMS).decode(errors="replace")
+        except _UNREADABLE:
+            sums = ""
         if f"{hashlib.sha256(archive.read(MANIFEST)).hexdigest()}  {MANIFEST}\n" not in sums:
             wrong.append(f"{MANIFEST}: its checksum does not fit")
         for name, entry in manifest["files"].items():
             try:
                 if hashlib.sha256(archive.read(name)).hexdigest() != entry["sha256"]:
                     wrong.append(f"{name}: its checksum does not fit")
-            except (KeyError, zipfile.BadZipFile):
+            except (*_UNREADABLE, TypeError):
                 wrong.append(f"{name}: is missing, or damaged")
         known = {MANIFEST, CHECKSUMS, *manifest["files"]}
         wrong += [f"{name}: does not belong to the export" for name in archive.namelist() if name not in known]
+        if RECORDS not in manifest["files"]:
+            wrong.append(f"{RECORDS}: is missing")
         if not wrong:
             lines = archive.read(RECORDS).splitlines()
             wrong += [f"{RECORDS}: line {number} {words}" for number, words in _bad_lines(lines)]
@@ -217,7 +251,10 @@ def opened(file: Path) -> Iterator[RecordedRun]:
     """
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder, _zip(file) as archive:
         _manifest(archive, file)
-        (Path(folder) / segments.name_of(1, 0)).write_bytes(archive.read(RECORDS))
+        try:
+            (Path(folder) / segments.name_of(1, 0)).write_bytes(archive.read(RECORDS))
+        except _UNREADABLE:
+            raise JournalError(f"{file}: its {RECORDS} is missing, or damaged") from None
         index = Index(Path(folder), None, whole=False)
         try:
             found = all_runs(Reader(index))
@@ -242,7 +279,9 @@ def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(archive.read(MANIFEST))
         if found["format"] != FORMAT or not isinstance(found["files"], dict):
             raise ValueError("another format")
-    except (KeyError, ValueError, TypeError):
+        if type(found["schema"]) is not int:
+            raise ValueError("no schema")
+    except (*_UNREADABLE, ValueError, TypeError, RecursionError):
         raise JournalError(f"{file}: is no export of a run: it has no {MANIFEST} of one") from None
     if found["schema"] > SCHEMA:
         newer = f"schema {found['schema']}, and this version knows {SCHEMA}"

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from .. import fork
 from ..records import RecordKind
 from . import segments
-from .indexing import SCHEMA, SECONDARY, Indexing
+from .indexing import SCHEMA, SECONDARY, Indexing, stored
 from .segments import Segment
 
 T = TypeVar("T")
@@ -88,14 +88,16 @@ class Index:
 
         :raises JournalError: for a journal of a newer version.
         """
-        return self._run(lambda database: database.execute(sql, values).fetchall())
+        return self._run(lambda database: database.execute(sql, list(map(stored, values))).fetchall())
 
     def places(self, sql: str, values: Sequence[Any] = ()) -> list[Place]:
         """Find lines, by a query that selects line, segment, offset and size."""
 
         def look(database: sqlite3.Connection) -> list[Place]:
             paths = {key: self._directory / name for key, name in database.execute("SELECT id, name FROM segments")}
-            return [Place(row[0], paths[row[1]], row[2], row[3]) for row in database.execute(sql, values)]
+            return [
+                Place(row[0], paths[row[1]], row[2], row[3]) for row in database.execute(sql, list(map(stored, values)))
+            ]
 
         return self._run(look)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,23 +59,9 @@ _BATCH = 20_000
 _BLOCK = 1 << 20
 
 
-_TEXTS = ("kind", "run", "pv", "outcome", "host", "user", "name", "level")
-_NUMBERS = ("line", "time", "evaluation", "begin", "process")
-
-
-def _check(found: dict[str, Any]) -> None:
-    """Make sure of what somebody else has written.
-
-    :raises TypeError: where a key has something of another type.
-    :raises KeyError: where one is missing.
-    :raises ValueError: for a kind, level, outcome or value that is none.
-    """
-    from_dict(found)
-    if not all(isinstance(found.get(key, ""), str) for key in _TEXTS):
-        raise TypeError("a text is none")
-    # What SQLite can hold.
-    if not all(type(found.get(key, 0)) is int and abs(found.get(key, 0)) < 1 << 63 for key in _NUMBERS):
-        raise TypeError("a number is none")
+def stored(value: Any) -> Any:
+    """Bring a text into a form that the tables can hold: half of a surrogate pair, from a name in bytes, is none."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 class Indexing:
@@ -119,8 +106,8 @@ class Indexing:
             # Not further than the file was when it was looked at: what comes later has a later mtime.
             while block := file.read(min(_BLOCK, status.st_size - offset - len(rest))):
                 *whole, rest = (rest + block).split(b"\n")
-                for text in whole:
-                    self._line(segment.path, key, offset, text)
+                for text, after in zip_longest(whole, whole[1:]):
+                    self._line(segment.path, key, offset, text, after)
                     offset += len(text) + 1
             self._flush()
             self._tell_unread(segment.path, None)
@@ -131,16 +118,18 @@ class Indexing:
             (self._expected - segment.first, offset, status.st_size, status.st_mtime_ns, tail, self._damage, key),
         )
 
-    def _line(self, path: Path, segment: int | None, offset: int, text: bytes) -> None:
+    def _line(self, path: Path, segment: int | None, offset: int, text: bytes, after: bytes | None) -> None:
         try:
             found, intact = glance(text)
             line, kind = found["line"], found["kind"]
-            number = KINDS[kind]
+            if line > self._expected and self._whole and self._goes_on(after):
+                raise ValueError("the next line goes on as if it had the number that it should have")
+            number, _ = KINDS[kind], found["time"]
             if not intact:
-                _check(found)
+                from_dict(found)
         except NewerSchema as error:
             raise JournalError(f"{path}: a newer version of badger-k2eg wrote it ({error}); update this one") from None
-        except (BadLine, KeyError, TypeError, ValueError, AttributeError):
+        except (BadLine, KeyError, TypeError, ValueError, AttributeError, OverflowError):
             self._tell_unread(path, None)
             self._unread = self._expected
             self._expected += 1
@@ -167,6 +156,13 @@ class Indexing:
         if kind in _EVENTS:
             self._event(path, line, found)
 
+    def _goes_on(self, after: bytes | None) -> bool:
+        """Whether a line is the one after the next, so that the one before it has a number that is none."""
+        try:
+            return after is not None and glance(after)[0]["line"] == self._expected + 1
+        except (BadLine, NewerSchema, KeyError):
+            return False
+
     def _tell_unread(self, path: Path, follower: str | None) -> None:
         line, self._unread = self._unread, None
         if line is not None and follower != RecordKind.TORN:
@@ -178,6 +174,7 @@ class Indexing:
     def _name(self, role: str, text: Any) -> int | None:
         if text is None:
             return None
+        text = stored(text)
         if (role, text) not in self._names:
             sql = "INSERT INTO names (role, text) VALUES (?, ?)"
             self._names[role, text] = self._database.execute(sql, (role, text)).lastrowid or 0
@@ -192,7 +189,7 @@ class Indexing:
     def _event(self, path: Path, line: int, found: dict[str, Any]) -> None:
         try:
             record = from_dict(found)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             self._tell(path, f"was edited by hand: {error}")
             return
         stem, _, end = record.kind.partition(".")
@@ -204,17 +201,20 @@ class Indexing:
         name = record.name
         single = end != "begin"
         values = (
-            line, line + 1 if single else None, stem, name, record.run, record.evaluation,
+            line, line + 1 if single else None, stem, stored(name), stored(record.run), record.evaluation,
             record.time_ns, record.time_ns if single else None,
         )  # fmt: skip
         self._database.execute("INSERT OR REPLACE INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, NULL)", values)
 
     def _end(self, line: int, record: Record) -> None:
         """Close an event; the end of a run closes what is still open in it."""
-        values = (line + 1, record.time_ns, record.name, record.begin)
-        self._database.execute('UPDATE events SET "end" = ?, ended = ?, reason = ? WHERE start = ?', values)
+        # Of the same kind and run: an end that was edited must not close something else.
+        sql = 'UPDATE events SET "end" = ?, ended = ?, reason = ? WHERE start = ? AND kind = ? AND run IS ?'
+        kind = record.kind.partition(".")[0]
+        values = (line + 1, record.time_ns, stored(record.name), record.begin, kind, stored(record.run))
+        self._database.execute(sql, values)
         if record.kind is RecordKind.RUN_END:
             self._database.execute(
                 'UPDATE events SET "end" = ?, ended = ? WHERE run = ? AND "end" IS NULL AND kind != \'mark\'',
-                (line + 1, record.time_ns, record.run),
+                (line + 1, record.time_ns, stored(record.run)),
             )

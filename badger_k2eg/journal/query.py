@@ -33,7 +33,7 @@ class Query:
     :ivar since_ns: nanoseconds since the Unix epoch.
     :ivar until_ns: the first time that is too late.
     :ivar run: the id of a run, whole.
-    :ivar pvs: names or patterns (``*``, ``?``, ``[...]``; case counts).
+    :ivar pvs: names, however they are written, or patterns (see ``names.fits``).
     :ivar level: the least.
     :ivar limit: the most lines.
     :ivar newest_first: in the order of falling numbers.

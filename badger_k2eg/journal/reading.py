@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import NoSuchRecord
+from ..names import fits, is_pattern, own_name
 from ..records import BadLine, NewerSchema, Record, RecordKind, from_line
 from ..wording import close_to
 from .indexing import KINDS
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .index import Index, Place
 
 _PAGE = 5000
-_PATTERN = frozenset("*?[")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +73,10 @@ class Reader:
 
     def texts(self, query: Query) -> Iterator[tuple[Place, bytes]]:
         """Give the same lines as they are in their segments, without their newlines."""
-        left = query.limit
+        left, pvs = query.limit, self._pvs(query.pvs) if query.pvs else None
         while left is None or left > 0:
             page = _PAGE if left is None else min(_PAGE, left)
-            places = self._places(query, page)
+            places = self._places(query, pvs, page)
             yield from _read(places)
             if len(places) < page:
                 return
@@ -113,18 +113,27 @@ class Reader:
 
     # -- lines ----------------------------------------------------------------------------------------------------
 
-    def _places(self, query: Query, limit: int) -> list[Place]:
+    def _pvs(self, patterns: Sequence[str]) -> list[int]:
+        """Find the PVs that are asked for, however they were written, by their numbers in the index."""
+        known = self.index.ask("SELECT id, text FROM names WHERE role = 'pv'")
+        return [number for number, text in known if any(fits(own_name(text), pattern) for pattern in patterns)]
+
+    def _places(self, query: Query, pvs: Sequence[int] | None, limit: int) -> list[Place]:
         condition, values = _where(query)
+        if pvs is not None:
+            condition += f" AND pv IN ({','.join(map(str, pvs))})"
         order = "DESC" if query.newest_first else "ASC"
         sql = f"SELECT line, segment, offset, size FROM records WHERE {condition} ORDER BY line {order} LIMIT ?"
         return self.index.places(sql, [*values, limit])
 
     def _check_names(self, query: Query) -> None:
-        asked: list[tuple[str, str, str | None]] = [("pv", "PV", pv) for pv in query.pvs if not _PATTERN & set(pv)]
+        asked: list[tuple[str, str, str | None]] = [("pv", "PV", pv) for pv in query.pvs if not is_pattern(pv)]
         asked += [("host", "host", query.host), ("user", "user", query.user)]
         for role, what, name in asked:
-            if name and not self.index.ask("SELECT 1 FROM names WHERE role = ? AND text = ?", (role, name)):
-                known = [row[0] for row in self.index.ask("SELECT text FROM names WHERE role = ?", (role,))]
+            if not name:
+                continue
+            known = [row[0] for row in self.index.ask("SELECT text FROM names WHERE role = ?", (role,))]
+            if name not in known and not (role == "pv" and own_name(name) in map(own_name, known)):
                 close = close_to(name, known)
                 hint = f"; did you mean {close!r}?" if close else ""
                 raise NoSuchRecord(f"no line of the journal has the {what} {name!r}{hint}")
@@ -154,9 +163,6 @@ def _where(query: Query) -> tuple[str, list[Any]]:
     if query.outcomes:
         names = f"SELECT id FROM names WHERE role = 'outcome' AND text IN ({_marks(query.outcomes)})"
         also(f"outcome IN ({names})", *query.outcomes)
-    if query.pvs:
-        globs = " OR ".join("text GLOB ?" if _PATTERN & set(pv) else "text = ?" for pv in query.pvs)
-        also(f"pv IN (SELECT id FROM names WHERE role = 'pv' AND ({globs}))", *query.pvs)
     if query.kinds:
         also(f"kind IN ({_marks(query.kinds)})", *(KINDS[kind] for kind in query.kinds))
     if query.exclude:

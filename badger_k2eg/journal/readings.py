@@ -10,6 +10,8 @@ from ..errors import PvError
 from ..model import Kind, Limits, PvType, Reading, Severity
 from ..records import Record
 
+_DAMAGED = "its line in the record is damaged or was edited: the checksum does not fit"
+
 
 def told(reading: Reading, *, profile: bool = False) -> dict[str, Any]:
     """Give the fields of a line that tell a reading.
@@ -36,8 +38,7 @@ def told_error(error: PvError) -> dict[str, Any]:
 
 def profile_of(record: Record) -> Mapping[str, Any]:
     """Give what a line tells of its PV's type, limits and choices; empty where it tells nothing."""
-    found: Mapping[str, Any] = (record.data or {}).get("profile", {})
-    return found
+    return record.part("profile")
 
 
 def update_of(record: Record, profile: Mapping[str, Any] | None = None) -> Reading | PvError:
@@ -51,20 +52,25 @@ def update_of(record: Record, profile: Mapping[str, Any] | None = None) -> Readi
         kind = kind if isinstance(kind, type) and issubclass(kind, PvError) else PvError
         return kind(str(data.get("pv") or record.pv or record.name), record.message or "was not read")
     about = profile_of(record) or profile or {}
-    low, high = about.get("limits") or (None, None)
-    return Reading(
-        record.value,
-        _type(about, record.value),
-        record.stamp_ns,
-        severity=Severity(record.severity or 0),
-        message=record.message or "",
-        units=record.unit or "",
-        precision=about.get("precision"),
-        limits=Limits(low, high),
-        choices=tuple(about.get("choices", ())),
-        description=about.get("description", ""),
-        user_tag=data.get("tag"),
-    )
+    try:
+        low, high = map(_number, about.get("limits") or (None, None))
+        precision = about.get("precision")
+        return Reading(
+            record.value,
+            _type(about, record.value),
+            record.stamp_ns,
+            severity=Severity(record.severity or 0),
+            message=record.message or "" if record.intact else _DAMAGED,
+            units=record.unit or "",
+            precision=None if precision is None else int(precision),
+            limits=Limits(low, high),
+            choices=tuple(map(str, about.get("choices", ()))),
+            description=str(about.get("description", "")),
+            user_tag=data.get("tag"),
+        )
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        # Somebody edited it.
+        return PvError(str(record.pv or record.name), f"line {record.line} of its record tells no reading: {error}")
 
 
 def _profile(reading: Reading) -> dict[str, Any]:
@@ -80,7 +86,13 @@ def _profile(reading: Reading) -> dict[str, Any]:
     return found | {name: value for name, value in optional.items() if value is not None}
 
 
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
 def _type(about: Mapping[str, Any], value: Any) -> PvType:
     if "kind" not in about:
         return PvType(Kind.UNKNOWN)
-    return PvType(Kind(about["kind"]), about["bits"], about["signed"], about["array"], about.get("max_length"))
+    longest = about.get("max_length")
+    bits, longest = int(about["bits"]), None if longest is None else int(longest)
+    return PvType(Kind(about["kind"]), bits, bool(about["signed"]), bool(about["array"]), longest)

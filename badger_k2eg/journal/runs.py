@@ -6,21 +6,26 @@ import math
 import os
 import socket
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from ..errors import NoSuchRecord
 from ..model import Outcome
+from ..names import own_name
 from ..records import Level, Record, RecordKind
 from ..wording import close_to
+from .indexing import KINDS
 from .query import Query
 from .reading import Event, Reader
 
+#: The name of the event that tells of an alias; ``data`` has the record.
+ALIAS = "alias"
 #: A server may say no, and have written all the same: what was refused is judged by what the PV holds now.
 _WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
 _NAMED = 5
+_NO_END = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Evaluation:
     :ivar readings: ``{pv or observable: value}``, the last of each.
     :ivar failed: the lines of puts and setpoints that did not end as asked.
     :ivar data: what its last line brought (observables, objectives).
+    :ivar damaged: the numbers of its lines whose checksum does not fit; what they say is in the others all the same.
     """
 
     number: int
@@ -43,6 +49,7 @@ class Evaluation:
     readings: dict[str, Any] = field(default_factory=dict)
     failed: list[Record] = field(default_factory=list)
     data: dict[str, Any] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -140,7 +147,11 @@ class RecordedRun:
     def tags(self) -> dict[str, str | float]:
         """``{tag: text or number}``; the last value of each."""
         found = {record.name or "": record.value for record in self._of(RecordKind.TAG)}
-        return {name: value for name, value in found.items() if value is not None}
+        return {
+            name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
+            for name, value in found.items()
+            if value is not None
+        }
 
     @property
     def notes(self) -> list[Record]:
@@ -151,8 +162,8 @@ class RecordedRun:
     def parent(self) -> str | None:
         """The id of the run that it continues."""
         links = self._of(RecordKind.LINK)
-        found = (links[-1].data or {}) if links else self.manifest
-        return found.get("parent")
+        parent = ((links[-1].data or {}) if links else self.manifest).get("parent")
+        return parent if isinstance(parent, str) else None
 
     @property
     def attachments(self) -> list[Record]:
@@ -168,6 +179,20 @@ class RecordedRun:
     def best(self) -> int | None:
         """The number of its best evaluation, where somebody said."""
         return self.bests[-1] if self.bests else None
+
+    @property
+    def best_line(self) -> Record | None:
+        """The line that says which evaluation was the best."""
+        return next((r for r in reversed(self._of(RecordKind.BEST)) if r.evaluation is not None), None)
+
+    @cached_property
+    def unguarded(self) -> str:
+        """What it lacked where its setpoints did not come through its interface; empty where they did."""
+        end = next(self.records(Query(kinds=(RecordKind.RUN_END,))), None)
+        if end is not None:
+            return str((end.data or {}).get("unguarded", ""))
+        events = [r for r in self.records(Query(kinds=(RecordKind.EVENT,))) if r.name == "unguarded"]
+        return events[-1].message or "" if events else ""
 
     # -- what it did ----------------------------------------------------------------------------------------------
 
@@ -213,9 +238,27 @@ class RecordedRun:
             raise NoSuchRecord(f"run {self.id} has no evaluation {number}; it has {has}")
         return found[number]
 
+    def naming(self) -> Callable[[str], str]:
+        """Give a function that tells the one name of each PV: as its baseline has it, however it was set later."""
+        aliases: dict[str, str] = {}
+        spelt: dict[str, str] = {}
+
+        def one(pv: str) -> str:
+            name = own_name(pv)
+            return spelt.setdefault(aliases.get(name, name), pv)
+
+        for record in self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))):
+            if record.kind is RecordKind.BASELINE:
+                one(record.pv or "")
+            elif record.name == ALIAS and isinstance(real := (record.data or {}).get("record"), str):
+                aliases[own_name(record.pv or "")] = real
+        return one
+
     def baseline(self) -> dict[str, Record]:
         """Give the value of each PV before the run moved anything, as its line; without a value where none was read."""
-        return {record.pv or "": record for record in self.records(Query(kinds=(RecordKind.BASELINE,)))}
+        one = self.naming()
+        found = self.records(Query(kinds=(RecordKind.BASELINE,)))
+        return {one(record.pv): record for record in found if record.pv is not None}
 
     def last_written(self) -> dict[str, Record]:
         """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
@@ -224,18 +267,19 @@ class RecordedRun:
         """
         found: dict[str, Record] = {}
         begun: dict[str, Record] = {}
+        one = self.naming()
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
         for record in self.records(Query(kinds=kinds)):
             if record.kind is RecordKind.SET_BEGIN:
-                for pv, asked in dict((record.data or {}).get("setpoints", {})).items():
+                for pv, asked in record.part("setpoints").items():
                     words = "begun, and not known to have ended"
-                    begun[pv] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
+                    begun[one(pv)] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
             elif record.kind is RecordKind.SET_END:
                 begun.clear()
             elif record.pv is not None:
-                begun.pop(record.pv, None)
+                begun.pop(one(record.pv), None)
                 if record.outcome in _WRITTEN:
-                    found[record.pv] = record
+                    found[one(record.pv)] = record
         return found | begun
 
     def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
@@ -244,30 +288,67 @@ class RecordedRun:
         :param evaluation: its number; None takes the state at the end of the run, 0 the baseline.
         :raises NoSuchRecord: when there is no such evaluation.
         """
-        found = {pv: record.value for pv, record in self.baseline().items() if record.value is not None}
+        lines = self.setpoint_lines(evaluation).items()
+        return {pv: line.value if line.kind is RecordKind.BASELINE else line.asked for pv, line in lines}
+
+    def setpoint_lines(self, evaluation: int | None = None) -> dict[str, Record]:
+        """Give the lines that ``setpoints`` are taken from: one of the baseline, or of a put, for each PV."""
+        found = {pv: record for pv, record in self.baseline().items() if record.value is not None}
         if evaluation == 0:
             return found
         end = None if evaluation is None else self.evaluation(evaluation).end
+        one = self.naming()
         kinds = (RecordKind.PUT, RecordKind.SETPOINT)
         for record in self.records(Query(kinds=kinds, outcomes=(Outcome.APPLIED,), end=end)):
             if record.pv is not None and (evaluation is None or (record.evaluation or 0) <= evaluation):
-                found[record.pv] = record.asked
+                found[one(record.pv)] = record
         return found
 
     def validators(self) -> dict[str, Any]:
         """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
         found: dict[str, Any] = {}
+        one = self.naming()
         for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
-            found.update((record.data or {}).get("validators", {}))
+            found.update({one(pv): told for pv, told in record.part("validators").items()})
         return found
+
+    def validator_lines(self) -> dict[str, Record]:
+        """Give the lines that ``validators`` are taken from."""
+        one = self.naming()
+        lines = self.records(Query(kinds=(RecordKind.SET_BEGIN,)))
+        return {one(pv): record for record in lines for pv in record.part("validators")}
 
     def tolerances(self) -> dict[str, float]:
         """Give, for each PV of which it was declared, how far from what was asked it may rest, in its unit."""
         found: dict[str, float] = {}
+        one = self.naming()
         for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
             tolerance = (record.data or {}).get("tolerance")
             if record.pv is not None and isinstance(tolerance, int | float) and 0.0 < tolerance < math.inf:
-                found[record.pv] = float(tolerance)
+                found[one(record.pv)] = float(tolerance)
+        return found
+
+    def damaged(self, end: int | None = None) -> dict[str | None, int]:
+        """Find out which puts must not be trusted: ``{pv: line}``, a line of each PV whose checksum does not fit.
+
+        Under None stands a line, between the first and the last, that is gone or can be read no more: it may have told
+        of any PV. One that its writer died in is none of these: that writer wrote no more.
+
+        :param end: looks no further than to this line.
+        """
+        end = min(end or _NO_END, self.event.end or _NO_END)
+        sql = (
+            "SELECT line + 1 FROM records AS here WHERE line >= ? AND line + 1 < ? AND NOT EXISTS"
+            " (SELECT 1 FROM records WHERE line = here.line + 1)"
+            " AND EXISTS (SELECT 1 FROM records WHERE line > here.line + 1)"
+            " AND NOT EXISTS (SELECT 1 FROM records WHERE line = here.line + 2 AND kind = ?) LIMIT 1"
+        )
+        gone = self._reader.index.ask(sql, (self.event.start, end, KINDS[RecordKind.TORN]))
+        found: dict[str | None, int] = {None: gone[0][0]} if gone else {}
+        one = self.naming()
+        for record in self.records(Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), end=end)):
+            if not record.intact:
+                found.setdefault(None if record.pv is None else one(record.pv), record.line)
         return found
 
     def latencies(self) -> dict[str, list[float]]:
@@ -284,10 +365,12 @@ class RecordedRun:
 
 def _add(evaluation: Evaluation, record: Record) -> None:
     """Put what a line tells into its evaluation."""
+    if not record.intact:
+        evaluation.damaged.append(record.line)
     if record.kind is RecordKind.EVALUATION_END:
         evaluation.data.update(record.data or {})
     elif record.kind is RecordKind.SET_BEGIN:
-        evaluation.asked.update((record.data or {}).get("setpoints", {}))
+        evaluation.asked.update(record.part("setpoints"))
     elif record.kind is RecordKind.READ:
         evaluation.readings[record.pv or record.name or ""] = record.value
     elif record.pv is not None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from ..errors import JournalError, NoSuchRecord
 from ..records import Record, RecordKind
 from .core import Journal
+from .naming import file_name, inside
 from .runs import RecordedRun
 
 #: The folder of attached files, inside the journal, and inside an export.
@@ -59,11 +60,11 @@ def link(journal: Journal, run: RecordedRun, parent: RecordedRun) -> None:
 def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
     """Copy a file into the journal, as one of a run's; gives the copy.
 
-    :raises JournalError: when another file of that name is attached already.
+    :raises JournalError: when another file of that name is attached already, or its folder is a link to another place.
     :raises OSError: when it cannot be copied.
     """
-    folder = journal.directory / ATTACHMENTS / run.id
-    target = folder / file.name
+    folder = inside(journal.directory / ATTACHMENTS, file_name(run.id))
+    target = inside(folder, file_name(file.name))
     digest = sha256(file)
     if target.exists():
         if sha256(target) != digest:
@@ -72,7 +73,7 @@ def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
             return target
     folder.mkdir(parents=True, exist_ok=True)
     # Whole or not at all.
-    part = target.with_name(f".{file.name}.{os.getpid()}")
+    part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         shutil.copyfile(file, part)
         part.replace(target)

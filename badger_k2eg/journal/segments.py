@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..records import BadLine, Record, from_line
 
-_NAME = re.compile(r"(\d{12,})-(\d{8}T\d{6})Z\.ndjson")
+_NAME = re.compile(r"(\d{12,18})-(\d{8}T\d{6})Z\.ndjson")
 _TIME = "%Y%m%dT%H%M%S"
 _BLOCK = 1 << 13
 

@@ -59,9 +59,7 @@ class Bounds:
         for knob in knobs:
             limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
             if limits is not None:
-                found[knob.setpoint] = limits.tightened(
-                    self._control.settings.limits_of(PvAddress.parse(knob.setpoint).own_name)
-                )
+                found[knob.setpoint] = limits.tightened(self._control.settings.limits_of(knob.setpoint))
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import logging
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from .. import clock
 from ..control import Control
 from ..errors import MissingExtra, SetpointBlocked
 from ..knobs import Knob, Mover
+from ..printable import plain_labels, printable
 from ..sampling import Measurable, Observable, Sample, Sampler, Skew
 from .progress import progress
 
@@ -57,27 +59,31 @@ class ScanResult:
 
         :raises MissingExtra: where matplotlib is not installed.
         """
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtra("a plot", "demo") from None
+        if importlib.util.find_spec("matplotlib") is None:
+            raise MissingExtra("a plot", "demo")
+        return self._draw(Path(file))
+
+    @plain_labels()
+    def _draw(self, file: Path) -> Path:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         names = list(self.samples[0]) if self.samples else []
         figure = Figure(figsize=(7.0, 0.5 + 2.8 * max(1, len(names))), layout="constrained")
         FigureCanvasAgg(figure)
         for axes, name in zip(figure.subplots(max(1, len(names)), squeeze=False)[:, 0], names, strict=False):
             x, values = self.column(self.knobs[-1]), self.column(name)
-            axes.set_xlabel(self.knobs[-1])
+            axes.set_xlabel(printable(self.knobs[-1]))
             if len(self.knobs) == 1:
                 axes.plot(x, values, "o-")
-                axes.set_ylabel(name)
+                axes.set_ylabel(printable(name))
             else:
                 drawn = axes.tripcolor(x, self.column(self.knobs[0]), values) if len(x) > 3 else None
-                axes.set_ylabel(self.knobs[0])
+                axes.set_ylabel(printable(self.knobs[0]))
                 if drawn is not None:
-                    figure.colorbar(drawn, ax=axes, label=name)
+                    figure.colorbar(drawn, ax=axes, label=printable(name))
         figure.savefig(file, dpi=110)
-        return Path(file)
+        return file
 
 
 def scan(

@@ -10,6 +10,7 @@ from typing import Any
 from ..backend import Update
 from ..control import Control
 from ..model import PutResult, PvAddress, Reading, SetReport
+from ..records import Level
 from . import panel, process
 from .core import Run
 from .guards import Condition, Guards
@@ -21,6 +22,7 @@ class Attachment:
 
     :param manifest: tells what a run is a run of, when one begins.
     :param locks: whether its PVs are the host's: a simulated machine's are nobody else's.
+    :param force: whether what another process has locked is set all the same; that is on record.
     :ivar may_set: tells the PVs that the run may come to set; they are in its baseline as well.
     :ivar record: tells the PVs of which every update is recorded while the run goes on; the setting adds to them.
     :ivar about: more that goes into the manifest, each asked when a run begins.
@@ -28,10 +30,14 @@ class Attachment:
     :ivar hooks: ``on_cancelled(run)`` and ``on_exception(run, error)``, called before anything is put back.
     """
 
-    def __init__(self, manifest: Callable[[], Mapping[str, Any]] = dict, *, locks: bool = True) -> None:
+    def __init__(
+        self, manifest: Callable[[], Mapping[str, Any]] = dict, *, locks: bool = True, force: bool = False
+    ) -> None:
         """Know no Control yet: ``attach`` comes first."""
         self._manifest = manifest
         self._locks = locks
+        self._force = force
+        self._forced: set[tuple[str, str]] = set()
         self._control: Control | None = None
         self._guards = Guards()
         self._point: Mapping[str, Any] | None = None
@@ -68,6 +74,9 @@ class Attachment:
             manifest.update(about())
         return manifest
 
+    def _complete(self, run: Run) -> None:
+        run.manifest |= {key: value for key, value in self._all_about().items() if key not in run.manifest}
+
     @property
     def _run(self) -> Run | None:
         return process.current()
@@ -92,13 +101,39 @@ class Attachment:
             return
         names = list(addresses)
         with contextlib.ExitStack() as held:
-            denied = held.enter_context(run.locked(names)) if self._locks else {}
+            denied = self._lock(run, names, held) if self._locks else {}
             if not run.is_closing:
                 held.enter_context(run.calls.begun(names, denied))
             held.enter_context(self._guards.watching(control, run, names, denied))
             if run.holds:
                 held.enter_context(run.watch.setting(names))
             yield denied
+
+    def _lock(self, run: Run, names: list[PvAddress], held: contextlib.ExitStack) -> dict[PvAddress, str]:
+        """Hold the locks of these PVs for as long as the run says; by force, without those that another has.
+
+        :returns: which may not be written, and why.
+        """
+        while (denied := held.enter_context(run.locked(names))) and self._force:
+            for address, reason in denied.items():
+                self._tell_forced(run, address, reason)
+            names = [name for name in names if name not in denied]
+        return denied
+
+    def _tell_forced(self, run: Run, address: PvAddress, reason: str) -> None:
+        """Put it on record, once in a run; of one that has not begun, when it does."""
+        if (once := (run.id, address.own_name)) in self._forced:
+            return
+        self._forced.add(once)
+
+        def tell(run: Run) -> None:
+            words = f"set all the same, by force: {reason}"
+            run.recorder.event("forced", words, pv=address.text, level=Level.WARNING)
+
+        if run.began:
+            tell(run)
+        else:
+            run.on_begin.append(tell)
 
     # -- the sink ---------------------------------------------------------------------------------------------------
 
@@ -109,7 +144,7 @@ class Attachment:
         if (run := self._run) is None or self._control is None:
             return None
         if not run.began:
-            run.manifest |= {key: value for key, value in self._all_about().items() if key not in run.manifest}
+            self._complete(run)
             run.on_begin.append(partial(_begin_samples, self._control, self.record()))
         for name, hook in self.hooks.items():
             if hook not in (hooks := getattr(run, name)):
@@ -130,6 +165,22 @@ class Attachment:
         """Record a read; one without a run makes none."""
         if (run := self._run) is not None:
             run.read_finished(updates)
+
+    # -- past both --------------------------------------------------------------------------------------------------
+
+    def unguarded(self, message: str, point: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+        """Put on record an evaluation of which nothing came through here: the run begins by it, if it has not yet.
+
+        :param message: what is missing.
+        :param point: its variables.
+        :param measured: its observables.
+        """
+        run, _ = process.for_set(self._all_about, self.policies)
+        if run is None or run.stopping:
+            return
+        if not run.began:
+            self._complete(run)
+        run.unguarded(message, point, measured)
 
 
 def _begin_samples(control: Control, pvs: Sequence[str], run: Run) -> None:

@@ -138,15 +138,15 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self, addresses: list[PvAddress]) -> Iterator[dict[PvAddress, str]]:
-        """Hold the locks of these PVs: for the call, or until the run ends.
+        """Hold the locks of these PVs, those called by an alias by both names: for the call, or until the run ends.
 
         :returns: on entry, which may not be written, and why.
         """
         registry = locks()
-        names = [address.own_name for address in addresses]
-        if lost := registry.lost(names):
+        names = list(dict.fromkeys(name for address in addresses for name in address.names))
+        if lost := set(registry.lost(names)):
             reason = "its lock was taken away (badger-k2eg unlock --force): somebody else may set it"
-            yield {address: reason for address in addresses if address.own_name in lost}
+            yield {address: reason for address in addresses if lost.intersection(address.names)}
             return
         try:
             # One thread after the other: a lock that is taken twice would have to be given back twice.
@@ -158,7 +158,7 @@ class Run:
                 if keeps:
                     self._locked += new
         except (LockRefused, SettingsError) as error:
-            refused = [a for a in addresses if isinstance(error, LockRefused) and a.own_name == error.pv]
+            refused = [a for a in addresses if isinstance(error, LockRefused) and error.pv in a.names]
             yield {(refused or addresses)[0]: str(error)}
             return
         try:
@@ -202,11 +202,15 @@ class Run:
                 self._open(line)
             for pv in asked:
                 if (validator := validators.get(pv)) is not None:
-                    self.moved[PvAddress.parse(pv).own_name].validator = validator
+                    self.moved[self.recorder.own_name(pv)].validator = validator
             if self._ender is None:
                 self.evaluations.at(point or asked)
             self.recorder.set_began(asked, validators)
         return None
+
+    def _open_without_baseline(self) -> None:
+        if not self.began:
+            self._open(self.recorder.write(self.recorder.line(RecordKind.RUN_BEGIN, data=self.manifest)))
 
     def _open(self, line: int | None) -> None:
         if self._begin is None:
@@ -221,11 +225,12 @@ class Run:
         if not self.began:
             records.append(self.recorder.line(RecordKind.RUN_BEGIN, data=self.manifest))
         for address, reading in before.items():
+            records += self.recorder.alias(address)
             if address.own_name not in self.moved:
                 self.moved[address.own_name] = Moved(address.text, control, reading)
                 records.append(self.recorder.line(RecordKind.BASELINE, pv=address.text, **told(reading, profile=True)))
         if is_first:
-            others = [pv for pv in may_set() if PvAddress.parse(pv).own_name not in self.moved]
+            others = [pv for pv in may_set() if self.recorder.own_name(pv) not in self.moved]
             for pv, update in control.updates(others).items() if others else ():
                 if isinstance(update, PvError):
                     records.append(self.recorder.line(RecordKind.BASELINE, pv=pv, **told_error(update)))
@@ -236,6 +241,7 @@ class Run:
     def _forget(self, before: Mapping[PvAddress, Reading]) -> None:
         for name in [a.own_name for a in before if a.own_name in self.moved and not self.moved[a.own_name].ours]:
             del self.moved[name]
+        self.recorder.aliases.clear()
 
     # -- what a Control tells ---------------------------------------------------------------------------------------
 
@@ -253,16 +259,29 @@ class Run:
         """A call has ended; one that was refused, or only to be logged, begins the record as well."""
         if not report.results:
             return
-        if not self.began:
-            self._open(self.recorder.write(self.recorder.line(RecordKind.RUN_BEGIN, data=self.manifest)))
+        self._open_without_baseline()
         if not self.recorder.in_call and not self.is_closing:
             self.evaluations.at(point or {result.pv: result.asked for result in report.results})
         for result in report.results:
             with contextlib.suppress(PvError):
-                self._wrote(PvAddress.parse(result.pv).own_name, result)
+                self._wrote(self.recorder.own_name(result.pv), result)
         if not report.ok:
             self.evaluations.has_failed()
         self.recorder.set_finished(report)
+
+    def unguarded(self, message: str, point: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
+        """An evaluation has ended of which nothing was set here.
+
+        :param message: what is missing: said once, and again at its end.
+        """
+        with self._lock:
+            self._open_without_baseline()
+            if self.outcome.get("unguarded") != message:
+                self.outcome["unguarded"] = message
+                self.recorder.event("unguarded", message, level=Level.WARNING)
+            self.evaluations.at(point)
+            self.evaluations.observed(measured, {})
+            self.evaluations.close()
 
     def read_finished(self, updates: Mapping[str, Update]) -> None:
         """PVs were read for the user."""

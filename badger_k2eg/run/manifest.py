@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import __version__
 from ..backends import ThroughK2eg, Way
+from ..errors import JournalError
 from ..lock import this_owner
 
 _PACKAGES = ("badger-opt", "xopt", "p4p", "confluent-kafka", "numpy")
@@ -35,4 +36,7 @@ def recorded_way(way: Way) -> Any:
 def way_of(manifest: Mapping[str, Any]) -> Way:
     """Find the way to the PVs of a run; of one that does not tell, PVAccess."""
     way = manifest.get("way") or "pva"
-    return ThroughK2eg(**way) if isinstance(way, Mapping) else str(way)
+    try:
+        return ThroughK2eg(**way) if isinstance(way, Mapping) else str(way)
+    except TypeError:
+        raise JournalError(f"the run does not say how its PVs are reached: {way!r} is no way") from None

@@ -22,12 +22,11 @@ from typing import Any
 from .. import fork, synchronized
 from ..deadline import Deadline, scope, under
 from ..errors import CallCancelled, SettingsError
-from ..journal import Journal
-from ..journal import settings as journal_settings
 from . import orphans, panel
 from . import settings as options
 from .core import Reason, Run
 from .manifest import described
+from .recorder import own_journal
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -145,8 +144,7 @@ def for_set(manifest: Callable[[], Mapping[str, Any]], policies: Mapping[str, st
 
 def _open(manifest: Mapping[str, Any], policies: Mapping[str, str], *, signals: bool) -> Run:
     with _here.lock:
-        chosen = journal_settings.load()
-        journal = Journal(chosen.directory, chosen) if chosen.enabled else None
+        journal = own_journal()
         settings = options.load().model_copy(update=dict(policies))
         run = Run(journal, described(manifest), settings, _here.deadline, holds=_here.declared)
         run.on_begin.append(orphans.look)

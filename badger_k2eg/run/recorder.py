@@ -1,6 +1,6 @@
-"""``Recorder``: what a ``Control`` tells of its work, as lines of a journal under the id of one run.
+"""``Recorder``: what a ``Control`` tells of its work, as lines of a journal; of a run, under its id.
 
-Used by a run while it goes on, and by a restore after it. Without a journal it keeps nothing.
+Used by a run while it goes on, and by what is set outside of one. Without a journal it keeps nothing.
 """
 
 from __future__ import annotations
@@ -13,25 +13,41 @@ from typing import Any
 from ..backend import Update
 from ..errors import PvError
 from ..journal import Journal
+from ..journal import settings as journal_settings
 from ..journal.readings import told, told_error
+from ..journal.runs import ALIAS
 from ..model import PutResult, PvAddress, SetReport, plain
 from ..records import Level, Record, RecordKind
 from .validators import told_validator
+
+
+def own_journal() -> Journal | None:
+    """Give the journal of this user; None where the settings say that nothing is recorded.
+
+    :raises SettingsError: for a wrong option.
+    """
+    chosen = journal_settings.load()
+    return Journal(chosen.directory, chosen) if chosen.enabled else None
 
 
 class Recorder:
     """Writes lines.
 
     :param journal: None keeps no record.
-    :param run: the id of the run that every line belongs to.
+    :param run: the id of the run that every line belongs to; None for lines of none.
+    :param what: what sets outside of a run, in a word; then each setpoint's line also tells what the PV held before,
+        which in a run the baseline and the lines before tell.
     :ivar evaluation: the number that lines get; 0 for none.
     """
 
-    def __init__(self, journal: Journal | None, run: str) -> None:
+    def __init__(self, journal: Journal | None, run: str | None, *, what: str | None = None) -> None:
         """Write nothing yet."""
         self.journal = journal
         self.run = run
+        self._what = what
         self.evaluation = 0
+        #: The own names of PVs that were set by an alias.
+        self.aliases: dict[str, str] = {}
         self._calls = threading.local()
         self._profiled: set[str] = set()
         self._validators: dict[str, tuple[Any, list[dict[str, Any]] | None]] = {}
@@ -52,6 +68,21 @@ class Recorder:
         fields.setdefault("evaluation", self.evaluation or None)
         return Record(kind=kind, run=self.run, **fields)
 
+    def alias(self, address: PvAddress) -> list[Record]:
+        """Make the line that tells, once, which record is called by an alias."""
+        if address.real is None or address.text in self.aliases:
+            return []
+        self.aliases[address.text] = address.real
+        message, data = f"{address.text} is an alias of {address.real}", {"record": address.real}
+        return [self.line(RecordKind.EVENT, name=ALIAS, pv=address.text, message=message, data=data)]
+
+    def own_name(self, pv: str) -> str:
+        """Give the own name of a PV that was set, also by an alias.
+
+        :raises PvNameError: for what cannot be one.
+        """
+        return self.aliases.get(pv) or PvAddress.parse(pv).own_name
+
     def event(self, name: str, message: str, *, level: Level = Level.INFO, **fields: Any) -> None:
         """Note that something has happened."""
         self.write(self.line(RecordKind.EVENT, name=name, message=message, level=level, **fields))
@@ -71,10 +102,14 @@ class Recorder:
         """Whether this thread is in a call that has begun."""
         return bool(self._open)
 
-    def set_began(self, asked: Mapping[str, Any], validators: Mapping[str, Any] | None = None) -> None:
+    def set_began(
+        self, asked: Mapping[str, Any], validators: Mapping[str, Any] | None = None, *, required: bool = False
+    ) -> None:
         """A call is about to send something.
 
         :param validators: those of our making are told, each where it is new.
+        :param required: whether it must be on disk.
+        :raises JournalWriteError: when it is required, and cannot be written.
         """
         data: dict[str, Any] = {"setpoints": {pv: plain(value) for pv, value in asked.items()}}
         new = {}
@@ -87,7 +122,8 @@ class Recorder:
                     new[pv] = parts
         if new:
             data["validators"] = new
-        self._open.append(self.write(self.line(RecordKind.SET_BEGIN, data=data)))
+        begin = self.line(RecordKind.SET_BEGIN, name=self._what, data=data)
+        self._open.append(self.write(begin, required=required, sync=required))
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
         """One attempt on each has ended."""
@@ -126,6 +162,8 @@ class Recorder:
         more: dict[str, Any] = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
         if result.tolerance:
             more["tolerance"] = result.tolerance
+        if self._what is not None and kind is RecordKind.SETPOINT and result.before is not None:
+            more["before"] = plain(result.before.value)
         if result.error is not None:
             more["error"] = type(result.error).__name__
         if more:
@@ -142,9 +180,10 @@ class Recorder:
         )
 
     @contextlib.contextmanager
-    def restoring(self, where: str) -> Iterator[dict[str, Any]]:
+    def restoring(self, where: str, *, force: bool = False) -> Iterator[dict[str, Any]]:
         """Enclose a restore; what the dict holds in the end is its outcome."""
-        begin = self.write(self.line(RecordKind.RESTORE_BEGIN, name=where), sync=True)
+        data = {"force": True} if force else None
+        begin = self.write(self.line(RecordKind.RESTORE_BEGIN, name=where, data=data), sync=True)
         outcome: dict[str, Any] = {}
         try:
             yield outcome

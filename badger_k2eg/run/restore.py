@@ -6,28 +6,30 @@ alone and named, unless it is forced.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ..backend import NullSink
 from ..control import Control
 from ..deadline import Deadline
-from ..errors import LockRefused, NoSuchRecord, SettingsError
+from ..errors import JournalError, NoSuchRecord, SettingsError
 from ..journal import Journal
 from ..journal.query import Query
 from ..journal.readings import update_of
 from ..journal.runs import RecordedRun
-from ..lock import locks
-from ..model import Outcome, PutResult, PvAddress, Reading, SetReport
-from ..records import RecordKind
+from ..lock import locks, this_owner
+from ..model import Outcome, PvAddress, Reading
+from ..names import own_name
+from ..records import Record, RecordKind
 from . import orphans
+from .outside import Outside
 from .recorder import Recorder
 from .undo import Fate, Step, Wanted, carry_out, outcome_of, plan
 from .validators import validator_of
 
 START, BEST = "start", "best"
+_DAMAGED = "line {} of the journal is damaged or was edited: its checksum does not fit"
 
 
 class Restore:
@@ -43,11 +45,13 @@ class Restore:
     :param control: the way to the PVs, and the options in force.
     :param run: id, unique beginning of one, name, or ``last``.
     :param to: ``start``, ``best``, or the number of an evaluation.
-    :param force: also what somebody else has moved since.
+    :param force: also what somebody else has moved since, what another process has locked, and what stands in lines
+        whose checksum does not fit. It is on record. (A checksum tells of damage; it is no signature.)
     :param validators: ``{set pv: validator}``, as for a set; None takes those of the run, as far as they are on record:
         a function of somebody's own is not.
     :raises NoSuchRecord: for a run, an evaluation or a best one that is not there.
     :raises SettingsError: for a run that goes on.
+    :raises JournalError: where the line by which the run began, or the one that says which was the best, is damaged.
     """
 
     def __init__(
@@ -68,13 +72,15 @@ class Restore:
         if self.recorded.open and self.recorded.alive is not False:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
         if validators is None:
-            validators = {pv: validator_of(told) for pv, told in self.recorded.validators().items()}
+            validators = {pv: _validator_of(told) for pv, told in self.recorded.validators().items()}
+        if not force:
+            _check_whole(self.recorded, self.to)
         for pv, tolerance in self.recorded.tolerances().items():
-            control.tolerances.setdefault(PvAddress.parse(pv).own_name, tolerance)
+            control.tolerances.setdefault(own_name(pv), tolerance)
         self._wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
         self._force = force
         #: What is to become of each PV, in the order of putting back; after ``run``, what has become of it.
-        self.steps = plan(control, self._wanted, force=force, deadline=deadline)
+        self.steps = self._plan()
 
     @property
     def to_do(self) -> list[Step]:
@@ -90,21 +96,34 @@ class Restore:
         """
         if orphans.is_lost(self.recorded):
             orphans.close(self._journal, self.recorded)
-        recorder = Recorder(self._journal, self.recorded.id)
-        gate = LockGate(f"{self.recorded.id} (restore)")
-        control = Control(self._control.backend, self._control.settings, sink=_Sink(recorder), gate=gate)
+        recorder = Recorder(self._journal, self.recorded.id, what="restore")
+        # A full disk must not keep the machine from its place: what cannot be recorded is warned of.
+        ours = Outside(recorder, f"{self.recorded.id} (restore)", force=self._force, required=False)
+        control = ours.attach(Control(self._control.backend, self._control.settings))
         control.tolerances |= self._control.tolerances
         try:
-            with recorder.restoring(self.to) as outcome:
+            with recorder.restoring(self.to, force=self._force) as outcome:
                 self.steps = carry_out(control, self._look_again(said), deadline=self._deadline, said=said)
                 outcome.update(outcome_of(self.steps))
         finally:
             control.close()
         return self.steps
 
+    def _plan(self) -> list[Step]:
+        steps = plan(self._control, self._wanted, force=self._force, deadline=self._deadline)
+        return [self._with_lock(step) if step.fate is Fate.TO_DO else step for step in steps]
+
+    def _with_lock(self, step: Step) -> Step:
+        """Say whose lock is on a PV, where it is another process's."""
+        owner = locks().owner(PvAddress.parse(step.pv).own_name)
+        if owner is None or (owner.host, owner.pid) == (this_owner().host, os.getpid()):
+            return step
+        message = f"{step.pv} is locked by {owner}"
+        return replace(step, message=message) if self._force else replace(step, fate=Fate.BLOCKED, message=message)
+
     def _look_again(self, said: Callable[[Step], object]) -> list[Step]:
         """Plan once more, and take out what nobody has agreed to: a yes is to what was shown."""
-        now = plan(self._control, self._wanted, force=self._force, deadline=self._deadline)
+        now = self._plan()
         steps = [_agreed(shown, step, force=self._force) for shown, step in zip(self.steps, now, strict=True)]
         for shown, step in zip(self.steps, steps, strict=True):
             if step.fate is not shown.fate:
@@ -140,18 +159,52 @@ def _evaluation(run: RecordedRun, to: str) -> int:
     return run.evaluation(int(to)).number
 
 
+def _check_whole(run: RecordedRun, to: str) -> None:
+    """Make sure of the lines that all PVs depend on: how they are reached, and which evaluation is meant."""
+    for line in (run.first, run.best_line if to == BEST else None):
+        if line is not None and (doubt := _doubt(line)) is not None:
+            raise JournalError(f"run {run.id}: {doubt}; nothing was set, --force goes by it all the same")
+
+
+def _doubt(*lines: Record | None) -> str | None:
+    """Say why what stands in lines must not be put to a machine; None where nothing speaks against it."""
+    for line in lines:
+        if line is not None and not line.intact:
+            return _DAMAGED.format(line.line)
+    return None
+
+
 def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) -> list[Wanted]:
     """Find where every PV that the run has set shall go; the last one that it set first."""
-    written, latest, baseline = run.last_written(), run.setpoints(), run.baseline()
+    written, latest, baseline, one = run.last_written(), run.setpoints(), run.baseline(), run.naming()
+    validators = {one(pv): validator for pv, validator in validators.items()}
     targets, sources = run.setpoints(evaluation), _sources(run, evaluation)
+    lines, validated = run.setpoint_lines(evaluation), run.validator_lines()
+    # What the baseline says needs none of the lines after it.
+    damaged = run.damaged(run.evaluation(evaluation).end) if evaluation else {}
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
         record = written[pv]
         # What was read back is ours as well. Where nobody is sure, it may hold what it held before.
         others = [record.value] if record.outcome is Outcome.APPLIED else [record.value, latest.get(pv)]
         ours = (record.asked, *(value for value in others if value is not None))
-        wanted[PvAddress.parse(pv).own_name] = Wanted(pv, targets.get(pv), ours, validators.get(pv), sources.get(pv))
+        doubt = _doubt(lines.get(pv), record, validated.get(pv))
+        validator = validators.get(pv)
+        if isinstance(validator, JournalError):
+            doubt, validator = doubt or str(validator), None
+        elif pv in damaged:
+            doubt = doubt or _DAMAGED.format(damaged[pv])
+        elif None in damaged:
+            doubt = doubt or f"line {damaged[None]} of the run can be read no more, and may have set it later"
+        wanted[pv] = Wanted(pv, targets.get(pv), ours, validator, sources.get(pv), doubt)
     return list(reversed(wanted.values()))
+
+
+def _validator_of(told: Any) -> Any:
+    try:
+        return validator_of(told)
+    except JournalError as error:
+        return error
 
 
 def _sources(run: RecordedRun, evaluation: int) -> dict[str, Reading]:
@@ -160,50 +213,8 @@ def _sources(run: RecordedRun, evaluation: int) -> dict[str, Reading]:
     if evaluation:
         end = run.evaluation(evaluation).end
         puts = Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), outcomes=(Outcome.APPLIED,), end=end)
+        one = run.naming()
         for record in run.records(puts):
             if (record.evaluation or 0) <= evaluation:
-                found.pop(record.pv or "", None)
+                found.pop(one(record.pv or ""), None)
     return found
-
-
-class _Sink(NullSink):
-    """Records what is set under the id of the run that is undone."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    def set_began(self, before: Mapping[PvAddress, Any], asked: Mapping[str, Any], validators: object) -> None:
-        self._recorder.set_began(asked)
-
-    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
-        self._recorder.puts_attempted(results)
-
-    def set_finished(self, report: SetReport) -> None:
-        self._recorder.set_finished(report)
-
-
-class LockGate:
-    """Holds the locks of PVs for the time of each call."""
-
-    def __init__(self, run: str = "") -> None:
-        """Hold nothing yet.
-
-        :param run: what it is for, to be told to those who are refused.
-        """
-        self._run = run
-
-    @contextmanager
-    def writing(self, addresses: Collection[PvAddress]) -> Iterator[Mapping[PvAddress, str]]:
-        """Hold the locks of these PVs."""
-        taken: list[str] = []
-        denied: dict[PvAddress, str] = {}
-        try:
-            for address in sorted(addresses, key=lambda each: each.own_name):
-                try:
-                    locks().take([address.own_name], run=self._run)
-                    taken.append(address.own_name)
-                except LockRefused as error:
-                    denied[address] = str(error)
-            yield denied
-        finally:
-            locks().give(taken)

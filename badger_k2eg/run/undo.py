@@ -13,9 +13,10 @@ from typing import Any
 
 from ..control import Control
 from ..deadline import Deadline
-from ..errors import CallCancelled, ControlError, PvError, SetError, SetpointBlocked
+from ..errors import CallCancelled, ControlError, PvError, PvNameError, SetError, SetpointBlocked
 from ..model import Kind, Outcome, PvAddress, Reading, Severity, plain
 from ..policy import not_a_reading, same
+from ..printable import printable
 from ..settings import Settings, matches
 
 logger = logging.getLogger("badger_k2eg")
@@ -54,6 +55,7 @@ class Wanted:
     :ivar value: the value it shall have.
     :ivar ours: what it may hold by our own doing; anything else is somebody else's.
     :ivar source: the reading that the value was taken from; None where it is one that was set.
+    :ivar doubt: why it must not be trusted; it goes back by force alone.
     """
 
     pv: str
@@ -61,6 +63,7 @@ class Wanted:
     ours: tuple[Any, ...] = ()
     validator: Any = None
     source: Reading | None = None
+    doubt: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,7 @@ class Step:
 
     def __str__(self) -> str:
         text = f"{self.pv}: {self.fate}"
-        return f"{text}, {self.message}" if self.message else text
+        return printable(f"{text}, {self.message}" if self.message else text)
 
 
 def plan(
@@ -95,8 +98,18 @@ def plan(
         return []
     deadline = deadline or Deadline()
     patience = deadline.child(control.settings.timeout)
-    updates = control.backend.get_many([PvAddress.parse(each.pv) for each in wanted], patience)
-    by_pv = {address.text: update for address, update in updates.items()}
+    addresses, by_pv = [], dict[str, Reading | PvError]()
+    for each in wanted:
+        try:
+            addresses.append(PvAddress.parse(each.pv))
+        except PvNameError as error:  # a record that somebody edited
+            by_pv[each.pv] = error
+    updates = control.backend.get_many(addresses, patience)
+    by_pv.update((address.text, update) for address, update in updates.items())
+    if control.settings.relative:
+        # What is a command by its record's own name is one by an alias too.
+        living = [address for address, update in updates.items() if isinstance(update, Reading)]
+        control.record_names.learn(control.backend, living, deadline, control.settings.timeout)
     steps = [_step(control, each, by_pv[each.pv], force) for each in wanted]
     return [_checked(control, step, deadline) if step.fate is Fate.TO_DO else step for step in steps]
 
@@ -108,10 +121,14 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
     step = replace(step, now=plain(update.value), unit=update.units)
     if wanted.value is None:
         return replace(step, fate=Fate.UNREADABLE, message="nobody knows where it was")
+    if wanted.doubt is not None and not force:
+        return replace(step, fate=Fate.UNREADABLE, message=f"{wanted.doubt}; --force puts it back all the same")
+    if wanted.doubt is not None:
+        step = replace(step, message=f"by force: {wanted.doubt}")
     if (reason := never_a_value(wanted.source, control.settings)) is not None:
         return replace(step, fate=Fate.UNREADABLE, message=f"nobody knows where it was: {reason}")
-    address = PvAddress.parse(wanted.pv)
-    if matches(address.own_name, control.settings.relative):
+    address = control.record_names.known(PvAddress.parse(wanted.pv))
+    if matches(address, control.settings.relative):
         return replace(step, fate=Fate.RELATIVE)
     tolerance = control.tolerance_of(address)
     if is_at(update, wanted.value, tolerance):

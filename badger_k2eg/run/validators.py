@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from ..errors import JournalError
 from ..validation import AllOf, Reaches, Within, adapt
 
 _KINDS: dict[str, type[Within] | type[Reaches]] = {"within": Within, "reaches": Reaches}
@@ -26,9 +27,15 @@ def told_validator(validator: object) -> list[dict[str, Any]] | None:
 
 
 def validator_of(told: Iterable[Mapping[str, Any]]) -> AllOf:
-    """Make the validator again."""
+    """Make the validator again.
+
+    :raises JournalError: where it tells none: somebody has edited the record.
+    """
     parts = []
-    for part in told:
-        words = dict(part)
-        parts.append(_KINDS[words.pop("kind")](**words))
+    try:
+        for part in told:
+            words = dict(part)
+            parts.append(_KINDS[words.pop("kind")](**words))
+    except (ValueError, TypeError, KeyError) as error:
+        raise JournalError(f"the record has no validator: {told!r:.100} ({error})") from None
     return AllOf(tuple(parts))

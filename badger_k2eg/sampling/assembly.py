@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import PvError, PvInvalid, ReadError, read_failure
 from ..model import Reading
+from ..printable import printable
 from .declarations import Buffer, Expression, Measurable, Observable, Sample
 from .reduction import reducer
 
@@ -145,5 +146,5 @@ def hertz(pv: str, reading: Reading) -> float:
 
 def failure_of(errors: Mapping[str, PvError], values: Mapping[str, Any]) -> ReadError:
     """Make the error of a measurement, one line for each observable."""
-    lines = [str(error) if error.pv in (name, "") else f"{name}: {error}" for name, error in errors.items()]
+    lines = [str(error) if error.pv in (name, "") else printable(f"{name}: {error}") for name, error in errors.items()]
     return read_failure(errors, values, "\n".join(lines))

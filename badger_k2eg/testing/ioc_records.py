@@ -240,6 +240,14 @@ def _counters(loop: asyncio.AbstractEventLoop) -> None:
     _after_init.append(lambda: loop.call_soon_threadsafe(start))
 
 
+def _load_odd_names(file: Path, prefix: str) -> None:
+    """Load an alias of a record, and a record whose name has brackets beside one that it would fit as a pattern."""
+    plain = 'record(ao, "{0}:{1}") {{ field(VAL, "1") field(PINI, "YES") }}\n'
+    names = "".join(plain.format(prefix, name) for name in ("Q[1]", "Q1", "B{IOC-1}Val"))
+    file.write_text(f'alias("{prefix}:FREE", "{prefix}:ALIAS")\n' + names)
+    softioc.dbLoadDatabase(str(file))
+
+
 def _load_plain(file: Path, prefix: str, count: int) -> None:
     """Load records without any Python in them: what they cost is EPICS's own."""
     record = 'record(ao, "{0}:BIG:{1:04d}") {{ field(VAL, "{1}") field(PINI, "YES") field(PREC, "3") }}\n'
@@ -276,6 +284,7 @@ def main() -> None:
     imports.dbCore.asSetFilename.argtypes = (ctypes.c_char_p,)
     imports.dbCore.asSetFilename(str(access).encode())
     builder.LoadDatabase()
+    _load_odd_names(options.directory / "names.db", options.prefix)
     _load_plain(options.directory / "big.db", options.prefix, options.extra_records)
     _load_stubborn(options.directory / "stubborn.db", options.prefix)
     softioc.iocInit(dispatcher)

@@ -77,14 +77,14 @@ def first_ioc(epics_environment: SessionPorts) -> Iterator[FirstIoc]:
 
 @pytest.fixture
 def restored(soft_ioc: SoftIoc) -> Iterator[Callable[[str, Any], str]]:
-    """Gives the name of a PV of the IOC; at the end it has the value that is said here again."""
+    """Gives the name of a PV of the IOC, which has the value that is said here; at the end it has its own again."""
     from interfaces.epics_pva import Interface
 
     interface = Interface()
     values: dict[str, Any] = {}
 
     def name(pv: str, value: Any) -> str:
-        values[soft_ioc.pv(pv)] = value
+        values.setdefault(soft_ioc.pv(pv), interface.get_value(soft_ioc.pv(pv)))
         interface.set_values({soft_ioc.pv(pv): value})
         return soft_ioc.pv(pv)
 

@@ -58,13 +58,13 @@ def test_a_good_setup(tmp_path: Path, first_ioc: FirstIoc) -> None:
 
 def test_pvs_that_do_not_answer_cost_one_timeout_and_are_named(tmp_path: Path, soft_ioc: SoftIoc) -> None:
     dead = [f"NOBODY:{number}" for number in range(20)]
-    done = doctor("--json", soft_ioc.pv("DBL"), soft_ioc.pv("UDF"), *dead, home=tmp_path, BADGER_K2EG_TIMEOUT="2")
+    done = doctor("--json", soft_ioc.pv("DBL"), soft_ioc.pv("UDF"), *dead, home=tmp_path, BADGER_K2EG_TIMEOUT="5")
     assert done.returncode == 1
     found = findings(done)
     status, text = found["PVs"]
     # An alarm is the machine's affair: it answers.
     assert (status, text.split(",")[0]) == ("bad", "answering: 2 of 22")
-    assert float(re.findall(r"after ([\d.]+) s", text)[0]) < 4.0 * pace()
+    assert float(re.findall(r"after ([\d.]+) s", text)[0]) < 10.0 * pace()
     assert found[soft_ioc.pv("UDF")][0] == "note"
     assert {found[pv][0] for pv in dead} == {"bad"}
     assert "EPICS_PVA_ADDR_LIST" in found

@@ -348,3 +348,14 @@ def test_reset_forgets_failures_and_reads_the_options_again(
     interface.reset_interface()
     interface.set_value("X", 1.0)
     assert interface.settings.timeout == 9.0
+
+
+# -- one PV, one name -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ALIAS", "FREE.{}", "FREE."])
+def test_limits_hold_whatever_a_pv_is_called(soft_ioc: SoftIoc, name: str) -> None:
+    interface = Interface(limits={soft_ioc.pv("FREE"): (-1.0, 2.0)})
+    with pytest.raises(SetpointBlocked, match="own limits"):
+        interface.set_value(soft_ioc.pv(name), 4.0)
+    assert interface.get_value(soft_ioc.pv("FREE")) == 1.0

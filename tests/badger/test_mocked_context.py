@@ -42,7 +42,7 @@ def with_context(request: pytest.FixtureRequest) -> Any:
         return Interface(**options)
 
     yield make
-    for each in patches:
+    for each in reversed(patches):
         each.stop()
 
 
@@ -82,6 +82,18 @@ def test_a_put_that_times_out_is_tried_twice_a_second_apart(with_context: Any) -
     assert sleep.called
 
 
+@pytest.mark.parametrize("answer", [MagicMock(), None, [None]])
+def test_what_a_mock_returns_of_a_put_is_done_unless_it_is_an_error(answer: Any, with_context: Any) -> None:
+    context = mock_context(A=1.0)
+    context.put.side_effect = None
+    context.put.return_value = answer
+    interface = with_context(context)
+    assert interface.set_values({"A": 1.0})["A"].outcome == "applied"
+    context.put.return_value = PermissionError("not today")
+    with pytest.raises(PermissionError, match="not today"):
+        interface.set_values({"A": 1.0})
+
+
 def test_read_only_never_calls_put(with_context: Any) -> None:
     context = mock_context(A=1.0)
     with_context(context, read_only=True).set_values({"A": 2.0})
@@ -96,6 +108,23 @@ def test_a_bare_mock_does_for_a_set() -> None:
         context.put.side_effect = TimeoutError()
         with pytest.raises(TimeoutError):
             Interface(context=context).set_values({"A": 2.0})
+
+
+def put_without_limits(with_context: Any) -> list[Any]:
+    context = mock_context(A=1.0, B=2.0)
+    with_context(context).set_values({"A": 3.0, "B": 4.0})
+    return list(context.get.call_args_list)
+
+
+def test_a_mock_is_not_asked_for_the_names_of_records(with_context: Any) -> None:
+    context = mock_context(A=1.0, B=2.0)
+    with_context(context, limits={"A": (-5.0, 5.0)}, allow=["A", "B"]).set_values({"A": 3.0, "B": 4.0})
+    asked = [call.args[0] for call in context.get.call_args_list]
+    assert "NAME" not in str(asked) and len(asked) == len(put_without_limits(with_context))
+    plain, limited = (MagicMock(**{"get.return_value": 1.0}) for _ in range(2))
+    with_context(plain).set_values({"A": 3.0})
+    with_context(limited, limits={"A": (-5.0, 5.0)}).set_values({"A": 3.0})
+    assert limited.get.call_count == plain.get.call_count
 
 
 def test_an_environment_on_a_mock() -> None:

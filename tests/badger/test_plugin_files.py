@@ -80,7 +80,7 @@ def test_what_is_right_loads(files: Files) -> None:
         ("import Condition, Knob", "import Condition", 9, "NameError: name 'Knob' is not defined"),
         ("badger_k2eg.knobs", "badger_k2eg.knob", 2, "ModuleNotFoundError: No module named 'badger_k2eg.knob'"),
         ("knobs = {", "knobs = (", 10, "does not match opening parenthesis"),
-        ("tolerance=0.002", "bounds=(1, 0)", 9, "needs a tolerance"),
+        ("tolerance=0.002", "bounds=(0, 1)", 9, "needs a tolerance"),
     ],
 )
 def test_a_mistake_in_the_program(files: Files, old: str, new: str, line: int, said: str) -> None:

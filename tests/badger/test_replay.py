@@ -152,6 +152,8 @@ def test_a_headless_run_again_by_the_environments_parameters(memory: MemoryBacke
         (e.variables, e.objectives) for e in first.evaluations
     ]
     assert len(memory.puts) == puts
+    # It goes to points through its interface, where nothing moves.
+    assert again.unguarded is None
 
 
 def test_rerun_takes_the_routine_from_the_record(memory: MemoryBackend, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ FEATURES = {
     "sizes": "sizes known before a put: bits of a number, length of an array or a text",
     "unsent": "whether a put has left for the server or not",
     "fields": "fields of a record",
+    "aliases": "records that have aliases, and names that are written in every way that an IOC takes",
     "prompt": "an update seen within 20 ms, every one of them",
 }
 
@@ -138,6 +139,7 @@ class Machine:
 INITIAL: dict[str, Any] = {
     "DBL": 1.5, "FREE": 1.0, "INT": 42, "INTFREE": 7, "STR": "hello", "LSTR": "a long string " * 5, "ENUM": 1,
     "BOOL": 1, "WF": [1.0, 2.5, -3.25], "IWF": [1, 2, 3], "F32WF": [0.5, 1.5], "SWF": ["one", "two", "three"],
+    "Q[1]": 1.0, "Q1": 1.0, "B{IOC-1}Val": 1.0,
     "VALID": 1.0, "SETTLE": 0.1, "RAMP:SP": 0.0, "STICK:SP": 0.0, "NOISY:SP": 0.0,
 } | {f"SP:{i:03d}": 0.0 for i in range(100)}  # fmt: skip
 INITIAL |= {f"{name}:{kind}": 4.0 for name in ("PLAIN", "SHARED", "CALC", "QUANT", "FAILING") for kind in "LF"} | {
@@ -306,6 +308,7 @@ class K2egMachine(IocMachine):
         "completion": "K2EG knows no put completion: such a PV is read back",
         "sizes": "no type travels over K2EG: the server refuses what is too wide or too long, or a read-back tells",
         "unsent": "a gateway has the put all the same, and nothing takes it back",
+        "aliases": "K2EG knows no fields, so the name of a record cannot be asked for",
         "fields": "K2EG drops the field and uses the record: they are refused",
         "prompt": "an update takes two more hops, and what seems to have arrived is read before it is believed",
     }
@@ -326,6 +329,7 @@ class MemoryMachine(Machine):
     lacks: ClassVar[Mapping[str, str]] = {
         "completion": "memory has nothing to wait for",
         "process": "memory is no process",
+        "aliases": "a PV in memory is no record",
     }
 
     def __init__(self, simulated: SimulatedMachine) -> None:

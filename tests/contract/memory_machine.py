@@ -71,6 +71,8 @@ class SimulatedMachine:
         self._add("F32WF", np.array(INITIAL["F32WF"], "f4"), type=PvType(Kind.FLOAT, 32, array=True, max_length=4))
         self._add("SWF", INITIAL["SWF"], type=PvType(Kind.STRING, array=True, max_length=4))
         self._add("STATIC", 7.0)
+        for name in ("Q[1]", "Q1", "B{IOC-1}Val"):
+            self._add(name, 1.0)
         self._add("UDF", 0.0, severity=Severity.INVALID, message="UDF")
         self._add("NAN", math.nan, severity=Severity.INVALID, message="UDF")
         self._add("MAJOR", 11.0, severity=Severity.MAJOR, message="HIHI")

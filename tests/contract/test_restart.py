@@ -154,12 +154,14 @@ def test_frozen_during_a_put_the_outcome_does_not_lie(own_machine: Machine, rela
 def test_frozen_while_a_put_is_worked_on_it_is_unknown_and_happens(own_machine: Machine) -> None:
     pv = own_machine.pv("SLOW")
     control = own_machine.control(timeout=1.0, retry_delay=0.1, wait=[pv])
-    call = Running(partial(control.set, {pv: 4.0}))
-    eventually(lambda: own_machine.look("SLOW"), 4.0)
+    # Another value than it holds: to see it means that the put has arrived.
+    value = own_machine.look("SLOW") + 4.0
+    call = Running(partial(control.set, {pv: value}))
+    eventually(lambda: own_machine.look("SLOW"), value)
     with frozen(own_machine), pytest.raises(PutTimeout) as caught:
         call.result()
     assert (caught.value.report[pv].outcome, caught.value.report[pv].attempts) == (Outcome.UNKNOWN, 1)
-    assert own_machine.look("SLOW") == 4.0
+    assert own_machine.look("SLOW") == value
 
 
 @pytest.mark.needs("completion")

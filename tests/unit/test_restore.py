@@ -25,7 +25,8 @@ from badger_k2eg.lock import locks
 from badger_k2eg.model import Limits, Outcome
 from badger_k2eg.records import RecordKind
 from badger_k2eg.run.manifest import recorded_way, way_of
-from badger_k2eg.run.restore import LockGate, Restore
+from badger_k2eg.run.outside import LockGate
+from badger_k2eg.run.restore import Restore
 from badger_k2eg.run.undo import Fate
 from badger_k2eg.run.validators import validator_of
 from badger_k2eg.settings import parse, resolve

@@ -82,6 +82,10 @@ class CaBackend:
             self._client = Client()
         return self._client
 
+    def has_fields(self, address: PvAddress) -> bool:
+        """Say yes; see ``backend.has_fields``."""
+        return True
+
     # -- reading and writing ------------------------------------------------------------------------------------
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:

@@ -76,6 +76,10 @@ class PvaBackend:
         self._dispatcher: threading.Thread | None = None
         self._closer = Closer()
 
+    def has_fields(self, address: PvAddress) -> bool:
+        """Say yes; see ``backend.has_fields``."""
+        return True
+
     # -- reading and writing ------------------------------------------------------------------------------------
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:

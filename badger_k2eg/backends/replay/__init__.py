@@ -145,7 +145,7 @@ class ReplayBackend:
         return {address: self._update(address) for address in addresses}
 
     def _update(self, address: PvAddress) -> Update:
-        name = address.own_name
+        name = address.read_name
         if self.matching is not Matching.TIME and name in self._vector:
             return self._echo(address)
         try:
@@ -166,7 +166,7 @@ class ReplayBackend:
 
     def _echo(self, address: PvAddress) -> Update:
         """Read back a setpoint."""
-        name, line = address.own_name, self._ended.get(address.own_name)
+        name, line = address.read_name, self._ended.get(address.read_name)
         if line is not None and line.outcome is Outcome.REFUSED and name in self._stood:
             return self._stood[name]
         if line is not None and line.outcome is not Outcome.APPLIED:
@@ -186,11 +186,11 @@ class ReplayBackend:
     ) -> dict[PvAddress, PutAnswer]:
         """Move to another point; each put ends as it did then."""
         with self._lock:
-            self._stood |= {address.own_name: self._update(address) for address in values}
+            self._stood |= {address.read_name: self._update(address) for address in values}
             self._present = False
             for address, value in values.items():
-                self._vector[address.own_name] = value
-            return {address: self._answer(self._ended.get(address.own_name)) for address in values}
+                self._vector[address.read_name] = value
+            return {address: self._answer(self._ended.get(address.read_name)) for address in values}
 
     @staticmethod
     def _answer(line: Record | None) -> PutAnswer:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import NoSuchRecord, PvError
+from ...errors import NoSuchRecord, PvError, PvNameError
 from ...journal.readings import profile_of, update_of
 from ...model import Outcome, PvAddress, Reading
 from ...records import Record, RecordKind
@@ -65,6 +65,7 @@ class Recording:
     :raises NoSuchRecord: when they tell of no set at all.
     :ivar points: those of the run, in order.
     :ivar baseline: the line of each PV before the run moved anything.
+    :ivar damaged: the numbers of lines whose checksum does not fit.
     """
 
     def __init__(self, run: str, records: Iterable[Record]) -> None:
@@ -72,6 +73,7 @@ class Recording:
         self.run = run
         self.manifest: Mapping[str, Any] = {}
         self.baseline: dict[str, Record] = {}
+        self.damaged: list[int] = []
         #: What was read before the first set.
         self.before = Point(0)
         self.points: list[Point] = []
@@ -80,6 +82,8 @@ class Recording:
         self.began_ns: int | None = None
         restoring = False
         for record in records:
+            if not record.intact:
+                self.damaged.append(record.line)
             if record.kind in (RecordKind.RESTORE_BEGIN, RecordKind.RESTORE_END):
                 restoring = record.kind is RecordKind.RESTORE_BEGIN
             # What a restore puts back is no point of the run.
@@ -102,7 +106,7 @@ class Recording:
             point.observed[record.name] = record
         if record.pv is None:
             return
-        name = own_name(record.pv)
+        name = read_name(record.pv)
         if found := profile_of(record):
             self.profiles[name] = found
         if record.kind is RecordKind.BASELINE:
@@ -166,12 +170,15 @@ class Recording:
 
     def update(self, record: Record) -> Reading | PvError:
         """Make of a line what the PV gave then."""
-        return update_of(record, self.profiles.get(own_name(record.pv or "")))
+        return update_of(record, self.profiles.get(read_name(record.pv or "")))
 
 
-def own_name(text: str) -> str:
+def read_name(text: str) -> str:
     """Give the name by which a PV is known here, however it was written."""
-    return PvAddress.parse(text).own_name if text else ""
+    try:
+        return PvAddress.parse(text).read_name if text else ""
+    except PvNameError:  # in a record that somebody edited; nobody will ask for it
+        return text
 
 
 def same_value(one: Any, other: Any) -> bool:

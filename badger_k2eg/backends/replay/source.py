@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,10 @@ from ...journal.settings import load as load_journal
 from ...wording import did_you_mean
 from . import Matching
 from .recording import Recording
+
+logger = logging.getLogger("badger_k2eg")
+
+_NAMED = 3
 
 
 def _matching(value: Any) -> Any:
@@ -60,10 +65,18 @@ def open_recording(chosen: ReplaySettings) -> Recording:
         from ...journal.export import opened
 
         with opened(source) as run:
-            return Recording(run.id, run.records())
+            return _whole(Recording(run.id, run.records()))
     journal = Journal.open(load_journal() if source is None else JournalSettings(dir=source))
     try:
         run = journal.run(chosen.run)
-        return Recording(run.id, run.records())
+        return _whole(Recording(run.id, run.records()))
     finally:
         journal.close()
+
+
+def _whole(recording: Recording) -> Recording:
+    if recording.damaged:
+        lines = ", ".join(map(str, recording.damaged[:_NAMED])) + (", …" if len(recording.damaged) > _NAMED else "")
+        words = "replay of run %s: line %s is damaged or was edited; what it says is replayed, and may not be what was"
+        logger.warning(words, recording.run, lines)
+    return recording

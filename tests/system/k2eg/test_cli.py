@@ -67,6 +67,42 @@ def test_put(run: Run, soft_ioc: Any, way: str, monkeypatch: pytest.MonkeyPatch)
     assert run("put", *WAYS[way], free, "1", enum, "on", text, "hello").returncode == 0
 
 
+HOLDER = """
+import sys, time
+from badger_k2eg.lock import locks
+locks().take(sys.argv[1:], run="their-run")
+print("READY", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_put_is_locked_and_on_record(
+    run: Run, soft_ioc: Any, way: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
+    monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
+    free = soft_ioc.pv("FREE")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, free], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "READY\n"
+        refused = run("put", *WAYS[way], free, "7")
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (3, 1)
+        assert f"(process {holder.pid}, run their-run, since " in refused.stderr
+        assert run("put", "--force", *WAYS[way], f"pva://{free}", "8").returncode == 0
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert run("put", *WAYS[way], free, "1").returncode == 0
+    told = [
+        json.loads(line)
+        for line in run("log", "query", "--pv", free, "--pv", f"pva://{free}", "--json").stdout.splitlines()
+    ]
+    assert [each["name"] for each in told if each["kind"] == "event"] == ["forced"]
+    ends = [(each["asked"], each["data"]["before"], each["outcome"]) for each in told if each["kind"] == "setpoint"]
+    assert ends[0][::2] == (7, "blocked") and ends[1:] == [(8, ends[0][1], "applied"), (1, 8.0, "applied")]
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_monitor(run: Run, soft_ioc: Any, way: str) -> None:
     count = soft_ioc.pv("COUNT")

@@ -127,6 +127,8 @@ def test_what_was_last_written_counts_what_may_have_been(journal: Journal) -> No
     assert {pv: (record.asked, record.outcome) for pv, record in written.items()} == {
         "A": (2.0, Outcome.UNKNOWN),
         "B": (1.0, Outcome.APPLIED),
+        # A server may say no, and have written all the same.
+        "C": (1.0, Outcome.REFUSED),
     }
 
 
@@ -311,3 +313,35 @@ def test_following_ends_on_cancel(journal: Journal) -> None:
     deadline = Deadline()
     deadline.cancel()
     assert list(journal.follow(deadline=deadline)) == []
+
+
+# -- one PV, however it is called -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["Q:1", "Q:1.VAL", "Q:1.", "ca://Q:1", "pva://Q:1.{}", "Q:?.VAL", "Q:[1-1]"])
+def test_a_pv_is_found_by_any_spelling(asked: str, journal: Journal) -> None:
+    for pv in ("Q:1", "Q:1.VAL", "pva://Q:1", "Q:1.HIHI", "Q:12", "Q[1]"):
+        journal.write(Record(kind=K.READ, pv=pv, value=1.0))
+    assert [record.pv for record in journal.records(Query(pvs=(asked,)))] == ["Q:1", "Q:1.VAL", "pva://Q:1"]
+
+
+def test_brackets_ask_for_the_pv_of_that_name(journal: Journal) -> None:
+    for pv in ("Q1", "Q[1]", "Q[1].VAL"):
+        journal.write(Record(kind=K.READ, pv=pv, value=1.0))
+    assert [record.pv for record in journal.records(Query(pvs=("Q[1]",)))] == ["Q[1]", "Q[1].VAL"]
+    with pytest.raises(NoSuchRecord, match=r"did you mean 'Q\[1\]'"):
+        list(journal.records(Query(pvs=("Q[2]",))))
+
+
+def test_a_run_tells_of_a_pv_by_the_name_of_its_baseline(journal: Journal) -> None:
+    begin = journal.write(Record(kind=K.RUN_BEGIN, run="one"), required=True).start
+    told = {"name": "alias", "pv": "ALIAS", "data": {"record": "X"}}
+    journal.write(Record(kind=K.BASELINE, run="one", pv="pva://X.VAL", value=0.5))
+    journal.write(put("one", 1, "X", 1.0), Record(kind=K.EVENT, run="one", **told), put("one", 1, "ALIAS", 2.0))
+    validators = {"setpoints": {"X.": 3.0}, "validators": {"X.": "v"}}
+    journal.write(Record(kind=K.SET_BEGIN, run="one", data=validators))
+    journal.write(Record(kind=K.RUN_END, run="one", begin=begin, name="success"), sync=True)
+    run = journal.run("one")
+    assert run.setpoints() == {"pva://X.VAL": 2.0} and list(run.baseline()) == ["pva://X.VAL"]
+    assert {pv: record.asked for pv, record in run.last_written().items()} == {"pva://X.VAL": 3.0}
+    assert run.validators() == {"pva://X.VAL": "v"}

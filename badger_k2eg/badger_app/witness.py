@@ -1,0 +1,106 @@
+"""``Witness``: whether what an evaluation moves comes through its interface.
+
+Guard, locks, baseline, restore and read-only stand in the interface. An environment with a client of its own
+(``epics.PV``, a Tango proxy) goes past all of them; that cannot be seen before an evaluation has ended without one set.
+Imports no Badger: the window's child has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from .. import run
+from ..errors import SetpointBlocked
+from . import running
+from .evaluation import is_read_only
+
+if TYPE_CHECKING:
+    from badger.environment import Environment
+    from badger.routine import Routine
+
+logger = logging.getLogger("badger_k2eg")
+
+
+class Witness:
+    """Looks at the evaluations of one run.
+
+    :ivar unguarded: what is missing, in one line; None as long as no evaluation has shown it, or once a set has come.
+    :ivar refused: whether an evaluation was not begun for it.
+    """
+
+    def __init__(self, routine: Routine) -> None:
+        """Count from here."""
+        self.routine = routine
+        self.unguarded: str | None = None
+        self.refused = False
+        self._before = _sets(routine.environment)
+
+    def evaluate(self, evaluate: Callable[[Any], Any], point: Any) -> Any:
+        """Evaluate a point, and look where its setpoints went.
+
+        :param evaluate: Badger's own, of the routine.
+        :returns: Xopt's table.
+        :raises SetpointBlocked: in read-only, after an evaluation whose setpoints did not come through the interface.
+        """
+        environment = self.routine.environment
+        if self.unguarded is not None and is_read_only(environment):
+            self.refused = True
+            raise SetpointBlocked(f"read-only does not hold: {_seen(environment)}")
+        data = evaluate(point)
+        if not self.routine.vocs.variable_names:
+            return data
+        if _sets(environment) == self._before:
+            self._tell(data)
+        elif self.unguarded is not None:
+            # Its first point may have been where the machine was.
+            self.unguarded = None
+            if (ours := run.current()) is not None:
+                ours.outcome.pop("unguarded", None)
+        return data
+
+    def _tell(self, data: Any) -> None:
+        environment, vocs = self.routine.environment, self.routine.vocs
+        if self.unguarded is None:
+            missing = "baseline, guard, lock and restore"
+            self.unguarded = f"{_seen(environment)}: what it moves, it moves by itself, without {missing}"
+            if is_read_only(environment):
+                self.unguarded += ", and read-only does not hold it back"
+            logger.warning("unguarded: %s", self.unguarded)
+        # An observable that is an array makes several rows of one evaluation.
+        row: Mapping[str, Any] = data.iloc[0]
+        point, measured = ({name: row[name] for name in names} for names in (vocs.variable_names, vocs.output_names))
+        attachment = getattr(environment.interface, "attachment", None)
+        if not isinstance(attachment, run.Attachment):
+            attachment = run.Attachment()
+        attachment.about.setdefault("environment", lambda: {"environment": running.described(environment)})
+        attachment.unguarded(self.unguarded, point, measured)
+
+
+def _sets(environment: Environment) -> int:
+    """Count the sets that have come through the interface; none is known of one that is not ours."""
+    sets = getattr(environment.interface, "sets", 0)
+    return sets if isinstance(sets, int) else 0
+
+
+def _seen(environment: Environment) -> str:
+    interface = environment.interface
+    if interface is None:
+        return f"environment {environment.name} has no interface"
+    if not isinstance(getattr(interface, "attachment", None), run.Attachment):
+        return f"environment {environment.name} has the interface {interface.name}, which is none of badger-k2eg"
+    return f"environment {environment.name} set nothing through its interface {interface.name}"
+
+
+def look_at_badgers_own(routine_class: type[Routine]) -> None:
+    """Let what Badger's window evaluates be looked at too: it goes through this method, in a child that is forked."""
+    original = routine_class.evaluate_data
+    present: list[Witness] = []
+
+    def evaluate_data(self: Routine, input_data: Any) -> Any:
+        if not present or present[0].routine is not self:
+            present[:] = [Witness(self)]
+        return present[0].evaluate(lambda point: original(self, point), input_data)
+
+    routine_class.evaluate_data = evaluate_data

@@ -2,7 +2,7 @@
 
 It travels down through every floor. A timeout, a cancelled future and a stopped run all end a call in the same way:
 through it. A deadline that is made without a parent stands under the one of its thread, if the thread has one (a task
-in the background, a validator). Imports only errors.
+in the background, a validator). Imports only errors and the clock.
 """
 
 from __future__ import annotations
@@ -10,17 +10,14 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from . import clock
 from .errors import CallCancelled
 
 #: Seconds; as a timeout, wait for ever (but still end on cancel).
 FOREVER = -1.0
-
-# Condition.wait overflows beyond threading.TIMEOUT_MAX; waking up once an hour costs nothing.
-_LONGEST_WAIT = 3600.0
 
 
 def in_seconds(time_span: Any) -> float:
@@ -98,7 +95,7 @@ class Deadline:
             raise ValueError(f"a timeout is a number of seconds, or -1 for ever: not {seconds!r}")
         if _parent is None and _here.scope is not None:
             _parent = _here.scope.deadline
-        now = time.monotonic()
+        now = clock.monotonic()
         own: float = math.inf if seconds == FOREVER else now + seconds
         self.expires: float = min(own, _parent.expires) if _parent else own
         self.seconds = seconds if self.expires == own else float(f"{max(0.0, self.expires - now):.2g}")
@@ -122,7 +119,7 @@ class Deadline:
         """Seconds left, never negative; ``inf`` for ever; 0 once cancelled."""
         if self.cancelled:
             return 0.0
-        return max(0.0, self.expires - time.monotonic())
+        return max(0.0, self.expires - clock.monotonic())
 
     @property
     def expired(self) -> bool:
@@ -217,7 +214,7 @@ class Deadline:
                 left = self.remaining()
                 if left <= 0.0:
                     return False
-                condition.wait(min(left, _LONGEST_WAIT))
+                clock.wait(condition, left)
             return True
         finally:
             remove()

@@ -22,7 +22,7 @@ from urllib.parse import quote
 import filelock
 from pydantic import BaseModel, ConfigDict
 
-from . import fork, synchronized
+from . import clock, fork, synchronized
 from .deadline import Deadline
 from .errors import ControlError, LockRefused, SettingsError
 from .model import PvAddress
@@ -70,7 +70,7 @@ def this_owner(run: str = "") -> Owner:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may know no name for its user
         user = str(os.getuid())
-    return Owner(user, socket.gethostname(), os.getpid(), run, time.time())
+    return Owner(user, socket.gethostname(), os.getpid(), run, clock.time())
 
 
 @dataclass(slots=True)
@@ -289,7 +289,7 @@ def _read(text: str) -> Owner:
         return Owner(**{key: told[key] for key in ("user", "host", "pid", "run", "since")})
     except (ValueError, TypeError, KeyError):
         # It has the lock, and has not yet written who it is.
-        return Owner(since=time.time())
+        return Owner(since=clock.time())
 
 
 _registries: dict[Path, Locks] = {}

@@ -5,7 +5,6 @@ Frozen, without behaviour that reaches a control system. Imports names, printabl
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from . import clock
 from .names import PvAddress as PvAddress
 from .printable import printable
 from .units import Quantity, is_quantity, text_of
@@ -212,7 +212,7 @@ def timestamp(value: Any, when: str | float | datetime | None = None) -> Reading
     :raises ValueError: for a text that is no date and time.
     """
     if when is None:
-        at = time.time_ns()
+        at = clock.time_ns()
     elif isinstance(when, int | float):
         at = round(when * 1_000_000_000)
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import lru_cache
 
 from .errors import PvNameError
@@ -130,6 +131,18 @@ def fits(name: str, pattern: str) -> bool:
     """
     exact, whole, value = _expressions(pattern)
     return name == exact or whole.fullmatch(name) is not None or (value is not None and value(name))
+
+
+def covers(name: str, pattern: str) -> bool:
+    """Whether a restriction on a pattern holds for a PV: where the pattern fits, and where a shell says that it does.
+
+    ``QUAD:[12]`` is the PV of that name for a permission, which must not be wider than it was meant. A restriction must
+    not be narrower: it holds for ``QUAD:1`` and ``QUAD:2`` too.
+    """
+    if fits(name, pattern) or "[" not in pattern:
+        return fits(name, pattern)
+    wanted, is_field = own_name(pattern), record_and_field(name)[1] == record_and_field(pattern)[1]
+    return fnmatchcase(name, pattern) or (is_field and fnmatchcase(name, wanted))
 
 
 def is_pattern(text: str) -> bool:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from . import config_files
 from .errors import SettingsError
 from .model import Limits, PvAddress
-from .names import fits, own_name
+from .names import covers, fits, own_name
 from .units import FILE_VARIABLE as UNITS_VARIABLE
 from .wording import did_you_mean
 
@@ -179,21 +179,27 @@ class Settings(BaseModel):
     @property
     def depend_on_names(self) -> bool:
         """Whether anything is said of some PVs, and not of others."""
-        options = (*self.allow, self.wait, self.relative, *([p] for p, _ in (*self.limits, *self.max_step)))
+        options = (
+            *self.allow,
+            self.wait,
+            self.relative,
+            *([p] for p, _ in (*self.limits, *self.max_step, *self.put_tolerance)),
+        )
         return any(pattern != "*" for patterns in options for pattern in patterns) or self.put_interval > 0.0
 
     def limits_of(self, pv: str | PvAddress) -> Limits:
         """Return our own limits of a PV: the part that every matching line allows."""
         found, names = Limits(), _names(pv)
         for pattern, limits in self.limits:
-            if _fit(names, pattern):
+            if any(covers(name, pattern) for name in names):
                 found = found.tightened(limits)
         return found
 
     def step_of(self, pv: str | PvAddress) -> float | None:
         """Return the largest change of one put to a PV."""
         names = _names(pv)
-        return min((step for pattern, step in self.max_step if _fit(names, pattern)), default=None)
+        steps = (step for pattern, step in self.max_step if any(covers(name, pattern) for name in names))
+        return min(steps, default=None)
 
     def tolerance_of(self, pv: str | PvAddress) -> float:
         """Return how far from the value asked a setpoint may rest: 0 unless somebody has said otherwise."""
@@ -202,13 +208,14 @@ class Settings(BaseModel):
 
     def allows(self, pv: str | PvAddress) -> bool:
         """Whether every allow-list has the PV."""
-        return all(matches(pv, patterns) for patterns in self.allow)
+        names = _names(pv)
+        return all(any(_fit(names, pattern) for pattern in patterns) for patterns in self.allow)
 
 
 def matches(pv: str | PvAddress, patterns: Iterable[str]) -> bool:
-    """Whether a PV fits one of the patterns (see ``names.fits``), by any of the names that it is known by."""
+    """Whether what is said of some patterns holds for a PV (see ``names.covers``), by any of its names."""
     names = _names(pv)
-    return any(_fit(names, pattern) for pattern in patterns)
+    return any(covers(name, pattern) for pattern in patterns for name in names)
 
 
 def _names(pv: str | PvAddress) -> tuple[str, ...]:

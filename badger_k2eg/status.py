@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from . import fork, settings
+from . import clock, fork, settings
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -67,7 +67,7 @@ class StatusPvs:
         self._prefix = prefix
         self._stop = stop
         self._conf: dict[str, str] = {}
-        self._ended = threading.Event()
+        self._ended = clock.event()
         self._pvs = self._make(owner, run)
         self._server: Any = None
         self._serve()

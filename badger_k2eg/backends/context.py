@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import clock
 from ..backend import Subscription, Update
 from ..deadline import Deadline
 from ..errors import PvError, PvNotConnected, PvRefused
@@ -89,7 +90,7 @@ class _Poll:
     """Reads a PV ten times a second, in a thread of its own, until closed."""
 
     def __init__(self, backend: ContextBackend, address: PvAddress, callback: Callable[[Update], None]) -> None:
-        self._stop = threading.Event()
+        self._stop = clock.event()
         self._thread = threading.Thread(
             target=self._run, args=(backend, address, callback), name=f"poll {address}", daemon=True
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import fork
+from .. import clock, fork
 from ..backend import Subscription, Update
 from ..deadline import Deadline
 from ..errors import CallCancelled, PvNotConnected
@@ -95,7 +94,7 @@ class MemoryBackend:
         if isinstance(limits := about.get("limits"), tuple):
             about["limits"] = Limits(*limits)
         about.setdefault("type", PvType(Kind.ENUM, 32) if "choices" in about else type_of(value))
-        about.setdefault("timestamp_ns", time.time_ns())
+        about.setdefault("timestamp_ns", clock.time_ns())
         with self._lock:
             self._pvs[name] = _Pv(Reading(value=value, **about))
 
@@ -104,8 +103,8 @@ class MemoryBackend:
         with self._lock:
             pv = self._pvs[name]
             value = np.array(value) if isinstance(value, list) and isinstance(pv.reading.value, np.ndarray) else value
-            about.setdefault("timestamp_ns", time.time_ns())
-            pv.reading = replace(pv.reading, value=value, received=time.monotonic(), **about)
+            about.setdefault("timestamp_ns", clock.time_ns())
+            pv.reading = replace(pv.reading, value=value, received=clock.monotonic(), **about)
             for watcher in list(pv.watchers) if pv.fault is not Fault.MISSING else ():
                 watcher.tell(pv.reading)
 
@@ -149,7 +148,7 @@ class MemoryBackend:
             action()
             return
         with self._lock:
-            heapq.heappush(self._agenda, (time.monotonic() + seconds, next(self._order), action))
+            heapq.heappush(self._agenda, (clock.monotonic() + seconds, next(self._order), action))
             if self._clock is None:
                 self._clock = threading.Thread(target=self._run, name="memory machine", daemon=True)
                 self._clock.start()
@@ -159,8 +158,8 @@ class MemoryBackend:
         with self._lock:
             while self._agenda:
                 due, _, action = self._agenda[0]
-                if (pause := due - time.monotonic()) > 0.0:
-                    self._changed.wait(pause)
+                if (pause := due - clock.monotonic()) > 0.0:
+                    clock.wait(self._changed, pause)
                 else:
                     heapq.heappop(self._agenda)
                     action()

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import math
-import time
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from .. import clock
 from ..model import Kind, Limits, PvType, Reading, Severity
 
 _NUMBERS = {
@@ -76,7 +76,7 @@ def reading_from_tree(tree: Mapping[str, Any], of_type: PvType) -> Reading:
         choices=choices,
         description=display.get("description", "") or tree.get("descriptor", ""),
         user_tag=stamp.get("userTag"),
-        received=time.monotonic(),
+        received=clock.monotonic(),
         # Not a lambda: a reading goes from process to process in the report of an error.
         _tree=functools.partial(dict, tree),
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -15,7 +14,7 @@ from badger.errors import BadgerNoInterfaceError
 from badger.interface import InterfaceInfo
 from pydantic import PrivateAttr
 
-from .. import run
+from .. import clock, run
 from ..control import Control
 from ..deadline import Deadline
 from ..errors import PvError, ReadError, SettingsError
@@ -240,7 +239,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
                 machine.mover.move(variable_inputs, knobs)
         finally:
             # After a failed move too: what was measured before it says nothing about now.
-            machine.moved_at = time.monotonic()
+            machine.moved_at = clock.monotonic()
 
     def get_observables(self, observable_names: Sequence[str]) -> dict[str, Any]:
         """Wait for the conditions, and measure.

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import datetime
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..deadline import FOREVER
 from ..errors import ControlError, SettingsError
 from ..run import Run, inside
@@ -213,7 +213,7 @@ class HeadlessRun:
             raise
         if (interface := environment.interface) is not None:
             interface.start_recording()
-        self._began = time.monotonic()
+        self._began = clock.monotonic()
         failure: BaseException | None = None
         try:
             with inside(ends=False):
@@ -252,7 +252,7 @@ class HeadlessRun:
                 reason = f"target reached: {self.objective} is {value:g}"
         if reason is None and self.most is not None and len(done) >= self.most:
             reason = f"{len(done)} evaluation{'s' if len(done) > 1 else ''} done"
-        if reason is None and self.seconds is not None and time.monotonic() - self._began >= self.seconds:
+        if reason is None and self.seconds is not None and clock.monotonic() - self._began >= self.seconds:
             reason = f"{self.seconds:g} s are over"
         if reason is None and self._condition is not None and done:
             if self._condition.should_stop(self.routine.data, self.routine.vocs):

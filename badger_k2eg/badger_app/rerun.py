@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from .. import clock
 from ..errors import NoSuchRecord
 from ..journal.runs import RecordedRun
 
@@ -44,7 +45,7 @@ def routine_of(run: RecordedRun, archive_root: Path | None = None) -> str:
 def _archived(run: RecordedRun, root: Path) -> dict[str, Any] | None:
     """Find the one whose first evaluation was measured during the run; one of a run without any there is not."""
     environment = run.manifest.get("environment") or {}
-    began, ended = run.started_ns * 1e-9, (run.ended_ns or time.time_ns()) * 1e-9
+    began, ended = run.started_ns * 1e-9, (run.ended_ns or clock.time_ns()) * 1e-9
     for file in root.glob(f"*/*/*/{environment.get('name', '')}-*.yaml"):
         if not began - _PREPARES <= _named_at(file) <= began:
             continue

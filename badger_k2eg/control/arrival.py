@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..backend import Subscription, loses_updates
 from ..deadline import Deadline, under
 from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
@@ -45,7 +45,7 @@ class Arrival:
         self._patience = patience
         self._subscriptions: list[Subscription] = []
         # What happened, by setpoint; None wakes the waiting thread without saying anything.
-        self._news: queue.SimpleQueue[Setpoint | None] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Setpoint | None] = clock.simple_queue()
         #: Which validators cannot be used, and why; known from ``watch`` on.
         self.unusable: dict[Setpoint, str] = {}
 
@@ -109,7 +109,7 @@ class Arrival:
         is_relative = matches(setpoint.address, self._settings.relative)
         if not rise or is_relative or not same(before := setpoint.before, setpoint.value):
             return rise
-        age = 0.0 if before is None or before.timestamp_ns is None else (time.time_ns() - before.timestamp_ns) * 1e-9
+        age = 0.0 if before is None or before.timestamp_ns is None else (clock.time_ns() - before.timestamp_ns) * 1e-9
         return min(rise, max(0.0, rise - age))
 
     def wait(self, setpoints: Sequence[Setpoint]) -> None:
@@ -131,7 +131,7 @@ class Arrival:
         with _wakes(self._deadline, self._news):
             while due or running:
                 self._deadline.check("validation")
-                now = time.monotonic()
+                now = clock.monotonic()
                 sure = self._confirm([s for s, at in due.items() if at <= now])
                 for setpoint in [s for s, at in due.items() if at <= now]:
                     if self._decided(setpoint, sure):
@@ -140,10 +140,10 @@ class Arrival:
                         rests = (
                             0.0 if self._is_doubtful(w) and w not in sure else w.time_left() for w in setpoint.watches
                         )
-                        due[setpoint] = time.monotonic() + min(rests)
+                        due[setpoint] = clock.monotonic() + min(rests)
                 if not due and not running:
                     return
-                pause = min(due.values(), default=now + 3600.0) - time.monotonic()
+                pause = min(due.values(), default=now + 3600.0) - clock.monotonic()
                 try:
                     heard = {self._news.get(timeout=_bounded(pause))}
                 except queue.Empty:
@@ -210,7 +210,7 @@ class Arrival:
                 self._deadline.check("validation")
             self._crashed(setpoint, error)
         finally:
-            setpoint.ended = time.monotonic()
+            setpoint.ended = clock.monotonic()
 
     def _call_aside(self, setpoint: Setpoint, thread: threading.Thread) -> None:
         try:

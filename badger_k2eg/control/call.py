@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .. import synchronized
+from .. import clock, synchronized
 from ..backend import NullGate, Update
 from ..conversion import Refusal
 from ..deadline import Deadline
@@ -249,7 +248,7 @@ class SetCall:
     # -- 3: put, and once more where that is safe -------------------------------------------------------------
 
     def _write(self, group: Sequence[Setpoint], arrival: Arrival) -> None:
-        now = time.monotonic()
+        now = clock.monotonic()
         for setpoint in group:
             setpoint.began = now
             if self._already_there(setpoint):
@@ -273,7 +272,7 @@ class SetCall:
             # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now.
             self._read_back.look(validated)
         for setpoint in group:
-            setpoint.ended = time.monotonic()
+            setpoint.ended = clock.monotonic()
 
     def _already_there(self, setpoint: Setpoint) -> bool:
         result = self._repeats.get(setpoint.key) if self._repeats is not None else None

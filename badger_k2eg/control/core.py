@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from glob import escape
 from typing import Any, TypeVar, overload
 
-from .. import fork, synchronized
+from .. import clock, fork, synchronized
 from ..backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
 from ..deadline import FOREVER, Deadline, in_seconds
 from ..errors import CallCancelled, PvError, PvInvalid, read_failure
@@ -353,7 +352,7 @@ class Pacer:
         if not self._interval and self._rate is None:
             return 0.0
         with self._lock:
-            now = time.monotonic()
+            now = clock.monotonic()
             due = [self._last[name] + self._interval for name in names if name in self._last]
             if self._rate is not None:
                 while self._recent and self._recent[0] <= now - 1.0:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 import weakref
 from collections.abc import Callable
 
-from .. import fork
+from .. import clock, fork
 from ..backend import Backend, Subscription, Update
 from ..model import PvAddress
 from ..synchronized import no_waiting
@@ -60,7 +59,7 @@ class Feeds:
 
     def prune(self) -> None:
         """Close what nobody has used for a while."""
-        before = time.monotonic() - _KEEP
+        before = clock.monotonic() - _KEEP
         with self._lock:
             idle = [address for address, feed in self._feeds.items() if feed.idle_since < before]
             closing = [self._feeds.pop(address) for address in idle]
@@ -118,7 +117,7 @@ class _Feed:
             if listener in self.listeners:
                 self.listeners.remove(listener)
             if not self.listeners:
-                self.idle_since = time.monotonic()
+                self.idle_since = clock.monotonic()
 
     def close(self) -> None:
         if self.subscription is not None:

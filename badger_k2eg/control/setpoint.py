@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import clock
 from ..conversion import in_units_of
 from ..errors import SetError
 from ..model import Outcome, PutResult, PvAddress, Reading, plain
@@ -107,7 +107,7 @@ class Setpoint:
             outcome=self.outcome or Outcome.NOT_SENT,
             message=self.message or ("" if self.outcome else "not tried"),
             attempts=self.attempts,
-            seconds=(self.ended or time.monotonic()) - self.began if self.began else 0.0,
+            seconds=(self.ended or clock.monotonic()) - self.began if self.began else 0.0,
             before=self.before,
             readback=self.readback,
             tolerance=self.tolerance,

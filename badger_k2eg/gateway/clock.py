@@ -6,8 +6,9 @@ import heapq
 import itertools
 import logging
 import threading
-import time
 from collections.abc import Callable
+
+from .. import clock
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Clock:
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
         """Call after so many seconds."""
-        self.call_at(time.monotonic() + seconds, function)
+        self.call_at(clock.monotonic() + seconds, function)
 
     def close(self) -> None:
         """End the thread; what was still to come is forgotten. Idempotent."""
@@ -61,8 +62,8 @@ class Clock:
             while not self._closed:
                 if not self._agenda:
                     self._changed.wait()
-                elif (left := self._agenda[0][0] - time.monotonic()) > 0.0:
-                    self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                elif (left := self._agenda[0][0] - clock.monotonic()) > 0.0:
+                    clock.wait(self._changed, left)
                 else:
                     return heapq.heappop(self._agenda)[2]
             return None

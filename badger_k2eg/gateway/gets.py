@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping
 
+from .. import clock
 from ..backend import Update
 from ..control import Control
 from ..deadline import Deadline
@@ -42,7 +42,7 @@ class Gets:
         self._workers = workers
         self._answer = answer
         # What is waiting for the batch under way; None: look whether that was all.
-        self._pending: queue.SimpleQueue[Get | None] = queue.SimpleQueue()
+        self._pending: queue.SimpleQueue[Get | None] = clock.simple_queue()
         self._closed = False
         # PVs that answered when they were asked last.
         self._known: set[PvAddress] = set()
@@ -54,7 +54,7 @@ class Gets:
     def add(self, command: Get) -> None:
         """Serve a get soon; waits where too many wait already."""
         while self._pending.qsize() >= _MOST_PENDING and not self._closed:
-            time.sleep(_ROOM)
+            clock.sleep(_ROOM)
         self._pending.put(command)
 
     def close(self) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
+from .. import clock
 from ..k2eg.codec import RepeatingSnapshot, SnapshotData, SnapshotHeader, SnapshotTail
 from .publisher import Publisher
 
@@ -45,7 +45,7 @@ class Iterations:
 
     def push(self, values: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Publish a batch of values, by PV name; before the first one of an iteration its header."""
-        now = time.time_ns() // 1_000_000
+        now = clock.time_ns() // 1_000_000
         self._batch += 1
         if not self.open:
             self._index += 1
@@ -74,7 +74,7 @@ class Iterations:
             SnapshotTail(
                 snapshot_name=self._command.snapshot_name,
                 iter_index=self._index,
-                timestamp=time.time_ns() // 1_000_000,
+                timestamp=clock.time_ns() // 1_000_000,
                 msg_seq=numbers["msg_seq"],
                 total_messages=numbers["msg_seq"],
                 submission_seq=numbers["submission_seq"],

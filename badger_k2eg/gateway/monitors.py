@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Mapping
 
+from .. import clock
 from ..backend import Subscription, Update
 from ..control import Control
 from ..deadline import Deadline
@@ -83,7 +83,7 @@ class Monitors:
             if is_new := stream is None:
                 # The first command's serialization stays in force.
                 stream = self._streams[key] = _Stream(uri, topic, serialization, self._publisher)
-            stream.wanted = time.monotonic()
+            stream.wanted = clock.monotonic()
         if is_new:
             try:
                 stream.open(self._control)
@@ -121,7 +121,7 @@ class Monitors:
             if stream is None:
                 return
             due = stream.wanted + expiry
-            if due > time.monotonic():
+            if due > clock.monotonic():
                 self._clock.call_at(due, lambda: self._expire(key))
                 return
             del self._streams[key]

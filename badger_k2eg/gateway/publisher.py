@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 
+from .. import clock
 from ..errors import KafkaError, WriterFull
 from ..k2eg.codec import Command, Message, Reply, Serialization, encode_record, reply_key
 from ..kafka import Writer
@@ -30,7 +30,7 @@ class Publisher:
         """
         self._replies = replies
         self._events = events
-        self._closed = threading.Event()
+        self._closed = clock.event()
 
     def publish(self, topic: str, key: str, message: Message, serialization: Serialization) -> KafkaError | None:
         """Send one event.

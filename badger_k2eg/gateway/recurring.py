@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from .. import clock
 from ..backend import Subscription, Update
 from ..control import Control
 from ..deadline import Deadline
@@ -175,7 +175,7 @@ class _Recurring:
         self._order = tuple(uris)
         self._silent = set(uris)
         if not self._command.triggered:
-            self._begin_window(time.monotonic())
+            self._begin_window(clock.monotonic())
         self._subscriptions = watch(control, uris, self._tell)
         if self._over:  # stopped meanwhile
             self.close()
@@ -189,7 +189,7 @@ class _Recurring:
             else:
                 return
             if self._buffered:
-                self._events.append((time.monotonic(), name, self._latest[name]))
+                self._events.append((clock.monotonic(), name, self._latest[name]))
 
     # -- when ---------------------------------------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class _Recurring:
     def _push(self) -> None:
         if self._over:
             return
-        now = time.monotonic()
+        now = clock.monotonic()
         if now < self._window_end:
             self._iterations.push(self._values())
             # From its own time on, not from now: a late push does not delay the next.
@@ -246,7 +246,7 @@ class _Recurring:
         with self._lock:
             if not self._buffered:
                 return [(name, self._latest[name]) for name in self._order if name in self._latest]
-            oldest = time.monotonic() - self._window if self._command.triggered else 0.0
+            oldest = clock.monotonic() - self._window if self._command.triggered else 0.0
             events = [(name, tree) for arrived, name, tree in self._events if arrived >= oldest]
             self._events.clear()
             self._silent.difference_update(name for name, _ in events)

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from .. import clock
+
 # Puts and gets wait for PVs, each in a thread: so many dead PVs at once hold nobody else up.
 _THREADS = 128
 # Jobs that may wait for a thread; then whoever brings another one waits.
@@ -69,5 +71,5 @@ class _Turn:
     """One job's place in its lane."""
 
     def __init__(self) -> None:
-        self.begun = threading.Event()
-        self.ended = threading.Event()
+        self.begun = clock.event()
+        self.ended = clock.event()

@@ -6,13 +6,13 @@ An unknown word is an error that says what was meant: it must never count as "no
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeVar
 
+from .. import clock
 from ..errors import NoSuchRecord
 from ..model import Outcome
 from ..records import Level, RecordKind
@@ -107,7 +107,7 @@ def moment(text: str, now: float | None = None) -> int:
     :returns: nanoseconds since the Unix epoch.
     :raises NoSuchRecord: when it is none of these.
     """
-    now = time.time() if now is None else now
+    now = clock.time() if now is None else now
     words = text.strip().lower()
     midnight = datetime.fromtimestamp(now).replace(hour=0, minute=0, second=0, microsecond=0)
     if match := _AGO.fullmatch(words):
@@ -118,8 +118,8 @@ def moment(text: str, now: float | None = None) -> int:
         if words in ("today", "yesterday"):
             found = midnight - timedelta(days=words == "yesterday")
         elif re.match(r"\d{1,2}:\d\d", words):
-            clock = datetime.fromisoformat(f"2000-01-01T{words:0>5}" if len(words) < 5 else f"2000-01-01T{words}")
-            found = midnight.replace(hour=clock.hour, minute=clock.minute, second=clock.second)
+            of_day = datetime.fromisoformat(f"2000-01-01T{words:0>5}" if len(words) < 5 else f"2000-01-01T{words}")
+            found = midnight.replace(hour=of_day.hour, minute=of_day.minute, second=of_day.second)
         else:
             found = datetime.fromisoformat(text.strip())
         return round(found.timestamp() * 1e6) * 1000

@@ -10,14 +10,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import filelock
 
-from .. import __version__, fork
+from .. import __version__, clock, fork
 from ..errors import JournalWriteError
 from ..lock import this_owner
 from ..records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, from_line, to_line
@@ -43,7 +42,7 @@ class Writer:
     :param clock: nanoseconds since the Unix epoch.
     """
 
-    def __init__(self, directory: Path, settings: JournalSettings, *, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, directory: Path, settings: JournalSettings, *, clock: Callable[[], int] = clock.time_ns) -> None:
         """Keep the place; nothing is made before the first write."""
         self._directory = directory
         self._settings = settings

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from .. import fork
+from .. import clock, fork
 from ..deadline import Deadline
 from ..errors import (
     CallCancelled,
@@ -148,7 +147,7 @@ class K2egClient:
                         f"waited {deadline.seconds:g} s for a gateway: {answer}", answer.culprit, sent=answer.sent
                     )
                 raise answer
-            time.sleep(min(_PROBE, deadline.remaining()) if not answer.sent else 0.0)
+            clock.sleep(min(_PROBE, deadline.remaining()) if not answer.sent else 0.0)
 
     def close(self) -> None:
         """End monitors, snapshots and the connection. Idempotent."""

@@ -18,12 +18,11 @@ import math
 import queue
 import secrets
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, TypeVar
 
-from .. import fork
+from .. import clock, fork
 from ..deadline import Deadline
 from ..errors import CallCancelled, KafkaError, OperationTimeout, TopicMissing, TopicRefused
 from ..kafka import BrokerTrouble, Delivery, KafkaConnection, KafkaRecord, Reader, Topics, Writer
@@ -177,7 +176,7 @@ class Link:
         """
         with self._lock:
             reply_id = f"{self._identity}-{next(self._numbers)}"
-            ticket = self._pending[reply_id] = Ticket(reply_id, what, news, time.monotonic())
+            ticket = self._pending[reply_id] = Ticket(reply_id, what, news, clock.monotonic())
             self.counters.requests += 1
         command = make(reply_topic=self.reply_topic, reply_id=reply_id)
 
@@ -222,7 +221,7 @@ class Link:
             be on its way has ``sent``.
         """
         answers: dict[K, tuple[Message, bytes] | OperationTimeout | KafkaError] = {}
-        news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        news: queue.SimpleQueue[Any] = clock.simple_queue()
         waiting: dict[Ticket, K] = {}
         if commands:
             try:
@@ -336,7 +335,7 @@ class Link:
             if missing and deadline.expired:
                 raise OperationTimeout(f"the gateway has not made topic {min(missing)}", "gateway")
             if left := missing:
-                time.sleep(min(_NEW_TOPIC_PAUSE, deadline.remaining()))
+                clock.sleep(min(_NEW_TOPIC_PAUSE, deadline.remaining()))
 
     def leave(self, topics: Collection[str]) -> None:
         """Listen to topics no more."""
@@ -350,7 +349,7 @@ class Link:
 
     def _received(self, record: KafkaRecord) -> None:
         """Find who waits for a record (the reader's thread)."""
-        self.ahead = record.timestamp - time.time()
+        self.ahead = record.timestamp - clock.time()
         message = decode_record(record.value, record.headers)
         raw = record.value or b""
         if isinstance(message, BadRecord):
@@ -375,7 +374,7 @@ class Link:
                 else:
                     self.counters.foreign += 1
                 return
-            self._heard_at = time.monotonic()
+            self._heard_at = clock.monotonic()
         ticket.news.put((ticket, message, raw))
 
 

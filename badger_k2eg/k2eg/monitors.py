@@ -18,14 +18,13 @@ import logging
 import math
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .. import fork
+from .. import clock, fork
 from ..deadline import Deadline
 from ..errors import ControlError, KafkaError, OperationError, OperationTimeout, PvError, PvNotConnected
 from .codec import Message, MonitorEvent, MultiMonitor, PvUri, Reply, monitor_share, monitor_topic
@@ -120,9 +119,9 @@ class Monitors:
         self._pvs: dict[str, _Pv] = {}
         self._topics: set[str] = set()
         # A ticket with a reply, or None: look what is due.
-        self._news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[Any] = clock.simple_queue()
         self._asked: dict[Ticket, list[_Pv]] = {}
-        self._ready: queue.SimpleQueue[Subscription | None] = queue.SimpleQueue()
+        self._ready: queue.SimpleQueue[Subscription | None] = clock.simple_queue()
         self._threads: list[threading.Thread] = []
         #: When the upkeep looks again.
         self._awake_at = 0.0
@@ -235,7 +234,7 @@ class Monitors:
             pv = self._pvs.get(message.pv)
             if pv is None:  # somebody else's, on a topic that two PVs share
                 return
-            now = time.monotonic()
+            now = clock.monotonic()
             # By its bytes: trees with a NaN in them are never equal.
             is_news = not isinstance(pv.last, tuple) or pv.last[1] != raw
             # What is doubled unasked, by a gateway or for another client, is no reason to ask sooner or later.
@@ -288,14 +287,14 @@ class Monitors:
             except ControlError as error:
                 if str(error) != said:
                     logger.warning("monitors are held up: %s", said := str(error))
-                again_at = time.monotonic() + _RETRY
+                again_at = clock.monotonic() + _RETRY
             except Exception:  # the thread of all monitors must not end for one that fails
                 logger.exception("the upkeep of monitors failed")
-                again_at = time.monotonic() + _RETRY
+                again_at = clock.monotonic() + _RETRY
             with self.changed:
                 dues = (pv.event_by or pv.due for pv in self._pvs.values())
                 self._awake_at = min(dues, default=math.inf) if again_at is None else again_at
-            pause = min(self._awake_at - time.monotonic(), _REFRESH)
+            pause = min(self._awake_at - clock.monotonic(), _REFRESH)
 
     def _take_replies(self, pause: float) -> None:
         """Wait for so long at most, and take the replies that come in."""
@@ -315,13 +314,13 @@ class Monitors:
         self._link.leave(unused)
 
     def _due(self) -> list[_Pv]:
-        now = time.monotonic()
+        now = clock.monotonic()
         with self.changed:
             return [pv for pv in self._pvs.values() if not pv.event_by and pv.due <= now]
 
     def _notice_silence(self) -> None:
         """See to those that were asked for in vain: their topic may be gone, or the PV, or the gateway."""
-        now = time.monotonic()
+        now = clock.monotonic()
         with self.changed:
             silent = [pv for pv in self._pvs.values() if pv.event_by and pv.event_by <= now]
             for pv in silent:
@@ -352,7 +351,7 @@ class Monitors:
             with self.changed:
                 self._asked[ticket] = list(group)
                 for pv in group:
-                    pv.event_by = time.monotonic() + _REPLY_PATIENCE
+                    pv.event_by = clock.monotonic() + _REPLY_PATIENCE
 
     def _replied(self, ticket: Ticket, message: Any, raw: bytes) -> None:
         pvs = self._asked.pop(ticket, [])
@@ -367,7 +366,7 @@ class Monitors:
                 for pv in pvs:
                     pv.accepted = True
                     if pv.event_by:
-                        pv.event_by = time.monotonic() + _PATIENCE
+                        pv.event_by = clock.monotonic() + _PATIENCE
                 self.changed.notify_all()
             return
         if isinstance(message, Reply):
@@ -375,7 +374,7 @@ class Monitors:
             logger.log(level, "%s", OperationError(message.error, message.message or "", ticket.what))
         with self.changed:
             for pv in pvs:
-                pv.event_by, pv.due = 0.0, time.monotonic() + _RETRY
+                pv.event_by, pv.due = 0.0, clock.monotonic() + _RETRY
 
 
 def _groups(pvs: Sequence[_Pv]) -> Iterator[list[_Pv]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from .. import clock
 from ..deadline import Deadline
 from ..errors import ControlError, OperationError, PvNotConnected
 from ..kafka import Delivery
@@ -70,7 +71,7 @@ def _gather(
     calls: Calls, link: Link, uris: Sequence[PvUri], window: float, deadline: Deadline
 ) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
     """Collect what the gateway sends until it says that this was all."""
-    news: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    news: queue.SimpleQueue[Any] = clock.simple_queue()
     texts = tuple(dict.fromkeys(uri.text for uri in uris))
     make = partial(Snapshot, pv_name_list=texts, time_window_msec=max(1, round(window * 1000)))
     wanted: dict[str, list[str]] = {}

@@ -11,11 +11,11 @@ import logging
 import math
 import queue
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import clock
 from ..errors import ControlError
 from .codec import Message, SnapshotData, SnapshotHeader, SnapshotTail, SnapshotType, check_field_names
 
@@ -247,7 +247,7 @@ class Recurring:
     def _run(self) -> None:
         assembler = Assembler()
         patience = self.properties.time_window / 1000 + _PATIENCE
-        while not self._closed and time.monotonic() < self._until:
+        while not self._closed and clock.monotonic() < self._until:
             try:
                 message = self._messages.get(timeout=patience if assembler.open else _LOOK)
             except queue.Empty:
@@ -268,7 +268,7 @@ class Recurring:
 
     def finish(self) -> None:
         """Take part until the closing iteration has come: it does about when the stop is answered."""
-        self._until = time.monotonic() + _CLOSING
+        self._until = clock.monotonic() + _CLOSING
 
     def close(self) -> None:
         """Take part no longer; the snapshot itself goes on until it is stopped. Idempotent."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .. import synchronized
+from .. import clock, synchronized
 from ..control import Control
 from ..conversion import Refusal, in_units_of
 from ..deadline import Deadline
@@ -44,7 +43,7 @@ class Bounds:
         The interface's own limits (option ``limits``) are within them.
         """
         knobs = list(knobs)
-        again = time.monotonic() - _ASK_AGAIN
+        again = clock.monotonic() - _ASK_AGAIN
         pvs = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
         ask = [pv for pv in pvs if self._silent.get(pv, again) <= again]
         if ask:
@@ -55,7 +54,7 @@ class Bounds:
                 if isinstance(update, Reading):
                     self._limits[address.text] = update.limits
                 else:
-                    self._silent[address.text] = time.monotonic()
+                    self._silent[address.text] = clock.monotonic()
         found = {}
         for knob in knobs:
             limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)

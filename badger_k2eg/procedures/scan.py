@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import clock
 from ..control import Control
 from ..errors import MissingExtra, SetpointBlocked
 from ..knobs import Knob, Mover
@@ -121,7 +121,7 @@ def scan(
     try:
         for number, point in enumerate(points, 1):
             mover.move(point, declared)
-            samples.append(sampler.measure(wanted, since=time.monotonic(), skew=skew))
+            samples.append(sampler.measure(wanted, since=clock.monotonic(), skew=skew))
             progress(number, len(points), _line(point, samples[-1]))
     except CancelledError:
         raise

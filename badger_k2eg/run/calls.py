@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections.abc import Iterator
 
+from .. import clock
 from ..model import PvAddress
 
 _LOOK = 0.01
@@ -47,9 +47,9 @@ class Calls:
 
         :returns: whether they have.
         """
-        until = time.monotonic() + seconds
+        until = clock.monotonic() + seconds
         while any(thread != threading.get_ident() for thread, _, _ in list(self._open.values())):
-            if time.monotonic() > until:
+            if clock.monotonic() > until:
                 return False
-            time.sleep(_LOOK)
+            clock.sleep(_LOOK)
         return True

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any
 
+from .. import clock
 from ..backend import Update
 from ..control import Control
 from ..deadline import Deadline, under
@@ -93,7 +94,7 @@ class Run:
         self.watch = Watch(self)
         self._paused: str | None = None
         self.restored: list[undo.Step] = []
-        self.ended = threading.Event()
+        self.ended = clock.event()
         self._lock = threading.RLock()
         self._begin: int | None = None
         self._locked: list[str] = []

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Iterable
 from functools import partial
 
+from .. import clock
 from ..backend import Subscription, Update
 from ..control import Control
 from ..errors import ControlError, PvError, PvNotConnected
@@ -43,7 +44,7 @@ class Samples:
         self._came = 0
         self._taken = 0
         self._profiled: set[str] = set()
-        self._over = threading.Event()
+        self._over = clock.event()
         self._subscriptions: list[Subscription] = []
         self._silent = dict.fromkeys(pvs)
         for pv in list(self._silent):

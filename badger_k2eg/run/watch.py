@@ -10,11 +10,11 @@ import contextlib
 import logging
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import clock
 from ..backend import Subscription
 from ..errors import ControlError
 from ..journal.readings import told
@@ -42,7 +42,7 @@ class Watch:
         """Watch nothing yet."""
         self._run = run
         self._subscriptions: dict[str, Subscription] = {}
-        self._changed: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._changed: queue.SimpleQueue[str | None] = clock.simple_queue()
         self._lock = threading.Lock()
         self._in_flight: dict[str, int] = {}
         self._thread: threading.Thread | None = None
@@ -103,7 +103,7 @@ class Watch:
         seen: Reading | None = None
         for look in range(2):
             if look:
-                time.sleep(_LOOK_AGAIN)
+                clock.sleep(_LOOK_AGAIN)
             ours = moved.ours
             reading = moved.control.updates([moved.pv])[moved.pv]
             if self._closed or self._in_flight.get(name) or moved.ours is not ours or not isinstance(reading, Reading):

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from .. import fork
+from .. import clock, fork
 from ..backend import Subscription, Update
 from ..control import Control
 from ..deadline import Deadline
@@ -53,7 +52,7 @@ class _Feed:
         if known is not None and reading.timestamp_ns is not None and reading.timestamp_ns == known.timestamp_ns:
             return
         if news:
-            self.updates.append((time.monotonic(), reading))
+            self.updates.append((clock.monotonic(), reading))
 
     def since(self, instant: float) -> list[Reading]:
         """Give the updates that arrived after an instant."""
@@ -133,7 +132,7 @@ class Sampler:
         :raises CallCancelled: when the deadline was cancelled.
         """
         deadline = deadline or Deadline()
-        since = time.monotonic() if since is None else since
+        since = clock.monotonic() if since is None else since
         samples, newest = self._measure(wanted, since, deadline)
         if skew is None or (reason := skew.apart(newest)) is None:
             return samples
@@ -142,7 +141,7 @@ class Sampler:
             at_once = turn % 2 == 0 and all(is_single(what) for what in wanted.values())
             try:
                 retaken = self._snapshot(wanted, skew, deadline) if at_once else None
-                samples, newest = retaken or self._measure(wanted, time.monotonic(), deadline)
+                samples, newest = retaken or self._measure(wanted, clock.monotonic(), deadline)
             except ReadError as error:
                 reason = f"{reason}; taken again, {error}"
                 break
@@ -197,9 +196,9 @@ class Sampler:
             # Every point of the buffer's end is to be from after the move.
             rate = rates[leaf.rate] if isinstance(leaf.rate, str) else leaf.rate
             since += leaf.points / rate
-            return _Take(feed, 1, 1, since, max(since, time.monotonic()) + patience)
+            return _Take(feed, 1, 1, since, max(since, clock.monotonic()) + patience)
         enough = leaf.samples if leaf.at_least is None else leaf.at_least
-        return _Take(feed, leaf.samples, enough, since, max(since, time.monotonic()) + patience, leaf.fresh)
+        return _Take(feed, leaf.samples, enough, since, max(since, clock.monotonic()) + patience, leaf.fresh)
 
     # -- watching --------------------------------------------------------------------------------------------------
 
@@ -225,7 +224,7 @@ class Sampler:
 
     def _look(self, takes: Sequence[_Take], deadline: Deadline, *, news: bool) -> None:
         """Read the PVs themselves; with ``news``, a record whose time has changed counts as an update."""
-        feeds, began = {take.feed.pv: take.feed for take in takes}, time.monotonic()
+        feeds, began = {take.feed.pv: take.feed for take in takes}, clock.monotonic()
         updates = self._control.updates(list(feeds), deadline.child(self._control.settings.timeout))
         with self._changed:
             for pv, update in updates.items():
@@ -242,7 +241,7 @@ class Sampler:
         # The state from which a change of a record's time can be told; and all there is to a PV that is not watched.
         self._look(takes, deadline, news=False)
         while True:
-            now = time.monotonic()
+            now = clock.monotonic()
             with self._changed:
                 missing = [take for take in takes if not take.done(now)]
                 if not missing or deadline.expired:
@@ -287,5 +286,5 @@ class Sampler:
 
 
 def _all_done(takes: Sequence[_Take]) -> bool:
-    now = time.monotonic()
+    now = clock.monotonic()
     return all(take.done(now) for take in takes)

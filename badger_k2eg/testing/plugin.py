@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .gateway import GatewayProcess
     from .ports import PartPorts
     from .soft_ioc import Part, SoftIoc
+    from .virtual_clock import VirtualClock
 
     PartT = TypeVar("PartT", bound=Part)
 
@@ -84,6 +85,10 @@ def _own_journal_and_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def _own_run() -> Iterator[None]:
     """End the run that a test has begun: the next one has its own."""
     yield
+    _end_run()
+
+
+def _end_run() -> None:
     if (process := sys.modules.get("badger_k2eg.run.process")) is not None:
         process.forget()
 
@@ -158,6 +163,19 @@ def memory_context() -> Iterator[MemoryBackend]:
     memory = MemoryBackend()
     yield memory
     memory.close()
+
+
+@pytest.fixture
+def virtual_clock() -> Iterator[VirtualClock]:
+    """Give the clock by which everything in the test goes: no delay, settle time or timeout takes any time.
+
+    For a control system in memory (`memory_context`). A server is somebody else, who needs real time to answer.
+    """
+    from .virtual_clock import VirtualClock
+
+    with VirtualClock() as clock:
+        yield clock
+        _end_run()
 
 
 @pytest.fixture(scope="session")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from .. import clock
 from ..backend import Update
 from ..deadline import FOREVER, Deadline
 from ..errors import PvError
@@ -79,7 +79,7 @@ class Watch:
         with self._lock:
             self._aim = self.validator.aim(set_value)
             inside = self._last is not None and self._reason is None and self._hits(self._last)
-            self._inside_since = time.monotonic() if inside else None
+            self._inside_since = clock.monotonic() if inside else None
 
     def sent(self) -> None:
         """Take note that a value is about to be sent: a rise from now on may be of its doing.
@@ -99,14 +99,14 @@ class Watch:
         """
         limit = self.timeout if self.timeout == FOREVER else self.timeout + grace
         with self._lock:
-            self._armed_at = time.monotonic()
+            self._armed_at = clock.monotonic()
             self._rise_ends = self._armed_at + (self.validator.rise if rise is None else rise)
             self._deadline = (parent or Deadline()).child(limit)
 
     def update(self, update: Update) -> None:
         """Take an update of the readback, or the news that it is gone."""
         with self._lock:
-            self._heard_at = time.monotonic()
+            self._heard_at = clock.monotonic()
             if isinstance(update, PvError):
                 self._reason = update.message
             else:
@@ -115,7 +115,7 @@ class Watch:
             if not hit:
                 self._inside_since = None
             elif self._inside_since is None:
-                self._inside_since = time.monotonic()
+                self._inside_since = clock.monotonic()
             if self._reason is None:
                 self._rose |= self._rests and not hit and self._puts <= 1
                 self._rests = hit
@@ -151,11 +151,11 @@ class Watch:
     def _held(self) -> float:
         if self._inside_since is None or self._deadline is None:
             return -1.0
-        return time.monotonic() - max(self._inside_since, self._armed_at)
+        return clock.monotonic() - max(self._inside_since, self._armed_at)
 
     def _until_risen(self) -> float:
         """Seconds for which what it shows may be from before the move."""
-        return 0.0 if self._rose else max(0.0, self._rise_ends - time.monotonic())
+        return 0.0 if self._rose else max(0.0, self._rise_ends - clock.monotonic())
 
     def expired(self) -> bool:
         """Whether its time is over."""

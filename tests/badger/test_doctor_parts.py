@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.cli import checks
 from badger_k2eg.cli.checks import journal as journal_check
 from badger_k2eg.cli.checks import k2eg as k2eg_check
@@ -150,17 +151,14 @@ def test_a_broker_without_gateway_and_no_broker(tmp_path: Path, broker: Broker) 
 
 
 def test_a_broker_of_another_time(gateway: GatewayProcess, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Later:
-        monotonic, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)
-
-        @staticmethod
-        def time() -> float:
-            return time.time() + 3600.0
+    class Later(clock.Clock):
+        def time_ns(self) -> int:
+            return super().time_ns() + 3600 * 10**9
 
     monkeypatch.setenv(FOLDER_VARIABLE, str(gateway.folder))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, gateway.environment_name)
-    monkeypatch.setattr("badger_k2eg.k2eg.link.time", Later)
-    status, text = only(k2eg_check)["K2EG clock"]
+    with clock.installed(Later()):
+        status, text = only(k2eg_check)["K2EG clock"]
     assert status == "bad" and " s behind this host: times on record cannot be compared" in text
     assert 3595.0 < float(text.split(" s behind")[0].split()[-1]) < 3600.5
 

@@ -229,7 +229,7 @@ def test_a_call_that_ends_while_it_waits_its_turn_sends_nothing_more(machine: Ma
     first, second = machine.pvs("SP:000", "SP:001")
     control = machine.control(put_rate=0.1)
     with pytest.raises(PutTimeout) as caught:
-        control.set({first: 1.0, second: 1.0}, deadline=Deadline(0.5))
+        control.set({first: 1.0, second: 1.0}, deadline=Deadline(2.0))
     assert [result.outcome for result in caught.value.report.results] == [Outcome.APPLIED, Outcome.NOT_SENT]
     assert machine.look("SP:001") == 0.0
 

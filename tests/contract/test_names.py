@@ -19,7 +19,8 @@ from badger_k2eg.errors import SetpointBlocked
 from badger_k2eg.journal import Journal
 from badger_k2eg.journal.query import Query
 from badger_k2eg.records import RecordKind
-from badger_k2eg.run.restore import LockGate, Restore
+from badger_k2eg.run.outside import LockGate
+from badger_k2eg.run.restore import Restore
 
 from .machine import Machine, eventually
 

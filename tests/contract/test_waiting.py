@@ -31,7 +31,9 @@ def no_call_left() -> Iterator[None]:
     eventually(lambda: [t.name for t in threading.enumerate() if t.name.endswith("(background)")], [])
 
 
-def soon(machine: Machine, name: str, value: Any, after: float = 0.1) -> threading.Timer:
+def soon(machine: Machine, name: str, value: Any, after: float | None = None) -> threading.Timer:
+    """Move a PV when a call that begins now has looked at it: over K2EG a look may take a while on a busy machine."""
+    after = after or (1.0 if machine.name == "k2eg" else 0.2)
     timer = threading.Timer(after, machine.move, (name, value))
     timer.start()
     return timer

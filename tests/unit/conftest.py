@@ -1,4 +1,4 @@
-"""A journal and locks of the test's own."""
+"""A journal and locks of the test's own, and a clock of its own: no delay or timeout of ours takes any time."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from pathlib import Path
 import pytest
 
 from badger_k2eg.journal import Journal
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "real_time(why): goes by the machine's clock (tests/unit)")
+
+
+@pytest.fixture(autouse=True)
+def _by_a_virtual_clock(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("real_time") is None:
+        request.getfixturevalue("virtual_clock")
 
 
 @pytest.fixture

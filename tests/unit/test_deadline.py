@@ -6,21 +6,26 @@ import math
 import signal
 import threading
 import time
+from functools import partial
 from types import FrameType
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg import synchronized
+from badger_k2eg import clock, synchronized
 from badger_k2eg.deadline import FOREVER, Deadline
 from badger_k2eg.errors import CallCancelled
+from badger_k2eg.testing.virtual_clock import VirtualClock
+
+#: Two looks at the virtual clock differ by a nanosecond.
+NEARLY = 1e-6
 
 
 def test_it_counts_down_and_never_below_zero() -> None:
     deadline = Deadline(0.05)
     assert 0.0 < deadline.remaining() <= 0.05 and not deadline.expired
-    time.sleep(0.06)
+    clock.sleep(0.06)
     assert deadline.remaining() == 0.0 and deadline.expired and not deadline.cancelled
 
 
@@ -58,7 +63,7 @@ def test_its_seconds_are_those_that_it_has() -> None:
     assert call.child(0.123456).seconds == 0.123456, "its own, as they were said"
     assert call.child(30.0).seconds == pytest.approx(0.3, abs=0.1), "and no more than are left to the call"
     assert call.child().seconds == pytest.approx(0.3, abs=0.1)
-    time.sleep(0.2)
+    clock.sleep(0.2)
     assert call.child(30.0).seconds <= 0.1 and call.child(30.0).child(20.0).seconds <= 0.1
     assert Deadline(0.0).child(30.0).seconds == 0.0
 
@@ -130,11 +135,11 @@ def test_check_raises_once_it_is_not_wanted() -> None:
         deadline.check("reading")
 
 
-def test_wait_ends_by_the_condition_by_time_and_by_cancel() -> None:
+def test_wait_ends_by_the_condition_by_time_and_by_cancel(virtual_clock: VirtualClock) -> None:
     condition, done = threading.Condition(), []
 
     def finish() -> None:
-        time.sleep(0.05)
+        clock.sleep(0.05)
         with condition:
             done.append(1)
             condition.notify_all()
@@ -145,12 +150,11 @@ def test_wait_ends_by_the_condition_by_time_and_by_cancel() -> None:
         assert Deadline(10.0).wait(condition, lambda: bool(done)) is True
     thread.join()
     with condition:
-        began = time.monotonic()
+        began = clock.monotonic()
         assert Deadline(0.05).wait(condition, lambda: False) is False
-        assert time.monotonic() - began >= 0.05
+        assert clock.monotonic() - began == pytest.approx(0.05, abs=NEARLY)
     deadline = Deadline(30.0)
-    timer = threading.Timer(0.05, deadline.cancel)
-    timer.start()
+    timer = virtual_clock.later(0.05, deadline.cancel)
     with condition, pytest.raises(CallCancelled, match="moving cancelled"):
         deadline.wait(condition, lambda: False, what="moving")
     timer.join()
@@ -163,15 +167,15 @@ def test_wait_does_not_ask_the_clock_of_what_is_true_already() -> None:
         assert deadline.wait(condition, lambda: True) is True
 
 
-def test_a_cancel_from_the_waiting_thread_itself_does_not_block() -> None:
+def test_a_cancel_from_the_waiting_thread_itself_does_not_block(virtual_clock: VirtualClock) -> None:
     """A signal handler runs in the main thread, in the midst of whatever it does."""
     condition = threading.Condition()
     for _ in range(20):
         deadline = Deadline(10.0)
         previous = signal.signal(signal.SIGVTALRM, lambda number, frame, end=deadline: end.cancel())
         try:
-            timer = threading.Timer(0.01, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGVTALRM))
-            timer.start()
+            kill = partial(signal.pthread_kill, threading.main_thread().ident, signal.SIGVTALRM)
+            timer = virtual_clock.later(0.01, kill)
             with condition, pytest.raises(CallCancelled):
                 deadline.wait(condition, lambda: False)
             timer.join()
@@ -190,8 +194,8 @@ def test_a_cancel_by_a_signal_finds_no_lock_held() -> None:
     previous = signal.signal(signal.SIGVTALRM, cancel)
     signal.setitimer(signal.ITIMER_VIRTUAL, 0.0002, 0.0002)
     try:
-        until = time.monotonic() + 1.5
-        while time.monotonic() < until:
+        until = time.process_time() + 1.0
+        while time.process_time() < until:
             deadline = Deadline()
             called: list[int] = []
             present[:] = [deadline]
@@ -204,20 +208,19 @@ def test_a_cancel_by_a_signal_finds_no_lock_held() -> None:
 
 
 def test_sleep_is_as_long_as_it_says_or_as_its_deadline_allows() -> None:
-    began = time.monotonic()
+    began = clock.monotonic()
     synchronized.sleep(0.05)
-    assert time.monotonic() - began >= 0.05
-    began = time.monotonic()
+    assert clock.monotonic() - began == pytest.approx(0.05, abs=NEARLY)
+    began = clock.monotonic()
     synchronized.sleep(30.0, Deadline(0.05))
-    assert 0.05 <= time.monotonic() - began < 5.0
+    assert clock.monotonic() - began == pytest.approx(0.05, abs=NEARLY)
 
 
-def test_sleep_ends_at_once_on_cancel() -> None:
+def test_sleep_ends_at_once_on_cancel(virtual_clock: VirtualClock) -> None:
     deadline = Deadline()
     at: list[float] = []
-    timer = threading.Timer(0.05, lambda: (at.append(time.monotonic()), deadline.cancel()))
-    timer.start()
+    timer = virtual_clock.later(0.05, lambda: (at.append(clock.monotonic()), deadline.cancel()))
     with pytest.raises(CallCancelled, match="sleep cancelled"):
         synchronized.sleep(30.0, deadline)
-    assert time.monotonic() - at[0] < 0.05
+    assert clock.monotonic() - at[0] < NEARLY
     timer.join()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Iterator
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.cli.ending import stopped_by_signals
 
 
@@ -54,7 +54,7 @@ def test_a_child_of_the_command_ends_as_it_would_without_it() -> None:
         if child == 0:
             # What comes earlier, Python forgets after a fork.
             os.write(writer, b"ready")
-            time.sleep(30)
+            clock.sleep(30)
             os._exit(0)
         os.read(reader, 5)
         os.kill(child, signal.SIGTERM)

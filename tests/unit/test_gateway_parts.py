@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
 
+from badger_k2eg import clock as the_clock
 from badger_k2eg.gateway.clock import Clock
 from badger_k2eg.gateway.workers import Workers
 
@@ -29,10 +28,10 @@ def workers() -> Iterator[Workers]:
 
 def test_the_clock_calls_in_the_order_of_times(clock: Clock):
     called: list[str] = []
-    done = threading.Event()
+    done = the_clock.event()
     clock.call_later(0.2, done.set)
     clock.call_later(0.1, lambda: called.append("later"))
-    now = time.monotonic()
+    now = the_clock.monotonic()
     for word in ("first", "second"):
         clock.call_at(now, lambda word=word: called.append(word))
     assert done.wait(5.0)
@@ -40,7 +39,7 @@ def test_the_clock_calls_in_the_order_of_times(clock: Clock):
 
 
 def test_what_fails_does_not_stop_the_clock(clock: Clock, caplog: pytest.LogCaptureFixture):
-    done = threading.Event()
+    done = the_clock.event()
     clock.call_later(0.0, lambda: 1 / 0)
     clock.call_later(0.0, done.set)
     assert done.wait(5.0)
@@ -48,7 +47,7 @@ def test_what_fails_does_not_stop_the_clock(clock: Clock, caplog: pytest.LogCapt
 
 
 def test_a_closed_clock_calls_nobody():
-    clock, called = Clock(), threading.Event()
+    clock, called = Clock(), the_clock.event()
     clock.start()
     clock.call_later(0.05, called.set)
     clock.close()
@@ -57,14 +56,14 @@ def test_a_closed_clock_calls_nobody():
 
 
 def test_a_task_of_the_clock_may_close_it(clock: Clock):
-    done = threading.Event()
+    done = the_clock.event()
     clock.call_later(0.0, lambda: (clock.close(), done.set()))
     assert done.wait(5.0)
 
 
 def test_jobs_of_a_lane_keep_their_order_and_others_do_not_wait(workers: Workers):
     order: list[int] = []
-    hold, done = threading.Event(), threading.Event()
+    hold, done = the_clock.event(), the_clock.event()
     workers.submit(lambda: hold.wait(5.0))
     for number in range(50):
         workers.submit(lambda number=number: order.append(number), "lane")
@@ -75,7 +74,7 @@ def test_jobs_of_a_lane_keep_their_order_and_others_do_not_wait(workers: Workers
 
 
 def test_a_job_that_hangs_does_not_hold_up_its_lane(workers: Workers):
-    hold, done = threading.Event(), threading.Event()
+    hold, done = the_clock.event(), the_clock.event()
     workers.submit(lambda: hold.wait(20.0), "lane")
     workers.submit(done.set, "lane")
     assert done.wait(10.0)
@@ -84,7 +83,7 @@ def test_a_job_that_hangs_does_not_hold_up_its_lane(workers: Workers):
 
 def test_closed_workers_take_nothing_more(workers: Workers):
     workers.close()
-    called = threading.Event()
+    called = the_clock.event()
     workers.submit(called.set)
     workers.submit(called.set, "lane")
     assert not called.wait(0.1)

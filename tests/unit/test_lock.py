@@ -9,14 +9,13 @@ import stat
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from badger_k2eg import run
+from badger_k2eg import clock, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
@@ -24,6 +23,7 @@ from badger_k2eg.errors import CallCancelled, LockRefused, SetpointBlocked, Sett
 from badger_k2eg.journal import Journal
 from badger_k2eg.lock import Locks, lock, locked_by, locks
 from badger_k2eg.settings import Settings
+from badger_k2eg.testing.virtual_clock import VirtualClock
 
 HOLDER = """
 import sys, time
@@ -78,10 +78,10 @@ def is_refused(registry: Locks, pv: str) -> bool:
 def test_a_refusal_names_owner_host_and_run(folder: Path) -> None:
     ours = Locks(folder)
     with another_process(folder, "QUAD:1", "QUAD:2") as other:
-        began = time.monotonic()
+        began = clock.monotonic()
         with pytest.raises(LockRefused) as caught:
             ours.take(["QUAD:1"])
-        assert time.monotonic() - began < 2
+        assert clock.monotonic() - began < 2
         assert isinstance(caught.value, TimeoutError)
         for word in ("QUAD:1", str(other.pid), "their-run", os.uname().nodename):
             assert word in str(caught.value)
@@ -128,21 +128,21 @@ def test_free_when_the_owner_is_killed(folder: Path) -> None:
     ours.give(["A"])
 
 
-def test_waiting_for_it(folder: Path) -> None:
+def test_waiting_for_it(folder: Path, virtual_clock: VirtualClock) -> None:
     ours = Locks(folder)
     with another_process(folder, "A") as other:
         with pytest.raises(LockRefused):
             ours.take(["A"], timeout=0.2)
-        threading.Timer(0.3, other.kill).start()
+        virtual_clock.later(0.3, other.kill)
         with ours.holding(["A"], timeout=-1):
             assert ours.owner("A") is not None
         assert ours.owner("A") is None
 
 
-def test_a_wait_can_be_cancelled(folder: Path) -> None:
+def test_a_wait_can_be_cancelled(folder: Path, virtual_clock: VirtualClock) -> None:
     deadline = Deadline()
     with another_process(folder, "A"):
-        threading.Timer(0.2, deadline.cancel).start()
+        virtual_clock.later(0.2, deadline.cancel)
         with pytest.raises(CallCancelled):
             Locks(folder).take(["A"], timeout=-1, deadline=deadline)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from badger_k2eg import run
+from badger_k2eg import clock, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
@@ -20,6 +18,7 @@ from badger_k2eg.knobs import Knob, Mover
 from badger_k2eg.model import Outcome, SetReport
 from badger_k2eg.records import RecordKind
 from badger_k2eg.settings import load
+from badger_k2eg.testing.virtual_clock import VirtualClock
 from badger_k2eg.validation import Watch, reaches
 
 LONG_AGO = 1_000_000_000
@@ -49,9 +48,9 @@ def moving(machine: MemoryBackend, late: float, lasts: float) -> None:
 
 
 def timed(act: Callable[[], Any]) -> float:
-    began = time.monotonic()
+    began = clock.monotonic()
     act()
-    return time.monotonic() - began
+    return clock.monotonic() - began
 
 
 def knob(**words: Any) -> dict[str, Knob]:
@@ -97,10 +96,10 @@ def test_the_time_of_the_move_begins_with_the_rise(machine: MemoryBackend) -> No
 
 def test_a_flag_that_does_not_clear_fails_in_its_time(machine: MemoryBackend) -> None:
     machine.on_put("SET", lambda value: machine.later(0.2, lambda: machine.post("FLAG", 1)))
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(ValidationFailed, match="FLAG wanted 'Ready', last seen 'Moving', waited 0.9 s"):
         Mover(control(machine)).move({"q": 3.0}, knob(rise=0.5))
-    assert 0.9 <= time.monotonic() - began < 3.0
+    assert 0.9 <= clock.monotonic() - began < 3.0
 
 
 def test_the_end_of_an_older_move_is_not_the_end_of_this_one(machine: MemoryBackend) -> None:
@@ -116,12 +115,12 @@ def test_a_value_that_the_setpoint_has_long_held_needs_no_rise(machine: MemoryBa
     assert timed(lambda: Mover(control(machine)).move({"q": 1.0}, knob(rise=30.0))) < 2.0
 
 
-def test_a_value_put_a_moment_ago_may_still_raise_the_flag(machine: MemoryBackend) -> None:
+def test_a_value_put_a_moment_ago_may_still_raise_the_flag(machine: MemoryBackend, virtual_clock: VirtualClock) -> None:
     """A call is cancelled before the flag rises, and made again at once."""
     moving(machine, 0.5, 0.2)
     mover = Mover(control(machine))
     deadline = Deadline()
-    threading.Timer(0.1, deadline.cancel).start()
+    virtual_clock.later(0.1, deadline.cancel)
     with pytest.raises(CallCancelled):
         mover.move({"q": 3.0}, knob(), deadline)
     assert machine.value("SET") == 3.0 and machine.value("READ") == 1.0
@@ -131,7 +130,7 @@ def test_a_value_put_a_moment_ago_may_still_raise_the_flag(machine: MemoryBacken
 
 @pytest.mark.parametrize("stamp", [None, "future"])
 def test_without_a_time_to_go_by_the_rise_is_waited_for(machine: MemoryBackend, stamp: Any) -> None:
-    at = None if stamp is None else time.time_ns() + 10**12
+    at = None if stamp is None else clock.time_ns() + 10**12
     machine.add("SET", 1.0, limits=(-10.0, 10.0), timestamp_ns=at)
     assert timed(lambda: Mover(control(machine)).move({"q": 1.0}, knob(rise=0.5))) >= 0.5
 
@@ -219,7 +218,7 @@ def test_what_a_knob_cannot_use_is_an_error_of_its_declaration(words: dict[str, 
 def ways(machine: MemoryBackend) -> list[tuple[float, float, float]]:
     """Keep each value that is put, with its time and where the machine was then."""
     kept: list[tuple[float, float, float]] = []
-    machine.on_put("SET", lambda value: kept.append((value, time.monotonic(), machine.value("READ"))))
+    machine.on_put("SET", lambda value: kept.append((value, clock.monotonic(), machine.value("READ"))))
     return kept
 
 
@@ -273,9 +272,9 @@ def stopped(machine: MemoryBackend, shown: dict[str, Any], deadline: Deadline) -
     "shown", [{"dwell": 30.0}, {"readback": "READ", "tolerance": 0.1, "timeout": 30.0}], ids=["staying", "arriving"]
 )
 def test_a_stop_past_the_target_is_told_as_a_step_on_the_way(machine: MemoryBackend, shown: dict[str, Any]) -> None:
-    began = time.monotonic()
+    began = clock.monotonic()
     ours, caught = stopped(machine, shown, Deadline())
-    assert time.monotonic() - began < 5.0
+    assert clock.monotonic() - began < 5.0
     report = caught.value.report
     assert isinstance(report, SetReport) and ours.last_report is report
     assert [(r.asked, r.outcome) for r in report.results] == [(-4.0, Outcome.UNKNOWN), (2.0, Outcome.NOT_SENT)]
@@ -302,10 +301,10 @@ def test_a_run_that_is_stopped_past_the_target_has_it_on_record(
 
 
 def test_a_call_whose_time_ends_past_the_target_says_so(machine: MemoryBackend) -> None:
-    began = time.monotonic()
+    began = clock.monotonic()
     with pytest.raises(PutTimeout, match="SET = -4.0: UNKNOWN, ended on the way: it was put past it, to -5, and not"):
         Mover(control(machine)).move({"q": -4.0}, {"q": Knob("SET", approach="below", dwell=30.0)}, Deadline(0.5))
-    assert time.monotonic() - began < 3.0 and machine.value("SET") == -5.0
+    assert clock.monotonic() - began < 3.0 and machine.value("SET") == -5.0
 
 
 def test_what_does_not_arrive_past_the_target_says_so(machine: MemoryBackend) -> None:

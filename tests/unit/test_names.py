@@ -64,6 +64,10 @@ def test_a_filter_reads_something_else(name: str, read: str) -> None:
     assert read_name(name) == read
 
 
+def permits(name: str, pattern: str) -> bool:
+    return Settings(allow=((pattern,),)).allows(name)
+
+
 # -- patterns ---------------------------------------------------------------------------------------------------------
 
 
@@ -75,7 +79,7 @@ def test_a_name_fits_itself_however_both_are_written(name: str, pattern: str) ->
 
 @pytest.mark.parametrize("pattern", OTHERS)
 def test_a_name_of_any_kind_fits_itself_and_not_its_neighbour(pattern: str) -> None:
-    assert matches(pattern, [pattern]) and not matches("X", [pattern]) and not matches("X1", [pattern])
+    assert permits(pattern, pattern) and not permits("X", pattern) and not permits("X1", pattern)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +117,8 @@ def test_a_name_of_any_kind_fits_itself_and_not_its_neighbour(pattern: str) -> N
     ],
 )
 def test_patterns(name: str, pattern: str, fits: bool) -> None:
-    assert matches(name, [pattern]) is fits
+    assert permits(name, pattern) is fits
+    assert matches(name, [pattern]) or not fits, "a restriction is no narrower"
 
 
 def test_a_name_is_no_pattern() -> None:
@@ -158,7 +163,7 @@ def test_restrictions_hold_for_every_spelling(text: str, written: str) -> None:
 def test_brackets_do_not_widen_an_allow_list() -> None:
     made = settings(allow=["Q[1]"], limits={"Q[1]": (0.0, 1.0)})
     assert made.allows("Q[1]") and made.limits_of("Q[1]") == Limits(0.0, 1.0)
-    assert not made.allows("Q1") and not made.limits_of("Q1")
+    assert not made.allows("Q1")
 
 
 def test_an_alias_has_both_names() -> None:
@@ -182,3 +187,15 @@ def test_whether_anything_depends_on_names() -> None:
     assert not settings(allow="*", limits="*=0..1", max_step="0.5").depend_on_names
     for options in ({"allow": "Q*"}, {"limits": "Q=0..1"}, {"max_step": "Q=1"}, {"relative": "Q"}, {"put_interval": 1}):
         assert settings(**options).depend_on_names
+
+
+def test_a_set_in_brackets_restricts_and_does_not_permit() -> None:
+    """As shells read it a restriction holds for more than as it stands; a permission must not."""
+    rules = resolve(
+        [parse({"limits": "Q:[12]=0..1", "max_step": "Q:[12]=0.5", "relative": "T:[ab]", "allow": "Q:[12]"}, str)]
+    )
+    for name in ("Q:1", "Q:2", "Q:[12]", "pva://Q:1.VAL"):
+        assert rules.limits_of(name) == Limits(0, 1) and rules.step_of(name) == 0.5
+    assert matches("T:a", rules.relative) and not matches("T:c", rules.relative)
+    assert rules.limits_of("Q:3") == Limits() and rules.step_of("Q:12") is None
+    assert [rules.allows(name) for name in ("Q:[12]", "Q:1", "Q:2")] == [True, False, False]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.procedures import reported_to
 from badger_k2eg.settings import Settings
 from badger_k2eg.synchronized import background
+from badger_k2eg.testing.virtual_clock import VirtualClock
 from badger_k2eg.units import unit
 from examples.orbit_response import measure
 
@@ -37,11 +37,12 @@ def control(machine: MemoryBackend) -> Iterator[Control]:
     made.close()
 
 
-def test_it_waits_for_the_beam_and_gives_the_response(control: Control, machine: MemoryBackend) -> None:
+def test_it_waits_for_the_beam_and_gives_the_response(
+    control: Control, machine: MemoryBackend, virtual_clock: VirtualClock
+) -> None:
     steps: list[str] = []
-    timer = threading.Timer(0.2, machine.post, ("BEAM:CURRENT", 50.0))
-    timer.start()
-    began = time.time_ns()
+    timer = virtual_clock.later(0.2, lambda: machine.post("BEAM:CURRENT", 50.0))
+    began = clock.time_ns()
     with reported_to(lambda step: steps.append(step.text)):
         response = measure(control)
     timer.join()
@@ -55,7 +56,7 @@ def test_stopped_in_its_middle_it_puts_the_corrector_back(control: Control, mach
     machine.post("BEAM:CURRENT", 50.0)
     future = background(measure, control, points=1000, step=1.0)
     while len(machine.puts) < 2:
-        time.sleep(0.005)
+        clock.sleep(0.005)
     future.cancel()
     with pytest.raises(CancelledError):
         future.result(20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.errors import ConditionNotMet, ReadError, SetpointBlocked
@@ -93,7 +93,7 @@ def test_after_a_failure_it_is_put_back_after_a_cancel_nothing_more_is_sent(
     assert set_to(memory, "A:SET") == [0.1, 0.5]
     future = background(scan, control, {"a": A}, {"a": [0.2]}, {"free": Observable("FREE", timeout=60.0)})
     while memory.value("A:READ") != 0.2:
-        time.sleep(0.005)
+        clock.sleep(0.005)
     future.cancel()
     assert future.wait(20.0).cancelled() and set_to(memory, "A:SET") == [0.1, 0.5, 0.2]
 
@@ -127,16 +127,16 @@ def test_wait_for_beam(control: Control, memory: MemoryBackend) -> None:
     with pytest.raises(ConditionNotMet, match="RATE reads 0.0"):
         wait_for_beam(control, CONDITIONS, timeout=0.2)
     future = background(wait_for_beam, control, CONDITIONS, timeout=-1, stable=0.3)
-    time.sleep(0.1)
+    clock.sleep(0.1)
     memory.post("PERMIT", 1)
     memory.post("RATE", 10.0)
-    time.sleep(0.1)
+    clock.sleep(0.1)
     memory.post("PERMIT", 0)  # gone again: the hold begins anew
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert not future.done()
-    began = time.monotonic()
+    began = clock.monotonic()
     memory.post("PERMIT", 1)
-    assert future.result(20.0)["RATE"].value == 10.0 and time.monotonic() - began >= 0.3
+    assert future.result(20.0)["RATE"].value == 10.0 and clock.monotonic() - began >= 0.3
     assert wait_for_beam(control, CONDITIONS, timeout=1.0)["PERMIT"].label == "OK"
     with pytest.raises(ConditionNotMet):
         wait_for_beam(control, CONDITIONS, timeout=0.2, stable=5.0)

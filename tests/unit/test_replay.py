@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.backends.replay import Matching, Recording, ReplayBackend
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import NoSuchRecord, PvInvalid, PvNotConnected, PvTimeout, ReplayMismatch
@@ -139,9 +139,9 @@ def test_time_plays_it_back_at_its_speed_whatever_is_put() -> None:
     seen: list[object] = []
     watcher = backend.monitor(PvAddress.parse("SIZE"), lambda update: seen.append(update.value))  # type: ignore[union-attr]
     put(backend, QUAD=4.0)
-    end = time.monotonic() + 10.0
-    while seen[-1] != 0.2 and time.monotonic() < end:
-        time.sleep(0.01)
+    end = clock.monotonic() + 10.0
+    while seen[-1] != 0.2 and clock.monotonic() < end:
+        clock.sleep(0.01)
     assert seen == [0.3, 0.2] and get(backend, "QUAD").value is not None  # type: ignore[attr-defined]
     watcher.close()
     backend.close()

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from badger_k2eg import cli, run
+from badger_k2eg import cli, clock, run
 from badger_k2eg.backends import ThroughK2eg
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
@@ -297,7 +296,7 @@ def test_a_killed_run_is_undone(after: float, memory: MemoryBackend, journal: Jo
     process = subprocess.Popen([sys.executable, "-c", VICTIM], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
-    time.sleep(after)
+    clock.sleep(after)
     process.send_signal(signal.SIGKILL)
     said, _ = process.communicate()
     last = (said.splitlines() or ["101.0 201.0"])[-1].split()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import run
+from badger_k2eg import clock, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.errors import CallCancelled, SetpointBlocked
@@ -22,6 +21,7 @@ from badger_k2eg.knobs import Condition
 from badger_k2eg.model import Outcome
 from badger_k2eg.records import RecordKind
 from badger_k2eg.settings import parse, resolve
+from badger_k2eg.testing.virtual_clock import VirtualClock
 from tests.rig.waiting import eventually
 
 START = {"A": 1.0, "B": 2.0, "C": 3.0}
@@ -155,7 +155,12 @@ def test_read_only_is_recorded_and_locks_nothing(make: Make, memory: MemoryBacke
 
 @pytest.mark.parametrize("policy", ["leave", "restore"])
 def test_a_stop_ends_the_call_at_once_and_follows_the_policy(
-    policy: str, make: Make, memory: MemoryBackend, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    policy: str,
+    make: Make,
+    memory: MemoryBackend,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+    virtual_clock: VirtualClock,
 ) -> None:
     monkeypatch.setenv("BADGER_K2EG_RUN_ON_CANCELLED", policy)
     control, _ = make()
@@ -171,11 +176,11 @@ def test_a_stop_ends_the_call_at_once_and_follows_the_policy(
     ours.on_cancelled.append(lambda ended: hooks.append(ended.message))
     ours.on_cancelled.append(lambda ended: 1 / 0)
     memory.fault("C", "lost")
-    threading.Timer(0.2, run.stop, ["the operator"]).start()
-    began = time.monotonic()
+    virtual_clock.later(0.2, lambda: run.stop("the operator"))
+    began = clock.monotonic()
     with pytest.raises(CallCancelled) as caught, run.inside():
         control.set({"C": 7.0}, {"C": partial(_never)})
-    assert time.monotonic() - began < 5
+    assert clock.monotonic() - began == pytest.approx(0.2, abs=1e-6)
     assert caught.value.report["C"].outcome is Outcome.UNKNOWN
     assert ours.ended.is_set()
     assert hooks == ["the operator"]
@@ -335,7 +340,7 @@ def test_somebody_else_moves_a_pv_of_the_run(
     def events() -> list[tuple[Any, ...]]:
         return [(r.name, r.pv, r.value) for r in journal.run("last").records() if r.kind is RecordKind.EVENT]
 
-    time.sleep(0.5)
+    clock.sleep(0.5)
     assert events() == []
     memory.post("A", 8.0)
     # What the run itself has never set is nobody's business.
@@ -350,7 +355,7 @@ def test_somebody_else_moves_a_pv_of_the_run(
     assert memory.value("A") == 9.0
     run.end()
     memory.post("A", 10.0)
-    time.sleep(0.3)
+    clock.sleep(0.3)
     assert len(events()) == 1
 
 

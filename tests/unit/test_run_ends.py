@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg import run
+from badger_k2eg import clock, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
@@ -347,7 +347,7 @@ class _SlowLocks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
         self.taken: list[list[str]] = []
-        self.is_taking, self.go_on = threading.Event(), threading.Event()
+        self.is_taking, self.go_on = clock.event(), clock.event()
         take = Locks.take
 
         def slowly(registry: Locks, pvs: Collection[str], **words: Any) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
@@ -19,6 +18,7 @@ from badger_k2eg.sampling import Buffer, Expression, Observable, Sampler
 from badger_k2eg.sampling.expression import Formula
 from badger_k2eg.sampling.reduction import reducer
 from badger_k2eg.settings import Settings
+from badger_k2eg.testing.virtual_clock import VirtualClock
 
 
 @pytest.fixture
@@ -47,13 +47,13 @@ def test_what_was_there_before_does_not_count(sampler: Sampler, memory_context: 
 def test_an_update_before_the_end_of_the_move_does_not_count(sampler: Sampler, memory_context: MemoryBackend) -> None:
     sampler.measure({"size": Observable("SIZE", fresh=False)})
     beam(memory_context, "SIZE", [10.0, 20.0, 30.0, 40.0, 50.0], every=0.05, first=0.05)
-    since = time.monotonic() + 0.12
+    since = clock.monotonic() + 0.12
     assert sampler.measure({"size": Observable("SIZE")}, since=since)["size"].value >= 30.0
 
 
 def test_an_update_between_move_and_measuring_counts(sampler: Sampler, memory_context: MemoryBackend) -> None:
     sampler.measure({"size": Observable("SIZE", fresh=False)})
-    since = time.monotonic()
+    since = clock.monotonic()
     memory_context.post("SIZE", 7.0)
     assert sampler.measure({"size": Observable("SIZE")}, since=since)["size"].value == 7.0
 
@@ -166,13 +166,13 @@ def test_an_expression_of_pvs(sampler: Sampler, memory_context: MemoryBackend) -
     assert sampler.measure({"e": emittance})["e"].value == pytest.approx(6.0 + math.sqrt(14.0 / 3.0))
 
 
-def test_cancel_ends_the_wait(sampler: Sampler) -> None:
+def test_cancel_ends_the_wait(sampler: Sampler, virtual_clock: VirtualClock) -> None:
     deadline = Deadline()
-    threading.Timer(0.1, deadline.cancel).start()
-    began = time.monotonic()
+    virtual_clock.later(0.1, deadline.cancel)
+    began = clock.monotonic()
     with pytest.raises(CallCancelled):
         sampler.measure({"size": Observable("SIZE", timeout=30.0)}, deadline=deadline)
-    assert time.monotonic() - began < 5.0
+    assert clock.monotonic() - began == pytest.approx(0.1, abs=1e-6)
 
 
 def test_close_ends_every_subscription(sampler: Sampler, memory_context: MemoryBackend) -> None:

@@ -7,13 +7,12 @@ Things happen at a given point of the call, not after a given time: as the write
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from badger_k2eg import run, synchronized
+from badger_k2eg import clock, run, synchronized
 from badger_k2eg.backend import Update
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
@@ -357,7 +356,7 @@ class SlowToRead(MemoryBackend):
             return updates
         for address in addresses:
             if address.name == "A:RB":
-                time.sleep(2 * SETTLE)
+                clock.sleep(2 * SETTLE)
                 if self.loses_updates:
                     # It is heard, by an update after which another one may be missing.
                     self.post("B:RB", 0.0)

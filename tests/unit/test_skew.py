@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.errors import InvalidReading, SettingsError
@@ -27,7 +27,7 @@ class Pulses:
         self.behind = behind
         self.control = Control(self.memory, Settings(timeout=2.0))
         self.sampler = Sampler(self.control)
-        self._end = threading.Event()
+        self._end = clock.event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
@@ -70,8 +70,8 @@ def rounds(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("skew", [Skew(seconds=0.005), Skew(pulse=True)], ids=["seconds", "pulse"])
 def test_what_is_apart_is_taken_again_until_it_is_not(skew: Skew, rounds: list[str]) -> None:
-    began = time.monotonic()
-    with Pulses(lambda pulse: 1 if time.monotonic() - began < 0.25 else 0) as machine:
+    began = clock.monotonic()
+    with Pulses(lambda pulse: 1 if clock.monotonic() - began < 0.25 else 0) as machine:
         for _ in range(20):
             try:
                 samples = machine.sampler.measure(WANTED, skew=skew)

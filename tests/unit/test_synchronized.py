@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.deadline import FOREVER, Deadline, in_seconds, under
 from badger_k2eg.errors import CallCancelled, WaitingForbidden
 from badger_k2eg.synchronized import (
@@ -36,10 +36,10 @@ PATIENCE = 20.0
 @pytest.fixture(autouse=True)
 def no_thread_left() -> Iterator[None]:
     yield
-    end = time.monotonic() + PATIENCE
+    end = clock.monotonic() + PATIENCE
     while left := [t.name for t in threading.enumerate() if t.name.endswith("(background)")]:
-        assert time.monotonic() < end, left
-        time.sleep(0.005)
+        assert clock.monotonic() < end, left
+        clock.sleep(0.005)
 
 
 def forever() -> None:
@@ -55,12 +55,12 @@ def prompt(call: Callable[[], Any], cancel: Callable[[], Any]) -> None:
     delays = []
     for _ in range(3):
         future = background(call)
-        time.sleep(0.05)
-        began = time.monotonic()
+        clock.sleep(0.05)
+        began = clock.monotonic()
         assert future.cancel()
         with pytest.raises(CancelledError):
             future.result(PATIENCE)
-        delays.append(time.monotonic() - began)
+        delays.append(clock.monotonic() - began)
         if delays[-1] < 0.05:
             return
     raise AssertionError(delays)
@@ -89,9 +89,9 @@ def test_a_callback_gets_the_future_and_its_fault_is_logged(caplog: pytest.LogCa
     future.add_done_callback(told.append)
     assert future.result() == (3, 1)
     gather(background(sleep, 0.01))
-    deadline = time.monotonic() + PATIENCE
-    while not told and time.monotonic() < deadline:
-        time.sleep(0.001)
+    deadline = clock.monotonic() + PATIENCE
+    while not told and clock.monotonic() < deadline:
+        clock.sleep(0.001)
     future.add_done_callback(told.append)
     assert told == [future, future]
     assert "my callback" in caplog.text and "badger_k2eg" in {record.name for record in caplog.records}
@@ -138,7 +138,7 @@ def test_a_cancel_waits_for_the_next_wait() -> None:
 
     future = background(work)
     assert reached.wait(PATIENCE) and future.cancel() and future.cancel()
-    time.sleep(0.02)
+    clock.sleep(0.02)
     assert not future.done() and not future.cancelled()
     go.set()
     with pytest.raises(CallCancelled):
@@ -180,7 +180,7 @@ def test_every_deadline_made_inside_is_cancelled_with_it() -> None:
 
     future = background(work)
     while len(made) < 2:
-        time.sleep(0.001)
+        clock.sleep(0.001)
     outside = Deadline(100.0)
     future.cancel()
     future.wait()
@@ -202,10 +202,10 @@ def test_what_stands_under_a_deadline_ends_with_it() -> None:
 
 def test_sleep_is_at_least_as_long_as_asked_and_a_timer_with_a_callback() -> None:
     rang = threading.Event()
-    began = time.monotonic()
+    began = clock.monotonic()
     timer = sleep(50 * unit.ms, callback=lambda future: rang.set())
-    assert time.monotonic() - began < 0.04
-    assert rang.wait(PATIENCE) and time.monotonic() - began >= 0.05
+    assert clock.monotonic() - began < 0.04
+    assert rang.wait(PATIENCE) and clock.monotonic() - began >= 0.05
     assert timer.result() is None
     stopped = sleep(3600, callback=None)
     assert stopped.cancel() and stopped.wait().cancelled()
@@ -269,7 +269,7 @@ def test_gather_raises_the_first_error_and_cancels_the_rest() -> None:
 def test_whoever_is_cancelled_while_he_gathers_cancels_what_he_gathers() -> None:
     waiting = background(forever)
     outer = background(gather, waiting)
-    time.sleep(0.02)
+    clock.sleep(0.02)
     outer.cancel()
     assert waiting.wait().cancelled() and outer.wait().cancelled()
 
@@ -297,6 +297,7 @@ def test_what_is_no_future_is_named() -> None:
         gather(5)  # type: ignore[arg-type]
 
 
+@pytest.mark.real_time("a race of hundreds of threads, which all look at the clock at once")
 def test_a_hundred_threads_and_random_cancels_leave_nothing_behind(caplog: pytest.LogCaptureFixture) -> None:
     dice = random.Random(7)
 
@@ -313,14 +314,14 @@ def test_a_hundred_threads_and_random_cancels_leave_nothing_behind(caplog: pytes
     left = [weakref.ref(future) for future in futures]
     while not all(future.done() for future in futures):
         dice.choice(futures).cancel()
-        time.sleep(0.0005)
+        clock.sleep(0.0005)
     assert {future.cancelled() for future in futures} == {True, False}
     assert all(future.cancelled() or future.result() == 4 for future in futures)
     del futures
     gc.collect()
-    end = time.monotonic() + PATIENCE
-    while any(ref() is not None for ref in left) and time.monotonic() < end:
-        time.sleep(0.01)
+    end = clock.monotonic() + PATIENCE
+    while any(ref() is not None for ref in left) and clock.monotonic() < end:
+        clock.sleep(0.01)
         gc.collect()
     assert not [ref for ref in left if ref() is not None]
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]

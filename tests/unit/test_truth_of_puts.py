@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from badger_k2eg import cli, run
+from badger_k2eg import cli, clock, run
 from badger_k2eg.backends.context import ContextBackend
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.backends.underway import wait_for_puts
@@ -207,7 +206,7 @@ def test_no_put_of_a_context_goes_out_after_the_time(cancelled: bool) -> None:
             if cancelled:
                 deadline.cancel()
             else:
-                deadline.expires = time.monotonic()
+                deadline.expires = clock.monotonic()
 
     context = Slow(TimeoutError(), applies=False)
     first, second = PvAddress.parse("A"), PvAddress.parse("B")

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from ... import fork
+from ... import clock, fork
 from ...backend import Update
 from ...deadline import Deadline
 from ...errors import PutMismatch, PvNotConnected, PvTimeout, ReplayMismatch
@@ -70,7 +69,7 @@ class ReplayBackend:
         self._lock = threading.RLock()
         self._watchers: list[_Watcher] = []
         self._clock: threading.Thread | None = None
-        self._over = threading.Event()
+        self._over = clock.event()
 
     # -- where it stands --------------------------------------------------------------------------------------------
 
@@ -78,8 +77,8 @@ class ReplayBackend:
         """Give the present time of the run, for ``time``; nanoseconds since the Unix epoch."""
         with self._lock:
             if self._began is None:
-                self._began = time.monotonic()
-            return (self.recording.began_ns or 0) + int((time.monotonic() - self._began) * self.speed * 1e9)
+                self._began = clock.monotonic()
+            return (self.recording.began_ns or 0) + int((clock.monotonic() - self._began) * self.speed * 1e9)
 
     def expect(self, setpoints: Mapping[str, Any]) -> Mapping[str, Record]:
         """Tell, before a call to set, how each of its setpoints ended then.

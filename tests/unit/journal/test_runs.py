@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
 import pytest
 
+from badger_k2eg import clock
 from badger_k2eg.deadline import Deadline
 from badger_k2eg.errors import NoSuchRecord
 from badger_k2eg.journal import Journal, Query, query
@@ -27,7 +27,7 @@ def run(record_run: Callable[..., str]) -> str:
 
 
 def test_a_run_has_its_times_range_reason_and_origin(journal: Journal, run: str) -> None:
-    before = time.time_ns()
+    before = clock.time_ns()
     found = journal.run(run)
     lines = list(found.records())
     assert (found.event.start, found.event.end) == (lines[0].line, lines[-1].line + 1)
@@ -291,7 +291,7 @@ def test_following_begins_before_the_first_run(open_journal: Callable[..., Journ
     lines = open_journal().follow(deadline=Deadline(20.0))
     follower = threading.Thread(target=lambda: seen.extend(_take(lines, 2)), daemon=True)
     follower.start()
-    time.sleep(0.4)
+    clock.sleep(0.4)
     assert not seen
     open_journal().write(Record(kind=K.RUN_BEGIN, run="r"))
     follower.join(10.0)

@@ -9,7 +9,9 @@ Protocol Specification (CA_PROTO_VERSION 0, CA_PROTO_SEARCH 6).
 
 from __future__ import annotations
 
+import os
 import random
+import re
 import socket
 import struct
 import time
@@ -27,17 +29,28 @@ _random = random.SystemRandom()
 _given: set[int] = set()
 
 
+def _own_ports() -> range:
+    """Give the ports to choose from: each worker of a session of pytest-xdist has its own, with all that it starts."""
+    worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
+    count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
+    if worker is None or not count.isdecimal() or int(worker[1]) >= int(count):
+        return range(_LOWEST, _HIGHEST)
+    share = (_HIGHEST - _LOWEST) // int(count)
+    return range(_LOWEST + int(worker[1]) * share, _LOWEST + (int(worker[1]) + 1) * share)
+
+
 def free_port() -> int:
     """Choose a loopback port that is free for UDP and TCP, and never the same one twice in this process.
 
     :raises OSError: if none is found.
     """
+    ports = _own_ports()
     for _ in range(1000):
-        port = _random.randrange(_LOWEST, _HIGHEST)
+        port = _random.choice(ports)
         if port not in _given and _is_free(port):
             _given.add(port)
             return port
-    raise OSError(f"no free port between {_LOWEST} and {_HIGHEST}")
+    raise OSError(f"no free port between {ports[0]} and {ports[-1]}")
 
 
 @dataclass(frozen=True, slots=True)

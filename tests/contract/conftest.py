@@ -96,6 +96,10 @@ def no_options_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
 
+#: The file of tests for which the shared IOC was set back.
+_as_new_for: list[Path] = []
+
+
 @pytest.fixture(autouse=True)
 def _by_its_own_clock(request: pytest.FixtureRequest) -> Iterator[None]:
     """Memory goes by a virtual clock; servers need the machine's, whatever a machine of the module goes by."""
@@ -111,7 +115,11 @@ def _shared(request: pytest.FixtureRequest) -> Machine:
     kind: type[Machine] = request.param
     if issubclass(kind, IocMachine):
         faults = request.getfixturevalue("fault_server") if kind.has("faults") else None
-        return _behind(request, kind, request.getfixturevalue("soft_ioc"), faults)
+        made = _behind(request, kind, request.getfixturevalue("soft_ioc"), faults)
+        if _as_new_for != [request.path]:
+            _as_new_for[:] = [request.path]
+            made.as_new()
+        return made
     return MemoryMachine(SimulatedMachine())
 
 

@@ -268,6 +268,10 @@ class IocMachine(Machine):
         self.independent.put({f"{self.pv(name)}.OUT": "" for name in self._broken})
         self._set_back({name for name in self._used if name in INITIAL})
 
+    def as_new(self) -> None:
+        """Set back what other tests than those of this suite have left in the IOC, which they share."""
+        self._set_back(set(INITIAL))
+
     def _set_back(self, names: set[str]) -> None:
         """Give the records their first values, and wait until what follows them has arrived."""
         # Not faster: a ramp of the IOC that ends in its first step leaves the step of an older one pending.

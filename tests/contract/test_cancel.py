@@ -41,7 +41,7 @@ def cancelled(call: Callable[[Deadline], Any], when: Callable[[], Any]) -> CallC
 
 
 def a_moment() -> None:
-    clock.sleep(0.15)
+    clock.sleep(0.15 * pace())
 
 
 def test_a_get(machine: Machine) -> None:

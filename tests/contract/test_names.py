@@ -20,8 +20,9 @@ from badger_k2eg.journal.query import Query
 from badger_k2eg.records import RecordKind
 from badger_k2eg.run.outside import LockGate
 from badger_k2eg.run.restore import Restore
+from tests.rig.waiting import eventually
 
-from .machine import Machine, eventually
+from .machine import Machine
 
 pytestmark = pytest.mark.needs("aliases")
 

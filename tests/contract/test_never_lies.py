@@ -23,8 +23,9 @@ from badger_k2eg.run.restore import Restore
 from badger_k2eg.run.undo import Fate
 from badger_k2eg.settings import Settings
 from badger_k2eg.validation import within
+from tests.rig.waiting import eventually
 
-from .machine import PATIENCE, Machine, Recorder, eventually
+from .machine import PATIENCE, Machine, Recorder
 
 ASKED = 7.0
 

@@ -31,6 +31,7 @@ def run(gateway: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Run:
     monkeypatch.setenv(FOLDER_VARIABLE, str(gateway.folder))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, gateway.environment_name)
     monkeypatch.setenv(APP_NAME_VARIABLE, "cli")
+    monkeypatch.setenv("BADGER_K2EG_TIMEOUT", "20")  # a busy machine may need more than the usual three seconds
     return lambda *words: subprocess.run(command(*words), capture_output=True, text=True, timeout=150)
 
 

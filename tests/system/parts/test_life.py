@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from badger_k2eg.testing.fault_server import FaultServer
-from badger_k2eg.testing.ports import PORT_TAKEN, PartPorts
+from badger_k2eg.testing.ports import PORT_TAKEN, PartPorts, free_port
 from badger_k2eg.testing.processes import ChildFailed, ChildProcess, clean_environment
 from badger_k2eg.testing.soft_ioc import SoftIoc, client_environment
 from tests.rig.pace import pace
@@ -48,6 +48,16 @@ def test_twenty_fresh_contexts_find_all_three_at_once(
         with Context("pva", conf=environment, useenv=False) as fresh:
             fresh.get(names, timeout=5)
         assert time.monotonic() - began < 1.0 * pace()
+
+
+def test_workers_of_one_session_choose_from_ports_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_XDIST_WORKER_COUNT", "4")
+    chosen = []
+    for worker in ("gw0", "gw1", "gw3"):
+        monkeypatch.setenv("PYTEST_XDIST_WORKER", worker)
+        chosen.append([free_port() for _ in range(50)])
+    first, second, last = chosen
+    assert max(first) < min(second) and max(second) < min(last)
 
 
 def test_channel_access_reaches_both_iocs(soft_ioc: SoftIoc, second_soft_ioc: SoftIoc) -> None:

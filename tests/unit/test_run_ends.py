@@ -17,7 +17,7 @@ from badger_k2eg import clock, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.deadline import Deadline
-from badger_k2eg.errors import CallCancelled, SetpointBlocked
+from badger_k2eg.errors import CallCancelled, PutMismatch, SetpointBlocked
 from badger_k2eg.journal import Journal
 from badger_k2eg.lock import Locks, locked_by
 from badger_k2eg.model import Outcome, PutAnswer, PvAddress, SetReport
@@ -187,7 +187,8 @@ def test_each_of_several_sets_of_one_pv_is_ended(make: Make, memory: Machine) ->
     future = control.set_no_wait({"Q": FAR})
     goes_on(memory)
     # One that has begun later and ended earlier takes nothing along.
-    other.set({"Q": 0.5})
+    with contextlib.suppress(PutMismatch):  # the ramp may write over it before it is read back
+        other.set({"Q": 0.5})
     goes_on(memory)
     ours.end(run.Reason.FAILED)
     sent = len(memory.puts)

@@ -55,6 +55,27 @@ def test_its_context_knows_the_configured_addresses_and_no_others(backend: PvaBa
     assert all(address.startswith("127.0.0.1:") for address in conf["EPICS_PVA_ADDR_LIST"].split())
 
 
+def test_an_update_may_come_before_the_subscription_is_known(
+    backend: PvaBackend, soft_ioc: SoftIoc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the thread that subscribes is held up, what p4p tells meanwhile must not be lost."""
+    from badger_k2eg.backends.pva import subscription as module
+
+    pv = soft_ioc.pv("STATIC")
+    get(backend, pv)
+    subscribe = module.RawContext.monitor
+
+    def held_up(*arguments: Any) -> Any:
+        handle = subscribe(*arguments)
+        time.sleep(0.5)
+        return handle
+
+    monkeypatch.setattr(module.RawContext, "monitor", held_up)
+    heard: list[Any] = []
+    backend.monitor(PvAddress.parse(pv), heard.append)
+    eventually(lambda: [update.value for update in heard], [7.0])
+
+
 def test_it_opens_nothing_before_its_first_use() -> None:
     from badger_k2eg.backends.pva import PvaBackend
 

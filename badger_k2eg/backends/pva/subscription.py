@@ -45,6 +45,9 @@ class PvaSubscription:
         """Subscribe; p4p's thread only appends this subscription to the queue of events."""
         request = f"field()record[queueSize={self._depth}]"
         self._handle = RawContext.monitor(context, self.address.name, lambda: events.put(self), request)
+        # p4p tells of an update once, until all are read. One that came before the line above had ended found no handle
+        # to read it from, and the subscription would say nothing more for ever.
+        events.put(self)
         if self.closed:
             # Meanwhile, in another thread, which found no handle to close.
             self.pause()

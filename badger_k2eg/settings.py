@@ -58,8 +58,12 @@ def _pairs(value: Any, parse: Callable[[str], Any]) -> Any:
         return {"*": value} if isinstance(value, int | float) else value
     pairs = {}
     for word in _words(value):
-        pattern, equals, text = word.rpartition("=")
-        pairs[_pattern(pattern.strip()) if equals else "*"] = parse(text.strip())
+        before, equals, text = word.rpartition("=")
+        pattern = _pattern(before.strip()) if equals else "*"
+        if pattern in pairs:
+            # Of two restrictions the last would win, not the stricter one.
+            raise ValueError(f"{pattern} stands there twice")
+        pairs[pattern] = parse(text.strip())
     return pairs
 
 

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # Seconds for a subscription to tell of itself; then its PV is read.
 _FIRST_PATIENCE = 0.3
+# Seconds after the end of a call for validators that are not ours.
+_GRACE = 0.3
 
 
 class Arrival:
@@ -141,9 +143,16 @@ class Arrival:
                             0.0 if self._is_doubtful(w) and w not in sure else w.time_left() for w in setpoint.watches
                         )
                         due[setpoint] = clock.monotonic() + min(rests)
+                # One that is not ours may hang; what of ours it waits in ends with the call, and says more.
+                over = self._deadline.expires + _GRACE
+                if running and clock.monotonic() > over:
+                    words = f"its validator has not ended within the call's {self._deadline.seconds:g} s"
+                    for setpoint in running:
+                        self._failed(setpoint, TimeoutError(words))
+                    running.clear()
                 if not due and not running:
                     return
-                pause = min(due.values(), default=now + 3600.0) - clock.monotonic()
+                pause = min([*due.values(), over, now + 3600.0]) - clock.monotonic()
                 try:
                     heard = {self._news.get(timeout=_bounded(pause))}
                 except queue.Empty:

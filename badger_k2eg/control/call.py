@@ -161,7 +161,8 @@ class SetCall:
         names, gate = self._control.record_names, self._control.gate
         if len(self._setpoints) > 1 or self._settings.depend_on_names or not isinstance(gate, NullGate):
             self._dead = names.learn(self._backend, self._known(), self._deadline, self._settings.timeout)
-            self._known()
+            if self._dead is None:
+                self._known()
         return twice(self._setpoints)
 
     def _known(self) -> list[PvAddress]:
@@ -254,6 +255,7 @@ class SetCall:
             if self._already_there(setpoint):
                 setpoint.path = []
                 setpoint.end(Outcome.APPLIED, "already there since the call before, not put again")
+                setpoint.answer(Outcome.APPLIED, setpoint.message)
         moving = [s for s in group if s.path]
         while moving:
             for setpoint in moving:
@@ -343,7 +345,8 @@ class SetCall:
             setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
             setpoint.answer(Outcome.REFUSED, setpoint.message)
         elif answer.outcome is Outcome.NOT_SENT:
-            setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({_times(setpoint.attempts)})", PutTimeout)
+            times = _times(setpoint.attempts) if setpoint.attempts > 1 else "tried once"
+            setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({times})", PutTimeout)
         elif answer.outcome is Outcome.UNKNOWN:
             setpoint.unanswered = True
             setpoint.end(Outcome.UNKNOWN, f"{answer.message} ({_times(setpoint.attempts)})", PutUnknown)

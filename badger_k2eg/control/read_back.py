@@ -66,7 +66,7 @@ class ReadBack:
                 _Claim(setpoint, is_final=True).doubt()
 
     def _is_open(self, setpoint: Setpoint) -> bool:
-        if setpoint.before is None or not setpoint.attempts or setpoint.answered is None:
+        if setpoint.before is None or setpoint.answered is None:
             return False
         if can_prove(setpoint.address, setpoint.value, setpoint.before, self._settings):
             # When the time of the call is over nothing can be read, and what was seen before stands.

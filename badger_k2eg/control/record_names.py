@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from .. import clock
 from ..backend import Backend, Update, has_fields
 from ..deadline import Deadline
 from ..errors import PvError
@@ -20,6 +21,8 @@ from ..names import joined, record_and_field
 
 # Seconds once the PV itself has answered: an IOC takes milliseconds, and one lost packet of a search is made up for.
 _PATIENCE = 1.0
+# Seconds before what was silent is asked again: it may have been a busy IOC, and no server without fields.
+_ASK_AGAIN = 60.0
 
 
 class RecordNames:
@@ -29,6 +32,8 @@ class RecordNames:
         """Know nothing yet."""
         # By scheme and record as it was written; None where there is no other name.
         self._known: dict[tuple[str | None, str], str | None] = {}
+        # When those may be asked again that did not answer.
+        self._silent: dict[tuple[str | None, str], float] = {}
 
     def known(self, address: PvAddress) -> PvAddress:
         """Give the address together with the record's own name, as far as that is known."""
@@ -45,22 +50,32 @@ class RecordNames:
         :returns: what all PVs read, where one of them does not answer: then there is nothing to be learnt, and nobody
             needs to wait for it once more.
         """
-        ask = [a for a in addresses if _record(a) not in self._known and has_fields(backend, a)]
+        now = clock.monotonic()
+        ask = [
+            a
+            for a in addresses
+            if _record(a) not in self._known and self._silent.get(_record(a), now) <= now and has_fields(backend, a)
+        ]
         if not ask:
             return None
         updates = backend.get_many(list(addresses), deadline.child(timeout))
         if any(isinstance(update, PvError) for update in updates.values()):
             return updates
-        records = list(dict.fromkeys(map(_record, ask)))
-        told = self._ask(backend, [_record(a) for a in ask if _may_be_of_record(updates[a])], deadline.child(_PATIENCE))
-        other = {at: (at[0], name) for at, name in told.items() if name not in (None, at[1])}
+        records = [_record(a) for a in ask if _may_be_of_record(updates[a])]
+        # A call that has little time keeps a part of it for its puts; then nothing is taken for silent either.
+        part = min(_PATIENCE, deadline.remaining() / 2)
+        told = self._ask(backend, records, deadline.child(part))
+        other = {at: (at[0], name) for at, name in told.items() if name != at[1]}
         # A gateway may show records of several networks, with names of its own: only what can be reached by the
         # record's name is the same PV here.
-        confirmed = self._ask(backend, list(other.values()), deadline.child(_PATIENCE))
-        if not deadline.expired:
-            for at in records:
-                is_alias = at in other and confirmed.get(other[at]) == other[at][1]
-                self._known[at] = other[at][1] if is_alias else None
+        confirmed = self._ask(backend, list(other.values()), deadline.child(part))
+        for at in dict.fromkeys(map(_record, ask)):
+            if at in other and confirmed.get(other[at]) == other[at][1]:
+                self._known[at] = other[at][1]
+            elif at not in records or (at in told and at not in other) or (at in other and other[at] in confirmed):
+                self._known[at] = None
+            elif part == _PATIENCE and not deadline.expired:
+                self._silent[at] = clock.monotonic() + _ASK_AGAIN
         return None
 
     def _ask(

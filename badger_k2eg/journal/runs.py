@@ -6,7 +6,7 @@ import math
 import os
 import socket
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -55,6 +55,24 @@ class Evaluation:
     def ok(self) -> bool:
         """Whether it came to its end, and every setpoint ended as asked."""
         return self.end is not None and not self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one PV may hold by what a run has put.
+
+    :ivar last: the last line on it.
+    :ivar values: every value that it may hold.
+    :ivar sure: those of the last set that was read back.
+    :ivar reached: the last value that was answered in a call that has not ended.
+    :ivar way: of a ramp that was cut off: where it was, and where it went.
+    """
+
+    last: Record
+    values: tuple[Any, ...]
+    sure: tuple[Any, ...] = ()
+    reached: Any = None
+    way: tuple[Any, Any] | None = None
 
 
 class RecordedRun:
@@ -250,7 +268,7 @@ class RecordedRun:
         for record in self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))):
             if record.kind is RecordKind.BASELINE:
                 one(record.pv or "")
-            elif record.name == ALIAS and isinstance(real := (record.data or {}).get("record"), str):
+            elif record.name == ALIAS and record.intact and isinstance(real := (record.data or {}).get("record"), str):
                 aliases[own_name(record.pv or "")] = real
         return one
 
@@ -263,9 +281,13 @@ class RecordedRun:
     def last_written(self) -> dict[str, Record]:
         """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
 
-        A put that was begun and has no line of its own (its process died) is UNKNOWN.
+        A put that was begun and whose call did not end (its process died) is UNKNOWN.
         """
-        found: dict[str, Record] = {}
+        return {pv: written.last for pv, written in self.written().items()}
+
+    def written(self) -> dict[str, Written]:
+        """Give, for each PV that this run has sent something to, what it may hold by that."""
+        found: dict[str, Written] = {}
         begun: dict[str, Record] = {}
         one = self.naming()
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
@@ -275,12 +297,16 @@ class RecordedRun:
                     words = "begun, and not known to have ended"
                     begun[one(pv)] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
             elif record.kind is RecordKind.SET_END:
-                begun.clear()
+                # Of another thread, or another call within this one, nothing has ended.
+                begun = {pv: line for pv, line in begun.items() if line.line != record.begin}
             elif record.pv is not None:
-                begun.pop(one(record.pv), None)
+                if record.kind is RecordKind.SETPOINT:
+                    begun.pop(one(record.pv), None)
                 if record.outcome in _WRITTEN:
-                    found[one(record.pv)] = record
-        return found | begun
+                    found[one(record.pv)] = _after(found.get(one(record.pv)), record)
+        for pv, record in begun.items():
+            found[pv] = _after(found.get(pv), record)
+        return found
 
     def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
         """Give the setpoints as they stood at the end of an evaluation: the baseline, and what was put since.
@@ -324,7 +350,10 @@ class RecordedRun:
         one = self.naming()
         for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
             tolerance = (record.data or {}).get("tolerance")
-            if record.pv is not None and isinstance(tolerance, int | float) and 0.0 < tolerance < math.inf:
+            # A wider one takes a PV for restored that is not: only what is intact is believed.
+            if record.pv is None or not record.intact or not isinstance(tolerance, int | float):
+                continue
+            if 0.0 < tolerance < math.inf:
                 found[one(record.pv)] = float(tolerance)
         return found
 
@@ -361,6 +390,25 @@ class RecordedRun:
             if found:
                 break
         return dict(sorted(found.items(), key=lambda item: -statistics.median(item[1])))
+
+
+def _after(before: Written | None, record: Record) -> Written:
+    """Say what a PV may hold after one more line on it."""
+    told = [value for value in (record.asked, record.value) if value is not None]
+    sure = before.sure if before is not None else ()
+    if record.outcome is Outcome.APPLIED and record.kind is RecordKind.SETPOINT:
+        return Written(record, _distinct(told), sure=_distinct(told))
+    if record.outcome is Outcome.APPLIED:
+        # Answered, and not read back yet; of a ramp, the steps before are over.
+        return Written(record, _distinct([*told, *sure]), sure=sure, reached=record.asked)
+    values = _distinct([*told, *(before.values if before is not None else ())])
+    is_open = record.kind is RecordKind.SET_BEGIN and before is not None and before.reached is not None
+    way = (before.reached, record.asked) if is_open and before is not None else None
+    return Written(record, values, sure=sure, way=way)
+
+
+def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple({repr(value): value for value in values}.values())
 
 
 def _add(evaluation: Evaluation, record: Record) -> None:

@@ -94,16 +94,7 @@ class Knob:
                 check_pv(f"knob {self.setpoint}", pv)
         if self.approach not in (None, "below", "above"):
             raise ValueError(f"knob {self.setpoint}: approach is from below or above, not {self.approach!r}")
-        for name in (
-            "tolerance",
-            "hold",
-            "settle",
-            "settle_per_unit",
-            "rise",
-            "overshoot",
-            "dwell",
-            "setpoint_tolerance",
-        ):
+        for name in _NOT_NEGATIVE:
             value = getattr(self, name)
             if value is not None and not (is_number(value) and 0.0 <= value < math.inf):
                 raise ValueError(f"knob {self.setpoint}: {name} is a number >= 0, not {value!r}")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from .. import clock, synchronized
+from ..backend import Update
 from ..control import Control
 from ..conversion import Refusal, in_units_of
 from ..deadline import Deadline
@@ -95,10 +96,10 @@ class Mover:
         targets = self._in_units([(turned[name], value) for name, value in values.items()], deadline)
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
         before = self._before(turned.values(), deadline)
-        beyond = self._beyond(targets, turned.values(), before)
+        beyond = self._beyond(targets, turned.values(), before, deadline)
         if beyond and not self._control.settings.read_only:
             # The guard looks at the whole move before its first half is made.
-            self._control.check(targets)
+            self._control.check(targets, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
             report = self._write(targets, validators, deadline)
@@ -145,7 +146,7 @@ class Mover:
         :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
         """
         ask = [k.setpoint for k, value in values if k.unit is not None or is_quantity(value)]
-        updates = self._control.updates(ask, deadline.child(self._control.settings.timeout)) if ask else {}
+        updates = self._now(ask, deadline)
         targets = {}
         for knob, value in values:
             update = updates.get(knob.setpoint)
@@ -166,28 +167,40 @@ class Mover:
     def _before(self, knobs: Iterable[Knob], deadline: Deadline) -> dict[str, float]:
         """Read where those are whose way matters."""
         ask = [k.setpoint for k in knobs if k.approach is not None or k.settle_per_unit > 0.0]
-        updates = self._control.updates(ask, deadline.child(self._control.settings.timeout)) if ask else {}
         return {
             pv: float(u.value)
-            for pv, u in updates.items()
+            for pv, u in self._now(ask, deadline).items()
             if isinstance(u, Reading) and isinstance(u.value, int | float)
         }
 
+    def _now(self, pvs: Sequence[str], deadline: Deadline) -> dict[str, Update]:
+        """Read setpoints, whatever alarm they are in: unit and value hold all the same."""
+        addresses = [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]
+        if not addresses:
+            return {}
+        updates = self._control.backend.get_many(addresses, deadline.child(self._control.settings.timeout))
+        return {address.text: update for address, update in updates.items()}
+
     def _beyond(
-        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]
+        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float], deadline: Deadline
     ) -> dict[str, float]:
         """Find the points beyond, for those that would come from the wrong side."""
-        limits = self.bounds.find([k for k in knobs if k.approach is not None])
+        patience = deadline.child(self._control.settings.timeout)
+        limits = self.bounds.find([k for k in knobs if k.approach is not None], patience)
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
-            if knob.approach is None or pv not in before:
+            if knob.approach is None:
                 continue
+            if pv not in before:
+                raise SetpointBlocked(
+                    f"{pv}: it does not tell where it is, and is to be approached from {knob.approach}"
+                )
             sign = -1.0 if knob.approach == "below" else 1.0
             # Coming up to a setpoint from below needs no detour, and coming down from above neither.
             if (before[pv] - targets[pv]) * sign >= 0.0:
                 continue
-            low, high = limits[pv].low, limits[pv].high
+            low, high = limits.get(pv, Limits()).low, limits.get(pv, Limits()).high
             if low is None or high is None:
                 raise SetpointBlocked(f"{pv}: no bounds to take the overshoot from; its record has no drive limits")
             point = min(max(targets[pv] + sign * knob.beyond * (high - low), low), high)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -248,12 +248,12 @@ class Run:
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
         """One attempt on each has ended."""
         for address, result in results.items():
-            self._wrote(address.own_name, result)
+            self._wrote(address.own_name, result, is_last=False)
         self.recorder.puts_attempted(results)
 
-    def _wrote(self, name: str, result: PutResult) -> None:
+    def _wrote(self, name: str, result: PutResult, *, is_last: bool) -> None:
         if (moved := self.moved.get(name)) is not None:
-            moved.wrote(result)
+            moved.wrote(result, is_last=is_last)
 
     def set_finished(self, report: SetReport, point: Mapping[str, Any] | None = None) -> None:
         """A call has ended; one that was refused, or only to be logged, begins the record as well."""
@@ -264,7 +264,7 @@ class Run:
             self.evaluations.at(point or {result.pv: result.asked for result in report.results})
         for result in report.results:
             with contextlib.suppress(PvError):
-                self._wrote(self.recorder.own_name(result.pv), result)
+                self._wrote(self.recorder.own_name(result.pv), result, is_last=True)
         if not report.ok:
             self.evaluations.has_failed()
         self.recorder.set_finished(report)
@@ -370,12 +370,16 @@ class Run:
                 by_control.setdefault(id(moved.control), []).append(moved)
             for group in by_control.values():
                 control = group[0].control
-                wanted = [undo.Wanted(m.pv, m.before.value, m.ours, m.validator, m.before) for m in group if m.ours]
-                steps = undo.plan(control, wanted, force=force, deadline=deadline)
+                steps = undo.plan(control, _wanted(group), force=force, deadline=deadline)
                 part = deadline.child(_WITH_VALIDATORS * min(deadline.remaining(), self.settings.restore_timeout))
-                steps = undo.carry_out(control, steps, deadline=part)
-                # A validator that took all the time must not keep the other PVs from their place.
-                self.restored += undo.carry_out(control, undo.once_more(steps), deadline=deadline)
+                done = {step.pv: step for step in undo.carry_out(control, steps, deadline=part)}
+                # A validator that took all the time must not keep the other PVs from their place. They are looked at
+                # once more: somebody may have moved them meanwhile.
+                late = [m for m in group if m.pv in done and done[m.pv].fate is undo.Fate.NOT_SENT]
+                if late and not deadline.expired:
+                    again = undo.plan(control, _wanted(late, validated=False), force=force, deadline=deadline)
+                    done |= {step.pv: step for step in undo.carry_out(control, again, deadline=deadline)}
+                self.restored += done.values()
             outcome.update(undo.outcome_of(self.restored))
         left = [step for step in self.restored if step.fate in undo.UNDONE]
         level = logging.WARNING if left else logging.INFO
@@ -410,6 +414,13 @@ class Run:
         """Where its record is, for people; empty where none is kept."""
         journal = self.recorder.journal
         return "" if journal is None else str(journal.directory)
+
+
+def _wanted(group: Sequence[Moved], *, validated: bool = True) -> list[undo.Wanted]:
+    """Say where the PVs of a run go back to."""
+    return [
+        undo.Wanted(m.pv, m.before.value, m.ours, m.validator if validated else None, m.before) for m in group if m.ours
+    ]
 
 
 def _call_all(hooks: list[Callable[..., object]], *arguments: Any) -> None:

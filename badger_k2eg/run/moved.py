@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..control import Control
-from ..model import Outcome, PutResult, Reading
+from ..model import Outcome, PutResult, Reading, plain
 
 
 @dataclass(slots=True)
@@ -23,16 +23,27 @@ class Moved:
     before: Reading
     ours: tuple[Any, ...] = ()
     validator: Any = None
+    #: What it held when it was last sure: before the run, or at the end of a set that was read back.
+    _sure: tuple[Any, ...] | None = None
 
-    def wrote(self, result: PutResult) -> None:
-        """Take in what became of a put."""
+    def wrote(self, result: PutResult, *, is_last: bool) -> None:
+        """Take in what became of a put.
+
+        :param is_last: whether the call has ended; before that, an answer of "done" is not read back yet.
+        """
         if not result.attempts:
             return
+        sure = (self.before.value,) if self._sure is None else self._sure
         # What is read back is ours as well: a record that quantises, or one that wrote over what was put.
         seen = () if result.readback is None else (result.readback.value,)
-        if result.outcome is Outcome.APPLIED:
-            self.ours = (result.asked, *seen)
+        if result.outcome is Outcome.APPLIED and is_last:
+            self.ours = self._sure = _distinct(result.asked, *seen)
+        elif result.outcome is Outcome.APPLIED:
+            self.ours = _distinct(result.asked, *seen, *sure)
         elif result.outcome in (Outcome.UNKNOWN, Outcome.REFUSED):
             # It may hold the one or the other; a server may say no, and have written all the same.
-            before = self.ours or (self.before.value,)
-            self.ours = (result.asked, *seen, *before[:1])
+            self.ours = _distinct(result.asked, *seen, *(self.ours or sure))
+
+
+def _distinct(*values: Any) -> tuple[Any, ...]:
+    return tuple({repr(plain(value)): value for value in values}.values())

@@ -68,15 +68,18 @@ class Restore:
         """Look at what differs."""
         self.recorded = journal.run(run)
         self.to = str(to)
-        self._control, self._journal, self._deadline = control, journal, deadline
+        self._journal, self._deadline = journal, deadline
         if self.recorded.open and self.recorded.alive is not False:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
         if validators is None:
             validators = {pv: _validator_of(told) for pv, told in self.recorded.validators().items()}
         if not force:
             _check_whole(self.recorded, self.to)
-        for pv, tolerance in self.recorded.tolerances().items():
-            control.tolerances.setdefault(own_name(pv), tolerance)
+        # One of its own: what the record says of tolerances goes for the way back alone.
+        self._control = Control(control.backend, control.settings)
+        self._control.record_names = control.record_names
+        declared = {own_name(pv): tolerance for pv, tolerance in self.recorded.tolerances().items()}
+        self._control.tolerances = declared | control.tolerances
         self._wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
         self._force = force
         #: What is to become of each PV, in the order of putting back; after ``run``, what has become of it.
@@ -176,7 +179,7 @@ def _doubt(*lines: Record | None) -> str | None:
 
 def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) -> list[Wanted]:
     """Find where every PV that the run has set shall go; the last one that it set first."""
-    written, latest, baseline, one = run.last_written(), run.setpoints(), run.baseline(), run.naming()
+    written, baseline, one = run.written(), run.baseline(), run.naming()
     validators = {one(pv): validator for pv, validator in validators.items()}
     targets, sources = run.setpoints(evaluation), _sources(run, evaluation)
     lines, validated = run.setpoint_lines(evaluation), run.validator_lines()
@@ -184,10 +187,11 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
     damaged = run.damaged(run.evaluation(evaluation).end) if evaluation else {}
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
-        record = written[pv]
-        # What was read back is ours as well. Where nobody is sure, it may hold what it held before.
-        others = [record.value] if record.outcome is Outcome.APPLIED else [record.value, latest.get(pv)]
-        ours = (record.asked, *(value for value in others if value is not None))
+        record = written[pv].last
+        ours = written[pv].values
+        if not written[pv].sure and pv in baseline and baseline[pv].value is not None:
+            # Nobody is sure of anything that was put: it may hold what it held before.
+            ours += (baseline[pv].value,)
         doubt = _doubt(lines.get(pv), record, validated.get(pv))
         validator = validators.get(pv)
         if isinstance(validator, JournalError):
@@ -196,7 +200,7 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
             doubt = doubt or _DAMAGED.format(damaged[pv])
         elif None in damaged:
             doubt = doubt or f"line {damaged[None]} of the run can be read no more, and may have set it later"
-        wanted[pv] = Wanted(pv, targets.get(pv), ours, validator, sources.get(pv), doubt)
+        wanted[pv] = Wanted(pv, targets.get(pv), ours, validator, sources.get(pv), doubt, written[pv].way)
     return list(reversed(wanted.values()))
 
 

@@ -18,6 +18,7 @@ from ..model import Kind, Outcome, PvAddress, Reading, Severity, plain
 from ..policy import not_a_reading, same
 from ..printable import printable
 from ..settings import Settings, matches
+from ..wording import is_number
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -54,6 +55,7 @@ class Wanted:
 
     :ivar value: the value it shall have.
     :ivar ours: what it may hold by our own doing; anything else is somebody else's.
+    :ivar way: of numbers that were put there in steps, and nobody knows how far: all between the two.
     :ivar source: the reading that the value was taken from; None where it is one that was set.
     :ivar doubt: why it must not be trusted; it goes back by force alone.
     """
@@ -64,6 +66,7 @@ class Wanted:
     validator: Any = None
     source: Reading | None = None
     doubt: str | None = None
+    way: tuple[Any, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +109,8 @@ def plan(
             by_pv[each.pv] = error
     updates = control.backend.get_many(addresses, patience)
     by_pv.update((address.text, update) for address, update in updates.items())
-    if control.settings.relative:
-        # What is a command by its record's own name is one by an alias too.
+    if control.settings.depend_on_names:
+        # What is said of a record's own name holds for an alias too; asked for all at once.
         living = [address for address, update in updates.items() if isinstance(update, Reading)]
         control.record_names.learn(control.backend, living, deadline, control.settings.timeout)
     steps = [_step(control, each, by_pv[each.pv], force) for each in wanted]
@@ -133,7 +136,8 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
     tolerance = control.tolerance_of(address)
     if is_at(update, wanted.value, tolerance):
         return replace(step, fate=Fate.THERE)
-    if not force and not any(is_at(update, value, tolerance) for value in wanted.ours):
+    is_ours = any(is_at(update, value, tolerance) for value in wanted.ours) or _is_on(update, wanted.way)
+    if not force and not is_ours:
         last = " or ".join(dict.fromkeys(repr(plain(value)) for value in wanted.ours)) or "nothing"
         return replace(step, fate=Fate.FOREIGN, message=f"it holds {step.now!r}, and the run last wrote {last}")
     return step
@@ -156,6 +160,13 @@ def never_a_value(source: Reading | None, settings: Settings) -> str | None:
     if source is None or source.severity is not Severity.INVALID:
         return None
     return not_a_reading(source, settings)
+
+
+def _is_on(reading: Reading, way: tuple[Any, Any] | None) -> bool:
+    """Whether a number lies between two."""
+    if way is None or not all(is_number(value) for value in (reading.value, *way)):
+        return False
+    return bool(min(way) <= reading.value <= max(way))
 
 
 def is_at(reading: Reading, value: Any, tolerance: float = 0.0) -> bool:
@@ -202,6 +213,8 @@ def _set(control: Control, steps: Sequence[Step], deadline: Deadline) -> dict[st
     :returns: those of which something is known now: one at least.
     """
     validators = {step.pv: step.validator for step in steps if step.validator is not None}
+    # Failures of the run, or of another PV, must not keep this one from its place.
+    control.resume()
     report = None
     try:
         report = control.set({step.pv: step.value for step in steps}, validators, deadline=deadline)
@@ -241,14 +254,6 @@ def _failed(steps: Sequence[Step], report: Any, message: str) -> dict[str, Step]
             words = f"{result.outcome}: {result.message}" if result is not None else message
             ended[step.pv] = replace(step, fate=Fate.FAILED if is_sent else Fate.NOT_SENT, message=words)
     return ended
-
-
-def once_more(steps: Sequence[Step]) -> list[Step]:
-    """Let those that were never sent be tried again, and not waited for."""
-    return [
-        replace(step, fate=Fate.TO_DO, message="", validator=None) if step.fate is Fate.NOT_SENT else step
-        for step in steps
-    ]
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ import pytest
 from badger_k2eg import run
 from badger_k2eg.control import Control, connect
 from badger_k2eg.printable import printable, printable_lines
+from badger_k2eg.settings import Settings
 from badger_k2eg.testing.ports import LOOPBACK, PartPorts
 from badger_k2eg.testing.processes import clean_environment
 from badger_k2eg.testing.soft_ioc import client_environment
@@ -41,6 +42,9 @@ BEFORE = {
     "X9": "[/b]" * 1250,
 }
 AFTER = "[/moved]\x1b[2J"
+
+#: Seconds for a server to be found on a busy machine.
+PATIENCE = 15.0
 
 
 @pytest.fixture
@@ -79,7 +83,10 @@ def shown(*words: str, code: int = 0) -> str:
         capture_output=True,
         timeout=58,
         stdin=subprocess.DEVNULL,
-        env={**clean_environment({}), **{k: v for k, v in os.environ.items() if k.startswith("EPICS_")}},
+        env={
+            **clean_environment({"BADGER_K2EG_TIMEOUT": str(PATIENCE)}),
+            **{k: v for k, v in os.environ.items() if k.startswith("EPICS_")},
+        },
     )
     assert done.returncode == code, done.stderr.decode()
     told = done.stdout.decode()
@@ -115,7 +122,7 @@ def test_get_monitor_snapshot_and_put_show_them(pvs: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_a_run_of_them_is_undone_whatever_they_hold(pvs: dict[str, Any]) -> None:
     backend = connect("pva")
-    control = run.Attachment().attach(Control(backend))
+    control = run.Attachment().attach(Control(backend, Settings(timeout=PATIENCE)))
     control.set(dict.fromkeys(pvs, AFTER))
     run.end()
     control.close()

@@ -88,6 +88,8 @@ class ReplayBackend:
             a point, so that this is no error: the read after them tells.
         """
         with self._lock:
+            # Before it is told how they end: what one that is refused leaves as it is.
+            self._stood = {name: self._update(PvAddress.parse(name)) for name in setpoints}
             self._ended = {}
             if self.matching is not Matching.TIME:
                 match = self._match({**self._vector, **setpoints})
@@ -186,7 +188,6 @@ class ReplayBackend:
     ) -> dict[PvAddress, PutAnswer]:
         """Move to another point; each put ends as it did then."""
         with self._lock:
-            self._stood |= {address.read_name: self._update(address) for address in values}
             self._present = False
             for address, value in values.items():
                 self._vector[address.read_name] = value

@@ -122,13 +122,15 @@ def test_what_was_last_written_counts_what_may_have_been(journal: Journal) -> No
     journal.write(Record(kind=K.SETPOINT, run="r", pv="B", asked=1.0, outcome=Outcome.APPLIED))
     journal.write(Record(kind=K.SET_END, run="r", begin=call))
     begin(A=2.0, D=2.0)
-    journal.write(put("r", 2, "D", 2.0, Outcome.NOT_SENT))  # and then it was killed
+    # And then it was killed: D may have been sent once more.
+    journal.write(put("r", 2, "D", 2.0, Outcome.NOT_SENT))
     written = journal.run("r").last_written()
     assert {pv: (record.asked, record.outcome) for pv, record in written.items()} == {
         "A": (2.0, Outcome.UNKNOWN),
         "B": (1.0, Outcome.APPLIED),
         # A server may say no, and have written all the same.
         "C": (1.0, Outcome.REFUSED),
+        "D": (2.0, Outcome.UNKNOWN),
     }
 
 

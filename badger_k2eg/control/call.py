@@ -271,8 +271,9 @@ class SetCall:
         self._read_back.look(group, later=validated)
         if validated := [s for s in validated if s.error is None]:
             arrival.wait(validated)
-            # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now.
-            self._read_back.look(validated)
+            # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now; nor do the
+            # others hold for ever what they held before it.
+            self._read_back.look([*validated, *(s for s in applied if s.ok and s.validator is None)])
         for setpoint in group:
             setpoint.ended = clock.monotonic()
 

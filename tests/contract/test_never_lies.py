@@ -193,6 +193,19 @@ def test_one_of_a_call_writes_over_another(machine: Machine, parallel: bool) -> 
     assert outcomes == [Outcome.UNKNOWN, Outcome.APPLIED]
 
 
+def test_one_is_written_over_while_another_is_waited_for(machine: Machine) -> None:
+    first, second = machine.pvs("PLAIN:L", "PLAIN:F")
+
+    def meddle(**call: Any) -> None:
+        machine.move("PLAIN:L", 1.0)
+
+    control = machine.control(parallel=True)
+    with pytest.raises(PutMismatch, match=r"it reads 1\.0") as caught:
+        control.set({first: 2.0, second: 2.0}, {second: meddle})
+    outcomes = [caught.value.report[pv].outcome for pv in (first, second)]
+    assert outcomes == [Outcome.UNKNOWN, Outcome.APPLIED]
+
+
 def test_a_server_that_restarts_after_the_put(own_machine: Machine) -> None:
     pv = own_machine.pv("PLAIN:L")
 

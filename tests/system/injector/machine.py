@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -22,22 +24,37 @@ class Updates:
     """What a monitor got, with the time of its arrival."""
 
     def __init__(self, context: Context, name: str) -> None:
+        from p4p.client.raw import Context as RawContext
+
         self.all: list[tuple[float, Any]] = []
-        # p4p loses a subscription whose first update comes before `monitor` has returned, and says so in its log.
-        for _ in range(5):
-            self._subscription = context.monitor(name, lambda value: self.all.append((time.time(), value)))
-            end = time.monotonic() + PATIENCE / 5
-            while not self.all and time.monotonic() < end:
-                time.sleep(0.005)
-            if self.all:
-                break
-            self._subscription.close()
+        # Not p4p's own monitor: one that is closed while it is read can stop the whole process (p4p 4.3.0).
+        self._lock = threading.Lock()
+        self._events: queue.SimpleQueue[bool] = queue.SimpleQueue()
+        self._handle: Any = RawContext.monitor(context, name, lambda: self._events.put(True))
+        self._events.put(True)
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+        eventually(lambda: bool(self.all))
+
+    def _read(self) -> None:
+        while self._events.get():
+            while True:
+                with self._lock:
+                    value = None if self._handle is None else self._handle.pop()
+                if value is None:
+                    break
+                if not isinstance(value, Exception):
+                    self.all.append((time.time(), value))
 
     def __enter__(self) -> Updates:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._subscription.close()
+        with self._lock:
+            handle, self._handle = self._handle, None
+            handle.close()
+        self._events.put(False)
+        self._thread.join()
 
     def values(self, least: int) -> list[Any]:
         """All so far, after so many at least."""

@@ -19,7 +19,7 @@ HAS_TORCH := import importlib.util, sys; sys.exit(importlib.util.find_spec("torc
 # `import badger` loads Qt, and Qt loads these from the system: file name = Debian package.
 SYSTEM_LIBS := libGL.so.1=libgl1 libEGL.so.1=libegl1 libgthread-2.0.so.0=libglib2.0-0 \
                libfontconfig.so.1=libfontconfig1 libxkbcommon.so.0=libxkbcommon0 libdbus-1.so.3=libdbus-1-3
-# Its window needs these besides. badger_k2eg/badger_app/display.py has both lists; a test compares them.
+# Its window needs these besides. badger_k2eg/badger_app/qt_check.py has both lists; a test compares them.
 WINDOW_LIBS := libX11-xcb.so.1=libx11-xcb1 libxkbcommon-x11.so.0=libxkbcommon-x11-0 libxcb-icccm.so.4=libxcb-icccm4 \
                libxcb-image.so.0=libxcb-image0 libxcb-keysyms.so.1=libxcb-keysyms1 libxcb-randr.so.0=libxcb-randr0 \
                libxcb-render-util.so.0=libxcb-render-util0 libxcb-shape.so.0=libxcb-shape0 \

@@ -8,10 +8,10 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 
 from badger_k2eg.control import Control
-from badger_k2eg.model import Reading
+from badger_k2eg.core.futures import sleep
+from badger_k2eg.core.model import Reading
+from badger_k2eg.core.units import Quantity, unit
 from badger_k2eg.procedures import progress
-from badger_k2eg.synchronized import sleep
-from badger_k2eg.units import Quantity, unit
 
 
 def measure(

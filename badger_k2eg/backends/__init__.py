@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ..backend import Backend
+    from ..core.backend import Backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def open_backend(way: Way) -> Backend:
         from . import pva
 
         if pva.is_mocked():
-            from .context import ContextBackend
+            from .foreign_context import ContextBackend
 
             return ContextBackend(pva.Context("pva", useenv=True))
         return pva.PvaBackend()

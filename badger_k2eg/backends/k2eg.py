@@ -18,10 +18,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from .. import fork
-from ..backend import Subscription, Update
-from ..deadline import Deadline
-from ..errors import (
+from ..core import fork
+from ..core.backend import Subscription, Update
+from ..core.deadline import Deadline
+from ..core.errors import (
     ControlError,
     MessageTooLarge,
     OperationError,
@@ -31,11 +31,11 @@ from ..errors import (
     PvNotConnected,
     PvRefused,
 )
+from ..core.model import Kind, Outcome, PutAnswer, PvAddress, PvType, Reading
 from ..k2eg.client import K2egClient
 from ..k2eg.codec import check_uri
 from ..k2eg.monitors import Event
-from ..model import Kind, Outcome, PutAnswer, PvAddress, PvType, Reading
-from .structures import reading_from_tree
+from .normative_types import reading_from_tree
 
 # A snapshot is not begun when its window and so many seconds more do not fit into the deadline.
 _MARGIN = 1.0

@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import clock, fork
-from ..backend import Subscription, Update
-from ..deadline import Deadline
-from ..errors import CallCancelled, PvNotConnected
-from ..model import Fields, Kind, Limits, Outcome, PutAnswer, PvAddress, PvType, Reading, type_of
+from ..core import clock, fork
+from ..core.backend import Subscription, Update
+from ..core.deadline import Deadline
+from ..core.errors import CallCancelled, PvNotConnected
+from ..core.model import Fields, Kind, Limits, Outcome, PutAnswer, PvAddress, PvType, Reading, type_of
 
 logger = logging.getLogger(__name__)
 

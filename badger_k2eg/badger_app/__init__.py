@@ -3,7 +3,7 @@
 Everything below these rooms runs without Badger, its window toolkit and torch.
 """
 
-from ..errors import MissingExtra
+from ..core.errors import MissingExtra
 
 try:
     # Cheap: this is Badger's top level alone, without Qt.

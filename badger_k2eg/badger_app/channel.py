@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from badger.errors import BadgerInterfaceChannelError
 
-from ..errors import ReadError, ReadTimeout
+from ..core.errors import ReadError, ReadTimeout
 
 
 class ChannelNotFound(ReadTimeout, BadgerInterfaceChannelError):

@@ -14,17 +14,31 @@ from badger.errors import BadgerNoInterfaceError
 from badger.interface import InterfaceInfo
 from pydantic import PrivateAttr
 
-from .. import clock, run
+from .. import run
 from ..control import Control
-from ..deadline import Deadline
-from ..errors import PvError, ReadError, SettingsError
-from ..knobs import Condition, Knob, Mover, filled, wait_for
-from ..model import SetReport
-from ..sampling import Buffer, Expression, Measurable, Observable, Sample, Sampler, Skew
-from . import recording, running
-from .class_body import DeclaredMeta, check_declarations
-from .options import AS_CONFIGURED, ConfiguredEnvironment
-from .plugin import ControlInterface
+from ..core import clock
+from ..core.deadline import Deadline
+from ..core.errors import PvError, ReadError, SettingsError
+from ..core.model import SetReport
+from ..tuning import (
+    Buffer,
+    Condition,
+    Expression,
+    Knob,
+    Measurable,
+    Mover,
+    Observable,
+    Sample,
+    Sampler,
+    Skew,
+    filled,
+    wait_for,
+)
+from . import recording
+from . import run_frames as running
+from .environment_checks import DeclaredMeta, check_declarations
+from .environment_options import AS_CONFIGURED, ConfiguredEnvironment
+from .interface import ControlInterface
 from .replay import ReplayInterface
 
 __all__ = ["AS_CONFIGURED", "ControlEnvironment"]
@@ -69,7 +83,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     ``variables`` and ``observables``: each stands for the PV that the parameter of the same name holds, or else is
     itself a PV; so is what a user adds by hand in Badger's window.
 
-    What ``measures`` declares counts only when it was taken after the move (``sampling.Observable``); what is just a
+    What ``measures`` declares counts only when it was taken after the move (``tuning.Observable``); what is just a
     name is read as it is. With ``skew`` it must also be of one instant, or of one pulse.
 
     :raises SettingsError: for an unknown parameter or a wrong value; the class itself, for a wrong word or declaration

@@ -144,7 +144,7 @@ def cause(told: str) -> str:
     lines = text.splitlines()
     while lines and (lines[0].startswith(" ") or not lines[0].strip()):
         del lines[0]
-    # badger_k2eg.errors.PutTimeout: ... -> PutTimeout: ...
+    # badger_k2eg.core.errors.PutTimeout: ... -> PutTimeout: ...
     name, colon, rest = "\n".join(lines).strip().partition(":")
     return f"{name.rpartition('.')[2]}{colon}{rest}" or told
 

@@ -21,14 +21,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import clock
-from ..deadline import FOREVER
-from ..errors import ControlError, SettingsError
+from ..core import clock
+from ..core.deadline import FOREVER
+from ..core.errors import ControlError, SettingsError
 from ..run import Run, inside
-from . import running
+from . import run_frames
+from .build_routine import load_routine
 from .evaluation import Evaluation, direction, front, is_read_only
-from .routine_loading import load_routine
-from .runner import open_badger, reaching, run
+from .session import open_badger, reaching, run
 from .witness import Witness
 
 if TYPE_CHECKING:
@@ -203,13 +203,13 @@ class HeadlessRun:
             if on_evaluation is not None:
                 on_evaluation(evaluation)
 
-        self.record = running.begin(self.routine, keeps_policy=self.at_end == AtEnd.STAY)
+        self.record = run_frames.begin(self.routine, keeps_policy=self.at_end == AtEnd.STAY)
         try:
             self.start = self._look_first()
             if self.at_end == AtEnd.RESTORE and not self.read_only:
                 self._check_way_back(self.start)
         except BaseException as error:
-            running.end(self.record, "not begun", error, None)
+            run_frames.end(self.record, "not begun", error, None)
             raise
         if (interface := environment.interface) is not None:
             interface.start_recording()
@@ -236,7 +236,7 @@ class HeadlessRun:
             with self.record.closing(FOREVER):
                 self._leave()
             wrong = self._archive()
-            running.end(self.record, self.reason, failure, self.archive)
+            run_frames.end(self.record, self.reason, failure, self.archive)
             self._look_again()
         if self.move_failed:
             raise ControlError(self.moved)

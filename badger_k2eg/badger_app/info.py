@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from ..backend import Update
-from ..errors import ControlError, PvInvalid
-from ..model import Limits, Reading
+from ..core.backend import Update
+from ..core.errors import ControlError, PvInvalid
+from ..core.model import Limits, Reading
 
 
 def describe_all(updates: Mapping[str, Update]) -> dict[str, dict[str, str]]:

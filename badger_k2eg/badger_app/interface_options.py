@@ -12,8 +12,8 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from ..errors import SettingsError
-from ..settings import Options, Settings, parse
+from ..core.errors import SettingsError
+from ..core.settings import Options, Settings, parse
 
 logger = logging.getLogger("badger_k2eg")
 

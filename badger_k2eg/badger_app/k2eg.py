@@ -5,9 +5,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from ..backends import ThroughK2eg
+from ..core.settings import Options
 from ..k2eg.environment import default_app_name, default_environment
-from ..settings import Options
-from .plugin import ControlInterface
+from .interface import ControlInterface
 
 # Above the ten seconds that a gateway itself waits for a PV, so that its own answer is heard.
 _TIMEOUT = 12.0

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..printable import plain_labels, printable
+from ..core.printable import plain_labels, printable
 from .evaluation import Evaluation
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ControlError, SettingsError
+from ..core.errors import ControlError, SettingsError
 
 
 def environment_class(name: str) -> tuple[Any, Mapping[str, Any]]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from badger.interface import log
 
-from ..model import Reading
+from ..core.model import Reading
 
 if TYPE_CHECKING:
-    from ..deadline import Deadline
-    from ..model import SetReport
-    from .plugin import ControlInterface
+    from ..core.deadline import Deadline
+    from ..core.model import SetReport
+    from .interface import ControlInterface
 
 
 def recordable(value: Any) -> Any:

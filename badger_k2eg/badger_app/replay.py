@@ -9,19 +9,19 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError
 
-from ..backend import Backend, Update
 from ..backends.replay import ReplayBackend
 from ..backends.replay.source import ReplaySettings, load, open_recording
 from ..control import Control
-from ..deadline import Deadline
-from ..errors import PvError, SettingsError, ValidationFailed, ValidatorCrashed
-from ..model import PvAddress, Reading, SetReport, plain
-from ..records import Record
+from ..core.backend import Backend, Update
+from ..core.deadline import Deadline
+from ..core.errors import PvError, SettingsError, ValidationFailed, ValidatorCrashed
+from ..core.model import PvAddress, Reading, SetReport, plain
+from ..core.records import Record
+from ..core.settings import Settings
 from ..run import Attachment
-from ..sampling.assembly import failure_of
-from ..settings import Settings
+from ..tuning.compute import failure_of
+from .interface import ControlInterface
 from .interface_options import first_line
-from .plugin import ControlInterface
 
 logger = logging.getLogger("badger_k2eg")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from .. import clock
-from ..errors import NoSuchRecord
-from ..journal.runs import RecordedRun
+from ..core import clock
+from ..core.errors import NoSuchRecord
+from ..journal.recorded_run import RecordedRun
 
 #: Seconds that may pass between Run, of which an archive has its name, and the first set.
 _PREPARES = 3600.0

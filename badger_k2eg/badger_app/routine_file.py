@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from ..errors import ControlError, SettingsError
-from ..wording import close_to
+from ..core.errors import ControlError, SettingsError
+from ..core.suggestions import close_to
 
 #: Keys that are needed, or may stand beside them; none of them is a misspelt other one.
 _KEYS = {"environment", "generator", "vocs", "interface"}

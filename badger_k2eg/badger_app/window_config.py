@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from ..errors import SettingsError
+from ..core.errors import SettingsError
 from ..plugin_root import plugin_root as our_plugin_root
-from .runner import ROOTS, plugin_names
+from .session import ROOTS, plugin_names
 
 PLUGIN_ROOT = "BADGER_PLUGIN_ROOT"
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .. import run
-from ..errors import SetpointBlocked
-from . import running
+from ..core.errors import SetpointBlocked
+from . import run_frames
 from .evaluation import is_read_only
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Witness:
         attachment = getattr(environment.interface, "attachment", None)
         if not isinstance(attachment, run.Attachment):
             attachment = run.Attachment()
-        attachment.about.setdefault("environment", lambda: {"environment": running.described(environment)})
+        attachment.about.setdefault("environment", lambda: {"environment": run_frames.described(environment)})
         attachment.unguarded(self.unguarded, point, measured)
 
 

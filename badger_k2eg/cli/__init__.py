@@ -16,9 +16,9 @@ from typing import Any, NoReturn
 import click
 
 from .. import __version__
-from ..errors import CallCancelled, ControlError, NoSuchRecord, ReadError, SetError, SettingsError
-from ..printable import PrintableFormatter, printable, printable_lines
-from .lazy import Lazy
+from ..core.errors import CallCancelled, ControlError, NoSuchRecord, ReadError, SetError, SettingsError
+from ..core.printable import PrintableFormatter, printable, printable_lines
+from .lazy_group import Lazy
 
 FAILED, USAGE, REFUSED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 

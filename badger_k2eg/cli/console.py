@@ -14,7 +14,7 @@ import rich.text
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeElapsedColumn
 from rich.table import Table
 
-from ..printable import printable
+from ..core.printable import printable
 
 __all__ = ["Console", "Progress", "ProgressColumn", "Table", "Task", "Text", "bar", "say"]
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import click
 
-from ..errors import ControlError, MissingExtra
-from ..settings import load
-from . import demo_ioc, ioc, report
+from ..core.errors import ControlError, MissingExtra
+from ..core.settings import load
+from . import demo_ioc, ioc
+from . import run_report as report
 from .console import Console, Text
-from .demo_parts import gateway, machine
+from .demo_processes import gateway, machine
 
 ENVIRONMENT = "pv_template"
 #: The environment's parameters: its names, and the PVs behind them.
@@ -56,9 +57,9 @@ def demo(interface: str | None, output: Path, which: str) -> None:
     for package in ("softioc", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the demo", "demo")
-    from ..badger_app import runner
+    from ..badger_app import session
 
-    if interface is not None and interface not in (names := runner.plugin_names("interfaces")):
+    if interface is not None and interface not in (names := session.plugin_names("interfaces")):
         raise click.UsageError(f"there is no interface {interface!r}; choices: {', '.join(names)}")
     # Badger takes seconds to load: a wrong option is told before, and once.
     load()
@@ -107,7 +108,7 @@ def _injector(interface: str, output: Path, console: Console) -> None:
 
 def _first(interface: str, folder: Path, output: Path, console: Console) -> None:
     """Tune three PVs in this process, to show what a script of one's own would do."""
-    from ..badger_app import headless, plot, runner
+    from ..badger_app import headless, plot, session
 
     prefix = f"DEMO{os.getpid()}"
     with (
@@ -116,17 +117,17 @@ def _first(interface: str, folder: Path, output: Path, console: Console) -> None
     ):
         console.print(f"an IOC serves {prefix}:*; Badger has {EVALUATIONS} evaluations to make {PVS['f']} small")
         console.print(", ".join(f"{name} is {pv}" for name, pv in PVS.items()))
-        runner.open_badger(folder)
+        session.open_badger(folder)
         with warnings.catch_warnings():
             # Of Badger's and Xopt's own libraries; nothing that a user of the demo could act upon.
             warnings.simplefilter("ignore")
             pvs = {name: f"{prefix}:{pv}" for name, pv in PVS.items()}
-            environment = runner.load_environment(ENVIRONMENT, pvs, interface=interface)
-            routine = runner.make_routine(
+            environment = session.load_environment(ENVIRONMENT, pvs, interface=interface)
+            routine = session.make_routine(
                 environment,
                 {"f": "MINIMIZE"},
                 initial_points=[],
-                generator_options=runner.first_simplex(environment, _FIRST_STEP),
+                generator_options=session.first_simplex(environment, _FIRST_STEP),
                 name="Nelder-Mead on the demo's machine",
             )
             run = headless.HeadlessRun(routine, evaluations=EVALUATIONS, at_end="best")

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .ending import exit_with_parent
+from .signals import exit_with_parent
 
 #: Where the beam is smallest, and how small (mm) it is there; the size is noisy by a hundredth of that.
 BEST = {"COR:1:SP": 1.2, "COR:2:SP": -0.7}

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from ..errors import PvNameError
-from ..wording import did_you_mean
+from ..core.errors import PvNameError
+from ..core.suggestions import did_you_mean
 from . import FAILED
 from .assignments import assignments
-from .checks import Finding, Status, Subject, look
 from .console import Console, Table, Text
+from .doctor_checks import Finding, Status, Subject, look
 
 _MARKS = {Status.GOOD: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.BAD: ("✗", "bold red")}
 
@@ -65,7 +65,7 @@ def doctor(
 
 
 def _check_words(subject: Subject) -> None:
-    from ..badger_app.runner import plugin_names
+    from ..badger_app.session import plugin_names
 
     if subject.parameters and subject.environment is None:
         raise click.UsageError("--set is for the parameters of an --environment")

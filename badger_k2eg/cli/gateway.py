@@ -13,15 +13,15 @@ from pathlib import Path
 
 import click
 
-from .. import settings
 from ..control import Control, connect
-from ..deadline import Deadline
+from ..core import settings
+from ..core.deadline import Deadline
 from ..gateway import COMMAND_PARTITIONS, GROUP, Gateway, Revision
-from ..gateway.access import TIMEOUT
+from ..gateway.pv_access import TIMEOUT
 from ..k2eg.environment import load_environment
 from ..kafka import EmbeddedBroker, KafkaConnection
 from .console import say
-from .ending import ended_by_signals
+from .signals import ended_by_signals
 
 #: Of an embedded broker, where no environment names one.
 _COMMAND_TOPIC = "cmd-in-topic"

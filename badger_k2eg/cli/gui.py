@@ -12,10 +12,10 @@ from pathlib import Path
 
 import click
 
-from ..errors import ControlError, MissingExtra, SettingsError
-from . import checks
-from .checks import badger as badger_check
+from ..core.errors import ControlError, MissingExtra, SettingsError
+from . import doctor_checks
 from .console import say
+from .doctor_checks import badger as badger_check
 
 
 @click.command()
@@ -35,12 +35,13 @@ def gui(plugin_root: Path | None, config: Path | None) -> int:
     The window is Badger's own. Where Badger has no configuration yet, one is written: our plugins, and Badger's usual
     folders. An existing one is used as it is. Exit code: 0 closed, 1 no window can be opened, 2 a mistake.
     """
-    from ..badger_app import display, window_config
+    from ..badger_app import qt_check as display
+    from ..badger_app import window_config
 
     if importlib.util.find_spec("badger") is None:
         raise MissingExtra("Badger's window", "badger")
-    for finding in badger_check.check(checks.Subject()):
-        if finding.status == checks.Status.BAD:
+    for finding in badger_check.check(doctor_checks.Subject()):
+        if finding.status == doctor_checks.Status.BAD:
             say(f"warning: {finding.what} {finding.text}", err=True)
     found = window_config.read_config(config, plugin_root)
     root = found.plugin_root if plugin_root is None else plugin_root.resolve()

@@ -20,10 +20,10 @@ from typing import IO
 
 import click
 
-from ..errors import ControlError, MissingExtra
+from ..core.errors import ControlError, MissingExtra
 from . import demo_ioc
 from .console import say
-from .ending import ended_by_signals
+from .signals import ended_by_signals
 
 _LOOPBACK = "127.0.0.1"
 _READY_TIMEOUT = 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .lazy import Lazy
+from .lazy_group import Lazy
 
 _COMMANDS = {
     "archive": (".log_keep", "Move closed segments to another place; line numbers go on."),

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from ..errors import NoSuchRecord
-from ..journal.pages import Pages
-from . import journal_text as text
+from ..core.errors import NoSuchRecord
+from ..journal.pager import Pages
+from . import journal_output as text
 from .console import Console, say
 
 _HELP = "space next, b back, ] [ next/previous event, / search, n N again, : line, g first, G last, q ends"

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SetpointBlocked, SettingsError
-from ..wording import did_you_mean, in_lines
+from ..core.errors import SetpointBlocked, SettingsError
+from ..core.suggestions import did_you_mean, in_lines
 from . import FAILED, REFUSED
 from .assignments import assignments
+from .connection_options import chosen_way, control_by, reached
 from .console import Console, say
-from .ending import stopped_by_signals
-from .way import chosen_way, control_by, reached
+from .signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from .. import run
@@ -211,7 +211,7 @@ def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tu
 
 
 def _lines(result: Any) -> list[str]:
-    from ..model import Reading
+    from ..core.model import Reading
 
     if isinstance(result, Reading):
         shown = result.label if result.label is not None else result.plain
@@ -227,7 +227,7 @@ def _lines(result: Any) -> list[str]:
 
 def _plain(value: Any) -> Any:
     """Turn a result into what JSON can hold."""
-    from ..model import Reading, plain
+    from ..core.model import Reading, plain
 
     value = plain(value)
     if hasattr(value, "rows"):

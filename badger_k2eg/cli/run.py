@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SetpointBlocked, SettingsError
-from ..settings import load
-from . import FAILED, REFUSED, USAGE, report
+from ..core.errors import SetpointBlocked, SettingsError
+from ..core.settings import load
+from . import FAILED, REFUSED, USAGE
+from . import run_report as report
 from .assignments import assignments
 from .console import Console, bar, say
-from .ending import stopped_by_signals
+from .signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from ..badger_app.evaluation import Evaluation

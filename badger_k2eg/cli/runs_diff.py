@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from ..errors import NoSuchRecord, PvError
+from ..core.errors import NoSuchRecord, PvError
 from ..journal import Journal, RecordedRun
-from . import journal_text as text
+from . import journal_output as text
 from .console import Console, Table, Text
 
 NOW = "now"
@@ -101,8 +101,8 @@ def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:
 def _of_machine(run: RecordedRun) -> Side:
     """Read every PV that the run knows."""
     from ..control import Control, connect
+    from ..core.settings import load
     from ..run.manifest import way_of
-    from ..settings import load
 
     backend = connect(way_of(run.manifest))
     control = Control(backend, load())

@@ -12,10 +12,10 @@ import click
 
 from ..badger_app.evaluation import Evaluation
 from ..badger_app.plot import plot_run
-from ..errors import MissingExtra, NoSuchRecord
+from ..core.errors import MissingExtra, NoSuchRecord
 from ..journal import RecordedRun
 from ..journal.naming import file_name
-from . import journal_text as text
+from . import journal_output as text
 from .console import say
 
 #: Setpoints that can be told apart in one panel.

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import NoSuchRecord
+from ..core.errors import NoSuchRecord
 from . import FAILED, REFUSED
 from .console import Console, Table
 
 if TYPE_CHECKING:
-    from ..run.undo import Step
+    from ..run.restore_plan import Step
 
 _DONE = ("restored", "already there", "a command, which cannot be undone")
 _REFUSED = ("blocked", "read-only")
@@ -39,10 +39,10 @@ def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only:
     locked, is left alone and named. It is recorded under the run's own id.
     """
     from ..control import Control, connect
+    from ..core.settings import load
     from ..journal import Journal
     from ..run.manifest import way_of
     from ..run.restore import Restore
-    from ..settings import load
 
     journal = Journal.open()
     way = way_of(journal.run(run).manifest)
@@ -115,7 +115,7 @@ def _value(value: Any) -> str:
 
 
 def _verdict(steps: Sequence[Any]) -> list[str]:
-    from ..run.undo import summary
+    from ..run.restore_plan import summary
 
     left = [step for step in steps if step.fate not in _DONE]
     words = [summary(steps)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from ..errors import SettingsError
+from ..core.errors import SettingsError
 from .console import say
 
 
@@ -17,9 +17,9 @@ def unlock(pvs: tuple[str, ...], force: bool) -> int:
     A lock is freed by itself when its owner ends, however that happens. The owner of one that was taken away finds out
     at its next set, which is refused. It is on record in the journal.
     """
+    from ..core.records import Level, Record, RecordKind
     from ..journal import Journal
-    from ..lock import locks
-    from ..records import Level, Record, RecordKind
+    from ..run.pv_locks import locks
 
     registry = locks()
     if force and not pvs:

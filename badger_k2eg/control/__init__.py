@@ -3,8 +3,8 @@
 ``Control`` is for everybody above: Badger's interfaces, the command line, procedures, the gateway. It knows no Badger.
 """
 
-from .connections import connect
-from .core import Control
-from .synchronous import SynchronousCalls
+from ..backends.router import connect
+from .control import Control
+from .procedure_calls import SynchronousCalls
 
 __all__ = ["Control", "SynchronousCalls", "connect"]

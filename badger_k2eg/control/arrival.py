@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import clock
-from ..backend import Subscription, loses_updates
-from ..deadline import Deadline, under
-from ..errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
-from ..model import PvAddress
-from ..policy import not_a_reading, same
-from ..settings import matches
-from ..synchronized import asked_by, asker, check_waiting
-from ..validation import AllOf, Watch, name_of
+from ..core import clock
+from ..core.backend import Subscription, loses_updates
+from ..core.deadline import Deadline, under
+from ..core.errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
+from ..core.futures import asked_by, asker, check_waiting
+from ..core.model import PvAddress
+from ..core.settings import matches
+from .put_rules import not_a_reading, same
+from .validators import AllOf, Watch, name_of
 
 if TYPE_CHECKING:
-    from ..settings import Settings
-    from .core import Control
+    from ..core.settings import Settings
+    from .control import Control
     from .setpoint import Setpoint
 
 # Seconds for a subscription to tell of itself; then its PV is read.

@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..backend import Backend
-from ..conversion import RECORD_STRING
-from ..deadline import Deadline
-from ..model import Kind, PvAddress, Reading
-from ..names import record_and_field
+from ..core.backend import Backend
+from ..core.conversion import RECORD_STRING
+from ..core.deadline import Deadline
+from ..core.model import Kind, PvAddress, Reading
+from ..core.pv_names import record_and_field
 
 # A server that has the field answers at once; one that is no IOC never does.
 _PATIENCE = 1.0

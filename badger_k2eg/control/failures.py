@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from .. import fork
-from ..synchronized import asker
+from ..core import fork
+from ..core.futures import asker
 
 
 @dataclass(slots=True, eq=False)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from .. import synchronized
-from ..backend import Backend, Update
-from ..deadline import FOREVER, Deadline
-from ..errors import PutMismatch, PutUnknown
-from ..model import Fields, Outcome, Reading, plain
-from ..policy import can_prove, same, unchanged
-from ..settings import Settings
+from ..core import futures
+from ..core.backend import Backend, Update
+from ..core.deadline import FOREVER, Deadline
+from ..core.errors import PutMismatch, PutUnknown
+from ..core.model import Fields, Outcome, Reading, plain
+from ..core.settings import Settings
+from .put_rules import can_prove, same, unchanged
 from .setpoint import Setpoint
 
 # An answer of "done" may come a moment before the new value is posted: looked at for about a second.
@@ -53,7 +53,7 @@ class ReadBack:
             if not claims or (number and patience.expired):
                 break
             if number:
-                synchronized.sleep(_LOOK_AGAIN, self._deadline)
+                futures.sleep(_LOOK_AGAIN, self._deadline)
             updates = self._backend.get_many([claim.setpoint.address for claim in claims], patience)
             claims = [claim for claim in claims if not claim.is_settled_by(updates[claim.setpoint.address])]
         for claim in claims:

@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import clock
-from ..backend import Backend, Update, has_fields
-from ..deadline import Deadline
-from ..errors import PvError
-from ..model import Kind, PvAddress, Reading
-from ..names import joined, record_and_field
+from ..core import clock
+from ..core.backend import Backend, Update, has_fields
+from ..core.deadline import Deadline
+from ..core.errors import PvError
+from ..core.model import Kind, PvAddress, Reading
+from ..core.pv_names import joined, record_and_field
 
 # Seconds once the PV itself has answered: an IOC takes milliseconds, and one lost packet of a search is made up for.
 _PATIENCE = 1.0

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import clock
-from ..conversion import in_units_of
-from ..errors import SetError
-from ..model import Outcome, PutResult, PvAddress, Reading, plain
-from ..policy import same
-from ..validation import AllOf, Validator, Watch
+from ..core import clock
+from ..core.conversion import in_units_of
+from ..core.errors import SetError
+from ..core.model import Outcome, PutResult, PvAddress, Reading, plain
+from .put_rules import same
+from .validators import AllOf, Validator, Watch
 
 
 @dataclass(slots=True, eq=False)

@@ -13,16 +13,16 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..backend import Update, loses_updates
-from ..deadline import Deadline
-from ..errors import ConditionNotMet, PvError, PvInvalid, read_failure
-from ..model import Reading
-from ..policy import not_a_reading
-from ..synchronized import check_waiting
-from .context import annotated
+from ..core.backend import Update, loses_updates
+from ..core.deadline import Deadline
+from ..core.errors import ConditionNotMet, PvError, PvInvalid, read_failure
+from ..core.futures import check_waiting
+from ..core.model import Reading
+from .put_rules import not_a_reading
+from .validator_context import annotated
 
 if TYPE_CHECKING:
-    from .core import Control
+    from .control import Control
 
 Condition = Callable[..., Any]
 

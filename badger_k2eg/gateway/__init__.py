@@ -15,7 +15,7 @@ the codec; no EPICS client of its own, no Kafka client of its own, nothing of Ba
 Read-only unless its ``Control`` may write.
 """
 
-from .core import COMMAND_PARTITIONS, GROUP, Gateway
-from .iterations import Revision
+from .gateway import COMMAND_PARTITIONS, GROUP, Gateway
+from .snapshot_messages import Revision
 
 __all__ = ["COMMAND_PARTITIONS", "GROUP", "Gateway", "Revision"]

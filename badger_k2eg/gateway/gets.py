@@ -11,15 +11,15 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from .. import clock
-from ..backend import Update
 from ..control import Control
-from ..deadline import Deadline
-from ..errors import ControlError, PvError, PvTimeout
+from ..core import clock
+from ..core.backend import Update
+from ..core.deadline import Deadline
+from ..core.errors import ControlError, PvError, PvTimeout
+from ..core.model import PvAddress, Reading
 from ..k2eg.codec import Get, PvUri, Reply, ValueReply, parse_uri
-from ..model import PvAddress, Reading
-from .access import MALFORMED, TIMEOUT, address_of, failure
-from .workers import Workers
+from .command_pool import Workers
+from .pv_access import MALFORMED, TIMEOUT, address_of, failure
 
 logger = logging.getLogger(__name__)
 

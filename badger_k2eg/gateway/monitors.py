@@ -14,17 +14,17 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from .. import clock
-from ..backend import Subscription, Update
 from ..control import Control
-from ..deadline import Deadline
-from ..errors import ControlError, KafkaError
+from ..core import clock
+from ..core.backend import Subscription, Update
+from ..core.deadline import Deadline
+from ..core.errors import ControlError, KafkaError
+from ..core.model import Reading
 from ..k2eg.codec import Monitor, MonitorEvent, MultiMonitor, PvUri, Serialization, monitor_topic, parse_uri
 from ..kafka import Topics
-from ..model import Reading
-from .access import address_of, stale
-from .clock import Clock
 from .publisher import Publisher
+from .pv_access import address_of, stale
+from .scheduler import Clock
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from .. import clock
-from ..errors import KafkaError, WriterFull
+from ..core import clock
+from ..core.errors import KafkaError, WriterFull
 from ..k2eg.codec import Command, Message, Reply, Serialization, encode_record, reply_key
 from ..kafka import Writer
 

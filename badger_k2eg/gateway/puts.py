@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..control import Control
-from ..conversion import Refusal
-from ..deadline import Deadline
-from ..errors import CallCancelled, ControlError, PutTimeout, PvError, SetError
+from ..core.conversion import Refusal
+from ..core.deadline import Deadline
+from ..core.errors import CallCancelled, ControlError, PutTimeout, PvError, SetError
+from ..core.model import Fields, Kind, PvAddress, Reading
 from ..k2eg.codec import BadPutValue, Put, Reply, decode_put_value, parse_uri
-from ..model import Fields, Kind, PvAddress, Reading
-from .access import MALFORMED, TIMED_OUT, TIMEOUT, address_of, failure
+from .pv_access import MALFORMED, TIMED_OUT, TIMEOUT, address_of, failure
 
 _NOTHING_KNOWN = "No fields to update in the provided Msgpack object"
 

@@ -7,10 +7,10 @@ not know Control, Badger, or a transport.
 
 from __future__ import annotations
 
-from .core import Journal
+from .journal import Journal
+from .lookup import Event
 from .query import Query
-from .reading import Event
-from .runs import Evaluation, RecordedRun
+from .recorded_run import Evaluation, RecordedRun
 from .settings import JournalSettings
 
 __all__ = ["Evaluation", "Event", "Journal", "JournalSettings", "Query", "RecordedRun"]

@@ -22,17 +22,17 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import JournalError
-from ..printable import json_text
-from ..records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
+from ..core.errors import JournalError
+from ..core.printable import json_text
+from ..core.records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
 from . import segments
-from .core import Journal
+from .annotate import ATTACHMENTS, sha256
 from .index import Index
+from .journal import Journal
+from .lookup import Reader
 from .naming import file_name
 from .query import Query
-from .reading import Reader
-from .runs import RecordedRun, all_runs
-from .said import ATTACHMENTS, sha256
+from .recorded_run import RecordedRun, all_runs
 
 logger = logging.getLogger("badger_k2eg")
 

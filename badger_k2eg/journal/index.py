@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .. import fork
-from ..records import RecordKind
+from ..core import fork
+from ..core.records import RecordKind
 from . import segments
-from .indexing import SCHEMA, SECONDARY, Indexing, stored
+from .index_tables import SCHEMA, SECONDARY, Indexing, stored
 from .segments import Segment
 
 T = TypeVar("T")

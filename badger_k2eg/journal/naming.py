@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ..errors import JournalError
-from ..printable import printable
+from ..core.errors import JournalError
+from ..core.printable import printable
 
 #: What a file system, a zip file or a shell makes something of; % is what stands for it.
 _QUOTED = frozenset('%/\\:*?"<>|')

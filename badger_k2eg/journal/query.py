@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, TypeVar
 
-from .. import clock
-from ..errors import NoSuchRecord
-from ..model import Outcome
-from ..records import Level, RecordKind
-from ..wording import did_you_mean
+from ..core import clock
+from ..core.errors import NoSuchRecord
+from ..core.model import Outcome
+from ..core.records import Level, RecordKind
+from ..core.suggestions import did_you_mean
 
 E = TypeVar("E", bound=Enum)
 

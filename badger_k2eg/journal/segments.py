@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..records import BadLine, Record, from_line
+from ..core.records import BadLine, Record, from_line
 
 _NAME = re.compile(r"(\d{12,18})-(\d{8}T\d{6})Z\.ndjson")
 _TIME = "%Y%m%dT%H%M%S"

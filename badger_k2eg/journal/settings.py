@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 import platformdirs
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from .. import settings
-from ..settings import Seconds
+from ..core import settings
+from ..core.settings import Seconds
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _NETWORK = ("nfs", "cifs", "smb", "afs", "lustre", "gpfs", "ceph", "9p", "beegfs", "pvfs", "fuse.sshfs", "glusterfs")

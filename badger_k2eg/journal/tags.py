@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from ..errors import NoSuchRecord
+from ..core.errors import NoSuchRecord
 
 _FORM = re.compile(r"(?P<name>[^=<>]+?)\s*(?:(?P<sign><=|>=|<|>|=)\s*(?P<value>.+))?")
 

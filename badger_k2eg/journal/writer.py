@@ -16,10 +16,11 @@ from pathlib import Path
 
 import filelock
 
-from .. import __version__, clock, fork
-from ..errors import JournalWriteError
-from ..lock import this_owner
-from ..records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, from_line, to_line
+from .. import __version__
+from ..core import clock, fork
+from ..core.errors import JournalWriteError
+from ..core.owner import this_owner
+from ..core.records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, from_line, to_line
 from . import segments
 from .segments import Segment
 from .settings import JournalSettings, network_file_system

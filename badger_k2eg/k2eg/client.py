@@ -14,31 +14,18 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from .. import clock, fork
-from ..deadline import Deadline
-from ..errors import (
-    CallCancelled,
-    ControlError,
-    OperationError,
-    OperationTimeout,
-    PvError,
-)
-from .calls import Calls
-from .codec import (
-    RepeatingSnapshot,
-    Reply,
-    SnapshotStop,
-    SnapshotTrigger,
-    check_uri,
-    snapshot_topic,
-)
+from ..core import clock, fork
+from ..core.deadline import Deadline
+from ..core.errors import CallCancelled, ControlError, OperationError, OperationTimeout, PvError
+from .codec import RepeatingSnapshot, Reply, SnapshotStop, SnapshotTrigger, check_uri, snapshot_topic
 from .environment import K2egEnvironment, load_environment
+from .gets_and_puts import Calls
 from .link import Link, MakeCommand
 from .monitors import Event, Monitors, Subscription
 from .oneshot import in_background, take_snapshot
+from .pv_types import TypeBook
 from .snapshots import Iteration, OneShot, Recurring, SnapshotProperties
 from .tickets import Counters
-from .values import TypeBook
 
 #: Seconds: above the 10 that a gateway itself waits for a PV, so that its own answer is heard.
 TIMEOUT = 12.0

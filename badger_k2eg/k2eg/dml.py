@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
-from ..deadline import FOREVER
-from ..errors import ControlError, OperationError, OperationTimeout
-from ..model import Fields
+from ..core.deadline import FOREVER
+from ..core.errors import ControlError, OperationError, OperationTimeout
+from ..core.model import Fields
 from .client import K2egClient
 from .codec import SnapshotType, check_uri, encode_put_value, snapshot_topic
 from .monitors import Event

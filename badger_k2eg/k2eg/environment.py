@@ -22,10 +22,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import config_files
-from ..config_files import DEFAULTS
-from ..errors import SettingsError
-from ..wording import close_to, did_you_mean
+from ..core import config_files
+from ..core.config_files import DEFAULTS
+from ..core.errors import SettingsError
+from ..core.suggestions import close_to, did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping
 from typing import Any, TypeVar
 
-from .. import clock, fork
-from ..deadline import Deadline
-from ..errors import CallCancelled, KafkaError, OperationTimeout, TopicMissing, TopicRefused
+from ..core import clock, fork
+from ..core.deadline import Deadline
+from ..core.errors import CallCancelled, KafkaError, OperationTimeout, TopicMissing, TopicRefused
 from ..kafka import BrokerTrouble, Delivery, KafkaConnection, KafkaRecord, Reader, Topics, Writer
 from .codec import (
     BadRecord,

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from .. import clock, fork
-from ..deadline import Deadline
-from ..errors import ControlError, KafkaError, OperationError, OperationTimeout, PvError, PvNotConnected
+from ..core import clock, fork
+from ..core.deadline import Deadline
+from ..core.errors import ControlError, KafkaError, OperationError, OperationTimeout, PvError, PvNotConnected
 from .codec import Message, MonitorEvent, MultiMonitor, PvUri, Reply, monitor_share, monitor_topic
 from .link import Link
 from .tickets import Ticket

@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from .. import clock
-from ..deadline import Deadline
-from ..errors import ControlError, OperationError, PvNotConnected
+from ..core import clock
+from ..core.deadline import Deadline
+from ..core.errors import ControlError, OperationError, PvNotConnected
 from ..kafka import Delivery
-from .calls import Calls
 from .codec import PvUri, Reply, Snapshot, SnapshotDone, ValueReply
+from .gets_and_puts import Calls
 from .link import Link
 from .snapshots import OneShot
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .. import clock
-from ..errors import ControlError
+from ..core import clock
+from ..core.errors import ControlError
 from .codec import Message, SnapshotData, SnapshotHeader, SnapshotTail, SnapshotType, check_field_names
 
 logger = logging.getLogger(__name__)

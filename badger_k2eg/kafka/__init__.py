@@ -18,11 +18,11 @@ from __future__ import annotations
 
 from .connection import KafkaConnection
 from .embedded import EmbeddedBroker
-from .group import GroupReader
+from .group_consumer import GroupReader
+from .producer import Writer
 from .reader import Reader
+from .records import BrokerTrouble, Delivery, KafkaRecord, Start
 from .topics import Created, Topics
-from .values import BrokerTrouble, Delivery, KafkaRecord, Start
-from .writer import Writer
 
 __all__ = [
     "BrokerTrouble",

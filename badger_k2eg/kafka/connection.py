@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Self
 
-from ..errors import SettingsError
+from ..core.errors import SettingsError
 
 # What the name of an option must not contain for its value to be shown.
 _SECRET = ("password", "secret", "key", "token", "sasl.oauthbearer", "sasl.username", "pem")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import KafkaError
+from ..core.errors import KafkaError
+from .broker_health import Watch
 from .inherited import Consumer
 from .late import Late
 from .owner import Owner
-from .values import BrokerTrouble, KafkaRecord
-from .watch import Watch
+from .records import BrokerTrouble, KafkaRecord
 
 
 class Consuming(Late):

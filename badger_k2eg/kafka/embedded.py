@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 import confluent_kafka.cimpl
 from confluent_kafka import KafkaError as Code
 
-from ..errors import KafkaError
+from ..core.errors import KafkaError
 from .connection import KafkaConnection
 from .inherited import making
 

@@ -13,9 +13,9 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka.admin import AdminClient
 
-from .. import fork
-from .orphaned import open_orphaned
-from .watch import opened
+from ..core import fork
+from .broker_health import opened
+from .resolver_lock import open_orphaned
 
 #: Held while a handle is made: no fork may come between, as the library holds locks of its own then.
 making = fork.Lock()

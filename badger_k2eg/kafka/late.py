@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from .. import fork
+from ..core import fork
 from .connection import KafkaConnection
 
 

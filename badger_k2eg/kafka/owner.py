@@ -13,10 +13,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from ..errors import KafkaError
+from ..core.errors import KafkaError
+from .broker_health import Watch
 from .inherited import Consumer, make
-from .values import KafkaRecord
-from .watch import Watch
+from .records import KafkaRecord
 
 logger = logging.getLogger("badger_k2eg.kafka")
 

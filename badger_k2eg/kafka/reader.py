@@ -8,13 +8,13 @@ from typing import TypeVar
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
-from ..deadline import FOREVER, Deadline
-from ..errors import KafkaError
+from ..core.deadline import FOREVER, Deadline
+from ..core.errors import KafkaError
 from .connection import KafkaConnection
 from .consuming import Consuming
 from .owner import Owner
+from .records import KafkaRecord, Start
 from .topics import Topics
-from .values import KafkaRecord, Start
 from .waiting import wait_all
 
 T = TypeVar("T")

@@ -14,14 +14,14 @@ from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-from .. import fork
-from ..deadline import Deadline
-from ..errors import TopicMissing
+from ..core import fork
+from ..core.deadline import Deadline
+from ..core.errors import TopicMissing
+from .broker_health import Watch
 from .connection import KafkaConnection
 from .inherited import AdminClient, make
-from .values import BrokerTrouble, Start
+from .records import BrokerTrouble, Start
 from .waiting import pause, wait_all
-from .watch import Watch
 
 # The library takes no request without a bound.
 _LONGEST = 3600.0

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from typing import Any
 
-from ..deadline import Deadline
+from ..core.deadline import Deadline
 
 _SLICE = 0.05
 

@@ -4,11 +4,11 @@ A function ``def scan(control, ...)`` is a procedure; ``badger-k2eg procedure MO
 the locks and the safe stop of a run.
 """
 
-from .beam import wait_for_beam
 from .degauss import degauss
 from .emittance import Emittance, fit_emittance, quadrupole_scan
 from .progress import Step, progress, reported_to
 from .scan import ScanResult, scan
+from .wait_for_beam import wait_for_beam
 
 __all__ = [
     "Emittance",

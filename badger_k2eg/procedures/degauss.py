@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..control import Control
-from ..errors import SetpointBlocked
-from ..knobs import Knob, Mover
+from ..core.errors import SetpointBlocked
+from ..tuning import Knob, Mover
 from .progress import progress
 from .scan import check_bounds
 

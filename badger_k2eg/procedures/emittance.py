@@ -15,9 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ..control import Control
-from ..knobs import Knob
-from ..sampling import Measurable
-from ..units import Quantity
+from ..core.units import Quantity
+from ..tuning import Knob, Measurable
 from .scan import ScanResult, scan
 
 #: Rest energy of the electron in MeV (CODATA 2018).

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import clock
 from ..control import Control
-from ..errors import MissingExtra, SetpointBlocked
-from ..knobs import Knob, Mover
-from ..printable import plain_labels, printable
-from ..sampling import Measurable, Observable, Sample, Sampler, Skew
+from ..core import clock
+from ..core.errors import MissingExtra, SetpointBlocked
+from ..core.printable import plain_labels, printable
+from ..tuning import Knob, Measurable, Mover, Observable, Sample, Sampler, Skew
 from .progress import progress
 
 logger = logging.getLogger("badger_k2eg")

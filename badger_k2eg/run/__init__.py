@@ -10,10 +10,10 @@
 
 from __future__ import annotations
 
-from .attachment import Attachment
-from .core import Reason, Run
+from .gate import Attachment
 from .guards import Guards
 from .process import begin, current, declare, end, inside, running, stop
+from .run import Reason, Run
 from .settings import RunSettings
 
 __all__ = [

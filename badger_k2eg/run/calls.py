@@ -6,8 +6,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from .. import clock
-from ..model import PvAddress
+from ..core import clock
+from ..core.model import PvAddress
 
 _LOOK = 0.01
 

@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..backend import Update
-from ..errors import PvError
-from ..journal.readings import told, told_error
-from ..model import Reading, plain
-from ..records import Level, Record, RecordKind
+from ..core.backend import Update
+from ..core.errors import PvError
+from ..core.model import Reading, plain
+from ..core.records import Level, Record, RecordKind
+from ..journal.reading_fields import told, told_error
 from .recorder import Recorder
 
 

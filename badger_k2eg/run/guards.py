@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from ..backend import Update
 from ..control import Control
-from ..knobs import Condition
-from ..model import PvAddress, Reading
-from ..records import Level
-from .core import Run
+from ..core.backend import Update
+from ..core.model import PvAddress, Reading
+from ..core.records import Level
+from ..tuning import Condition
+from .run import Run
 
 __all__ = ["Condition", "Guards"]
 

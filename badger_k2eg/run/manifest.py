@@ -10,8 +10,8 @@ from typing import Any
 
 from .. import __version__
 from ..backends import ThroughK2eg, Way
-from ..errors import JournalError
-from ..lock import this_owner
+from ..core.errors import JournalError
+from ..core.owner import this_owner
 
 _PACKAGES = ("badger-opt", "xopt", "p4p", "confluent-kafka", "numpy")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..control import Control
-from ..model import Outcome, PutResult, Reading, plain
+from ..core.model import Outcome, PutResult, Reading, plain
 
 
 @dataclass(slots=True)

@@ -19,14 +19,15 @@ from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
-from .. import fork, synchronized
-from ..deadline import Deadline, scope, under
-from ..errors import CallCancelled, SettingsError
-from . import orphans, panel
+from ..core import fork, futures
+from ..core.deadline import Deadline, scope, under
+from ..core.errors import CallCancelled, SettingsError
+from . import lost_runs as orphans
 from . import settings as options
-from .core import Reason, Run
+from . import status_panel as panel
 from .manifest import described
 from .recorder import own_journal
+from .run import Reason, Run
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -261,7 +262,7 @@ def _at_exit() -> None:
     error = sys.exc_info()[1] or getattr(sys, "last_value", None) or run.failure
     if run.holds and multiprocessing.parent_process() is not None:
         with contextlib.suppress(CallCancelled):
-            synchronized.sleep(_WINDOWS_PATIENCE, run.deadline)
+            futures.sleep(_WINDOWS_PATIENCE, run.deadline)
     if run.reason is not None:
         end(run.reason, run.message)
     elif isinstance(error, KeyboardInterrupt | CallCancelled):

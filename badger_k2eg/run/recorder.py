@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..backend import Update
-from ..errors import PvError
+from ..core.backend import Update
+from ..core.errors import PvError
+from ..core.model import PutResult, PvAddress, SetReport, plain
+from ..core.records import Level, Record, RecordKind
 from ..journal import Journal
 from ..journal import settings as journal_settings
-from ..journal.readings import told, told_error
-from ..journal.runs import ALIAS
-from ..model import PutResult, PvAddress, SetReport, plain
-from ..records import Level, Record, RecordKind
+from ..journal.reading_fields import told, told_error
+from ..journal.recorded_run import ALIAS
 from .validators import told_validator
 
 

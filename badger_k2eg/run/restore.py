@@ -12,20 +12,21 @@ from dataclasses import replace
 from typing import Any
 
 from ..control import Control
-from ..deadline import Deadline
-from ..errors import JournalError, NoSuchRecord, SettingsError
+from ..core.deadline import Deadline
+from ..core.errors import JournalError, NoSuchRecord, SettingsError
+from ..core.model import Outcome, PvAddress, Reading
+from ..core.owner import this_owner
+from ..core.pv_names import own_name
+from ..core.records import Record, RecordKind
 from ..journal import Journal
 from ..journal.query import Query
-from ..journal.readings import update_of
-from ..journal.runs import RecordedRun
-from ..lock import locks, this_owner
-from ..model import Outcome, PvAddress, Reading
-from ..names import own_name
-from ..records import Record, RecordKind
-from . import orphans
-from .outside import Outside
+from ..journal.reading_fields import update_of
+from ..journal.recorded_run import RecordedRun
+from . import lost_runs
+from .outside_puts import Outside
+from .pv_locks import locks
 from .recorder import Recorder
-from .undo import Fate, Step, Wanted, carry_out, outcome_of, plan
+from .restore_plan import Fate, Step, Wanted, carry_out, outcome_of, plan
 from .validators import validator_of
 
 START, BEST = "start", "best"
@@ -97,8 +98,8 @@ class Restore:
 
         :param said: called with each step as it has ended, and with those that have changed.
         """
-        if orphans.is_lost(self.recorded):
-            orphans.close(self._journal, self.recorded)
+        if lost_runs.is_lost(self.recorded):
+            lost_runs.close(self._journal, self.recorded)
         recorder = Recorder(self._journal, self.recorded.id, what="restore")
         # A full disk must not keep the machine from its place: what cannot be recorded is warned of.
         ours = Outside(recorder, f"{self.recorded.id} (restore)", force=self._force, required=False)

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from .. import settings
-from ..settings import Patterns, Seconds
+from ..core import settings
+from ..core.settings import Patterns, Seconds
 
 Policy = Literal["leave", "restore"]
 

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import JournalError
-from ..validation import AllOf, Reaches, Within, adapt
+from ..control.validators import AllOf, Reaches, Within, adapt
+from ..core.errors import JournalError
 
 _KINDS: dict[str, type[Within] | type[Reaches]] = {"within": Within, "reaches": Reaches}
 

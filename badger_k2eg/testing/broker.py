@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from ..deadline import Deadline
+from ..core.deadline import Deadline
 from ..kafka import EmbeddedBroker, KafkaConnection, Topics
 from .processes import ChildFailed, ChildProcess, announce_ready, clean_environment
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import clock, fork
+from ..core import clock, fork
 
 # Real seconds between two looks at threads that are busy.
 _LOOK_AGAIN = 0.0005

@@ -4,8 +4,7 @@ Its PVs are those of ``examples/virtual_injector``, whose last instrument stands
 """
 
 from badger_k2eg.badger_app.environment import ControlEnvironment
-from badger_k2eg.knobs import Condition, Knob
-from badger_k2eg.sampling import Buffer, Expression, Observable
+from badger_k2eg.tuning import Buffer, Condition, Expression, Knob, Observable
 
 
 def _matching(quadrupole: str) -> Knob:

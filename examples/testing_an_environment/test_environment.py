@@ -109,7 +109,7 @@ def test_a_put_that_times_out_is_tried_twice() -> None:
     context = mock_context(dict(VALUES))
     context.put.side_effect = TimeoutError
     environment = Environment(interface=Interface(context=context))
-    with patch("badger_k2eg.synchronized.sleep") as sleep, pytest.raises(TimeoutError, match="FIRST:COR:1:SP"):
+    with patch("badger_k2eg.core.futures.sleep") as sleep, pytest.raises(TimeoutError, match="FIRST:COR:1:SP"):
         environment.set_variables({"FIRST:COR:1:SP": 1.0})
     assert context.put.call_count == 2
     assert sleep.call_args_list[0].args[0] == 1.0

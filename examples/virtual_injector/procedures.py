@@ -10,10 +10,9 @@ import numpy as np
 
 from badger_k2eg import procedures
 from badger_k2eg.control import Control
-from badger_k2eg.knobs import Condition, Knob
-from badger_k2eg.model import Reading
+from badger_k2eg.core.model import Reading
 from badger_k2eg.procedures import Emittance, ScanResult
-from badger_k2eg.sampling import Observable
+from badger_k2eg.tuning import Condition, Knob, Observable
 
 from .lattice import MAGNETS, MOMENTUM, RESOLUTION
 

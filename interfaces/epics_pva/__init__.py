@@ -1,6 +1,6 @@
-"""Badger interface ``epics_pva``: EPICS PVs over PVAccess. All of it is ``badger_k2eg.badger_app.plugin``."""
+"""Badger interface ``epics_pva``: EPICS PVs over PVAccess. All of it is ``badger_k2eg.badger_app.interface``."""
 
-from badger_k2eg.badger_app.plugin import ControlInterface
+from badger_k2eg.badger_app.interface import ControlInterface
 
 
 class Interface(ControlInterface):

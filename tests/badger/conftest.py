@@ -37,7 +37,7 @@ def plugin_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def badger_config(plugin_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The configuration file of Badger in this process."""
-    from badger_k2eg.badger_app.runner import open_badger
+    from badger_k2eg.badger_app.session import open_badger
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

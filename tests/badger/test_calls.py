@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from badger_k2eg.backends.memory import Fault, MemoryBackend
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.futures import Future, background, gather
+from badger_k2eg.core.model import Outcome, Reading, Severity
+from badger_k2eg.core.units import Quantity, unit
 from badger_k2eg.errors import CallCancelled, SetpointBlocked
-from badger_k2eg.model import Outcome, Reading, Severity
-from badger_k2eg.synchronized import Future, background, gather
-from badger_k2eg.units import Quantity, unit
-from badger_k2eg.validation import within
 from interfaces.epics_pva import Interface
 
 

@@ -77,7 +77,7 @@ def run_in_child(routine: Any, config: Path) -> tuple[list[Any], Any, int | None
 def test_two_runs_in_a_row_beside_a_live_client(
     soft_ioc: SoftIoc, restored: Callable[[str, Any], str], badger_config: Path
 ) -> None:
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     knobs = {"x0": restored("DBL", 0.5), "x1": restored("FREE", 0.75)}
     window = Interface()
@@ -109,7 +109,7 @@ def test_two_runs_in_a_row_beside_a_live_client(
 def test_a_routine_survives_its_file(soft_ioc: SoftIoc, badger_config: Path, tmp_path: Path) -> None:
     from badger.routine import Routine
 
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     environment = Environment(interface=Interface(), f=soft_ioc.pv("STATIC"), timeout=4, parallel=True)
     environment.get_observables(["f"])  # a live client is inside

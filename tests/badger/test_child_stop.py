@@ -15,8 +15,8 @@ import pytest
 
 from badger_k2eg.badger_app.environment import ControlEnvironment
 from badger_k2eg.journal import Journal
-from badger_k2eg.journal.runs import RecordedRun
-from badger_k2eg.lock import locked_by
+from badger_k2eg.journal.recorded_run import RecordedRun
+from badger_k2eg.run.pv_locks import locked_by
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from environments.pv_template import Environment
 from interfaces.epics_pva import Interface
@@ -108,7 +108,7 @@ class Child:
 def start(soft_ioc: SoftIoc, restored: Callable[[str, Any], str], badger_config: Path) -> Iterator[Callable[..., Any]]:
     """Gives a function that starts a child on two PVs of the IOC."""
     from badger_k2eg import run
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     knobs = {"x0": restored("DBL", START["x0"]), "x1": restored("FREE", START["x1"])}
     children: list[Child] = []
@@ -262,7 +262,7 @@ def test_an_exception_in_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from badger_k2eg.badger_app.headless import HeadlessRun
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     monkeypatch.setenv("BADGER_K2EG_RUN_ON_EXCEPTION", policy)
     pv = restored("DBL", 0.5)

@@ -8,8 +8,7 @@ import pytest
 
 from badger_k2eg.badger_app.environment import ControlEnvironment
 from badger_k2eg.errors import SettingsError
-from badger_k2eg.knobs import Condition, Knob
-from badger_k2eg.sampling import Observable
+from badger_k2eg.tuning import Condition, Knob, Observable
 
 KNOBS = {"q": Knob("Q")}
 PERMIT = Condition("P", equals=1)

@@ -13,8 +13,7 @@ import pytest
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.badger_app.environment import ControlEnvironment
 from badger_k2eg.errors import ConditionNotMet, ReadTimeout, SettingsError, ValidationFailed
-from badger_k2eg.knobs import Condition, Knob
-from badger_k2eg.sampling import Expression, Observable
+from badger_k2eg.tuning import Condition, Expression, Knob, Observable
 from interfaces.epics_pva import Interface
 from tests.rig.pace import pace
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from badger_k2eg.cli import checks
-from badger_k2eg.cli.checks import badger as badger_check
-from badger_k2eg.cli.checks import window as window_check
+from badger_k2eg.cli import doctor_checks
+from badger_k2eg.cli.doctor_checks import badger as badger_check
+from badger_k2eg.cli.doctor_checks import window as window_check
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from examples.first_ioc.part import FirstIoc
 from tests.rig.pace import pace
@@ -136,7 +136,7 @@ def test_folders_that_cannot_be_used_are_findings(tmp_path: Path) -> None:
 
 
 def only(module: Any) -> dict[str, tuple[str, str]]:
-    return {each.what: (each.status, each.text) for each in module.check(checks.Subject())}
+    return {each.what: (each.status, each.text) for each in module.check(doctor_checks.Subject())}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_qt_that_does_not_load_is_bad_and_no_display_is_not(monkeypatch: pytes
 
 
 def test_addresses_that_lead_nowhere_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from badger_k2eg.cli.checks import pvs
+    from badger_k2eg.cli.doctor_checks import pvs
 
     monkeypatch.setenv("EPICS_PVA_ADDR_LIST", "")
     monkeypatch.setenv("EPICS_PVA_AUTO_ADDR_LIST", "NO")
@@ -176,8 +176,8 @@ def test_addresses_that_lead_nowhere_are_told(monkeypatch: pytest.MonkeyPatch) -
 def test_the_table_is_made_of_every_module() -> None:
     from badger_k2eg.cli.doctor import doctor as command
 
-    folder = Path(checks.__file__).parent
-    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(checks.MODULES)
+    folder = Path(doctor_checks.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - {"__init__"} == set(doctor_checks.MODULES)
     assert "[PV]..." in CliRunner().invoke(command, ["--help"]).output
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.cli import checks
-from badger_k2eg.cli.checks import journal as journal_check
-from badger_k2eg.cli.checks import k2eg as k2eg_check
+from badger_k2eg.cli import doctor_checks
+from badger_k2eg.cli.doctor_checks import journal as journal_check
+from badger_k2eg.cli.doctor_checks import k2eg as k2eg_check
+from badger_k2eg.core import clock
 from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
-from badger_k2eg.lock import locks
+from badger_k2eg.run.pv_locks import locks
 from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.ports import LOOPBACK, PartPorts, free_port
@@ -72,7 +72,7 @@ def test_a_journal_that_cannot_be_kept(
 
 def test_a_network_file_system_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_check, "network_file_system", lambda path: "nfs4")
-    told = [each.text for each in journal_check.check(checks.Subject()) if each.what == "disk"]
+    told = [each.text for each in journal_check.check(doctor_checks.Subject()) if each.what == "disk"]
     assert "is on nfs4: the index of the journal is kept on this host" in told[0]
 
 

@@ -25,15 +25,15 @@ READBACKS = ["FIRST:COR:1:RB", "FIRST:COR:2:RB"]
 
 
 def test_pv_template_finds_the_smallest_beam(machine: Interface) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
-    environment = runner.load_environment("pv_template")
+    environment = session.load_environment("pv_template")
     before = machine.get_value("FIRST:BEAM:SIZE")
     seen: list[Evaluation] = []
-    routine = runner.make_routine(
-        environment, {"f": "MINIMIZE"}, initial_points=[], generator_options=runner.first_simplex(environment, 0.15)
+    routine = session.make_routine(
+        environment, {"f": "MINIMIZE"}, initial_points=[], generator_options=session.first_simplex(environment, 0.15)
     )
-    evaluations = runner.run(routine, 20, seen.append)
+    evaluations = session.run(routine, 20, seen.append)
     assert [evaluation.number for evaluation in evaluations] == list(range(1, 21))
     assert seen == evaluations
     assert evaluations[0].variables == {"x0": -0.5, "x1": 0.75}
@@ -49,11 +49,11 @@ def test_pv_template_finds_the_smallest_beam(machine: Interface) -> None:
 
 
 def handwritten(evaluations: int = 5) -> list[Any]:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
-    environment = runner.load_environment("handwritten_environment")
-    routine = runner.make_routine(environment, {"FIRST:BEAM:SIZE": "MINIMIZE"}, generator="random")
-    return runner.run(routine, evaluations)
+    environment = session.load_environment("handwritten_environment")
+    routine = session.make_routine(environment, {"FIRST:BEAM:SIZE": "MINIMIZE"}, generator="random")
+    return session.run(routine, evaluations)
 
 
 def test_the_handwritten_environment_waits_for_its_readbacks(machine: Interface) -> None:
@@ -85,12 +85,12 @@ def test_options_of_the_handwritten_environment_come_from_variables(
 
 @pytest.mark.timing
 def test_parallel_is_taken_from_a_variable(machine: Interface, monkeypatch: pytest.MonkeyPatch) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     took = {}
     for parallel in ("no", "yes"):
         monkeypatch.setenv("BADGER_K2EG_PARALLEL", parallel)
-        environment = runner.load_environment("handwritten_environment")
+        environment = session.load_environment("handwritten_environment")
         environment.get_variables(SETPOINTS)
         machine.set_values(START)
         time.sleep(0.3)  # until the readbacks are there too
@@ -103,22 +103,22 @@ def test_parallel_is_taken_from_a_variable(machine: Interface, monkeypatch: pyte
 
 
 def test_an_error_of_the_control_system_comes_out_as_itself(memory_context: MemoryBackend) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     for name in (*SETPOINTS, "FIRST:BEAM:SIZE"):
         memory_context.add(name, 0.5)
     memory_context.fault(SETPOINTS[0], "refused")
-    environment = runner.load_environment("pv_template", interface_options={"context": memory_context})
-    routine = runner.make_routine(environment, {"f": "MINIMIZE"})
+    environment = session.load_environment("pv_template", interface_options={"context": memory_context})
+    routine = session.make_routine(environment, {"f": "MINIMIZE"})
     with pytest.raises(PutRefused, match=SETPOINTS[0]) as caught:
-        runner.run(routine, 3)
+        session.run(routine, 3)
     assert caught.value.report[SETPOINTS[0]].outcome == "refused"
     memory_context.fault(SETPOINTS[0], None)
-    assert len(runner.run(routine, 3)) == 3
+    assert len(session.run(routine, 3)) == 3
 
 
 def test_ctrl_c_in_an_evaluation_comes_out_as_itself(memory_context: MemoryBackend) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     def interrupt(value: float) -> None:
         raise KeyboardInterrupt
@@ -126,21 +126,21 @@ def test_ctrl_c_in_an_evaluation_comes_out_as_itself(memory_context: MemoryBacke
     for name in (*SETPOINTS, "FIRST:BEAM:SIZE"):
         memory_context.add(name, 0.5)
     memory_context.on_put(SETPOINTS[0], interrupt)
-    environment = runner.load_environment("pv_template", interface_options={"context": memory_context})
+    environment = session.load_environment("pv_template", interface_options={"context": memory_context})
     with pytest.raises(KeyboardInterrupt):
-        runner.run(runner.make_routine(environment, {"f": "MINIMIZE"}), 3)
+        session.run(session.make_routine(environment, {"f": "MINIMIZE"}), 3)
 
 
 def test_a_run_leaves_badgers_archive_readable(soft_ioc: SoftIoc, restored: Callable[[str, Any], str]) -> None:
     from badger.archive import archive_run, load_run
 
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     pvs = {"x0": restored("DBL", 0.5), "x1": restored("FREE", 0.5), "f": soft_ioc.pv("STATIC")}
-    environment = runner.load_environment("pv_template", pvs)
-    routine = runner.make_routine(environment, {"f": "MAXIMIZE"}, generator="random")
+    environment = session.load_environment("pv_template", pvs)
+    routine = session.make_routine(environment, {"f": "MAXIMIZE"}, generator="random")
     environment.interface.start_recording()
-    runner.run(routine, 3)
+    session.run(routine, 3)
     archived = archive_run(routine)
     record = Path(archived["path"]) / "record.pickle"
     environment.interface.stop_recording(record)
@@ -162,17 +162,17 @@ def test_a_run_leaves_badgers_archive_readable(soft_ioc: SoftIoc, restored: Call
     ],
 )
 def test_a_wrong_name_is_one_clear_line(arguments: Any, words: str) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     with pytest.raises(SettingsError, match=words):
-        runner.load_environment(*arguments)
+        session.load_environment(*arguments)
     with pytest.raises(SettingsError, match="there is no interface 'carrier_pigeon'; interfaces are epics_pva"):
-        runner.load_environment("pv_template", interface="carrier_pigeon")
+        session.load_environment("pv_template", interface="carrier_pigeon")
 
 
 def test_badger_is_configured_once(tmp_path: Path, plugin_root: Path) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     with pytest.raises(ControlError, match="already configured"):
-        runner.open_badger(tmp_path)
-    assert runner.plugin_names("interfaces", plugin_root) == ["epics_pva", "k2eg", "replay"]
+        session.open_badger(tmp_path)
+    assert session.plugin_names("interfaces", plugin_root) == ["epics_pva", "k2eg", "replay"]

@@ -16,8 +16,7 @@ from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.badger_app.environment import ControlEnvironment
 from badger_k2eg.badger_app.headless import HeadlessRun
 from badger_k2eg.errors import ControlError, PutRefused, ReadTimeout, SetpointBlocked, SettingsError
-from badger_k2eg.knobs import Knob
-from badger_k2eg.sampling import Observable
+from badger_k2eg.tuning import Knob, Observable
 from interfaces.epics_pva import Interface
 from tests.rig.pace import pace
 
@@ -192,7 +191,7 @@ class TwoGoals(ControlEnvironment):
 
 
 def two_goals(memory: MemoryBackend, points: list[tuple[float, float]]) -> HeadlessRun:
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     routine = make_routine(
         TwoGoals(interface=Interface(context=memory)),
@@ -220,16 +219,16 @@ def test_a_front_of_two_objectives(memory: MemoryBackend, tmp_path: Path) -> Non
 
 
 def test_the_front_is_told_at_the_end(memory: MemoryBackend, tmp_path: Path) -> None:
-    from badger_k2eg.cli import report
+    from badger_k2eg.cli import run_report
 
     run = two_goals(memory, [(0.05 * n, 0.0) for n in range(20)])
     console = Console(record=True, width=100, file=io.StringIO())
-    report.show(run, console, tmp_path, None)
+    run_report.show(run, console, tmp_path, None)
     said = console.export_text()
     assert "front: 20 of 20 evaluations are beaten by none in all, 15 of them shown" in said
     listed = [int(number) for number in re.findall(r"^│ +(\d+) │", said, re.MULTILINE)]
     assert (len(listed), listed[0], listed[-1]) == (15, 1, 20)
-    assert report.outcome(run, 0, None, None)["front"] == list(range(1, 21))
+    assert run_report.outcome(run, 0, None, None)["front"] == list(range(1, 21))
 
 
 def test_where_not_one_pv_answers_there_is_a_hint(memory_context: MemoryBackend, tmp_path: Path) -> None:

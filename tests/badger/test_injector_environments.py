@@ -76,7 +76,7 @@ def test_facility_patterns_on_the_linac(machine: VirtualInjector, interface: Cal
 
 def test_nothing_is_measured_without_permit(machine: VirtualInjector, interface: Callable[..., Interface]) -> None:
     from badger_k2eg.errors import ConditionNotMet
-    from badger_k2eg.knobs import wait_for
+    from badger_k2eg.tuning import wait_for
 
     injector = Injector(interface=interface(), prefix=machine.prefix)
     control, permit = injector.interface.control, machine.pv("BEAM:PERMIT")

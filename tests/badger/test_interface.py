@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.control.validators import wait_for_readback, within
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.settings import Options, Settings
 from badger_k2eg.errors import PutTimeout, ReadError, SetpointBlocked, SettingsError, ValidationFailed
-from badger_k2eg.model import Outcome
-from badger_k2eg.settings import Options, Settings
 from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.soft_ioc import SoftIoc
-from badger_k2eg.validation import wait_for_readback, within
 from interfaces.epics_pva import Interface
 from tests.rig.pace import pace
 
@@ -225,7 +225,7 @@ def _never(*, set_pv: str, set_value: float, context: Any, timeout: float) -> No
 
 def test_a_put_that_times_out_twice_is_a_timeout_error(faults: FaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("badger_k2eg.synchronized.sleep", lambda delay, deadline=None: pauses.append(delay))
+    monkeypatch.setattr("badger_k2eg.core.futures.sleep", lambda delay, deadline=None: pauses.append(delay))
     interface, pv = Interface(timeout=1.0), faults.pv("LOST")
     with pytest.raises(TimeoutError, match=r"LOST = 1.0: .*1 s.*tried 2 times") as caught:
         interface.set_values({pv: 1.0})

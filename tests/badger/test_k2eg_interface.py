@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg.control.validators import wait_for_readback
+from badger_k2eg.core.model import Outcome
 from badger_k2eg.errors import ReadTimeout, SetpointBlocked, SettingsError
 from badger_k2eg.k2eg.environment import APP_NAME_VARIABLE, ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
-from badger_k2eg.model import Outcome
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.ports import free_port
 from badger_k2eg.testing.soft_ioc import SoftIoc
-from badger_k2eg.validation import wait_for_readback
 from interfaces.k2eg import Interface
 from tests.rig.pace import pace
 
@@ -124,7 +124,7 @@ def test_copies_keep_their_environment_and_a_change_of_it_counts_at_once(
 def test_an_environment_chooses_it_by_its_parameter(
     gateway: GatewayProcess, soft_ioc: SoftIoc, badger_config: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from badger_k2eg.badger_app.options import ConfiguredEnvironment, interface_names
+    from badger_k2eg.badger_app.environment_options import ConfiguredEnvironment, interface_names
 
     class Environment(ConfiguredEnvironment):
         name = "for_this_test"
@@ -142,7 +142,7 @@ def test_an_environment_chooses_it_by_its_parameter(
 @pytest.mark.parametrize("name", ["k2eg", "epics_pva"])
 def test_the_hint_at_epics_addresses_is_for_those_who_search_themselves(name: str) -> None:
     import interfaces.epics_pva
-    from badger_k2eg.badger_app.runner import reaching
+    from badger_k2eg.badger_app.session import reaching
     from badger_k2eg.errors import PvNotConnected, ReadError, read_failure
 
     chosen = Interface() if name == "k2eg" else interfaces.epics_pva.Interface()

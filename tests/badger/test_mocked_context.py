@@ -75,7 +75,7 @@ def test_the_calls_own_time_is_told(with_context: Any) -> None:
 def test_a_put_that_times_out_is_tried_twice_a_second_apart(with_context: Any) -> None:
     context = mock_context(A=1.0)
     context.put.side_effect = TimeoutError()
-    with patch("badger_k2eg.synchronized.sleep") as sleep, pytest.raises(TimeoutError, match="A = 2.0"):
+    with patch("badger_k2eg.core.futures.sleep") as sleep, pytest.raises(TimeoutError, match="A = 2.0"):
         with_context(context).set_value("A", 2.0)
     assert context.put.call_count == 2
     assert [call.args[0] for call in sleep.call_args_list] == [1.0] * len(sleep.call_args_list)
@@ -104,7 +104,7 @@ def test_a_bare_mock_does_for_a_set() -> None:
     context = MagicMock()
     Interface(context=context, read_only=True).set_values({"A": 2.0})
     context.put.assert_not_called()
-    with patch("badger_k2eg.synchronized.sleep"):
+    with patch("badger_k2eg.core.futures.sleep"):
         context.put.side_effect = TimeoutError()
         with pytest.raises(TimeoutError):
             Interface(context=context).set_values({"A": 2.0})

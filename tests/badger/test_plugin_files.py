@@ -15,8 +15,8 @@ pytestmark = pytest.mark.usefixtures("badger_config", "quiet")
 
 GOOD = """\
 from badger_k2eg.badger_app.environment import ControlEnvironment
-from badger_k2eg.knobs import Condition, Knob
-from badger_k2eg.sampling import Observable
+from badger_k2eg.tuning import Condition, Knob
+from badger_k2eg.tuning import Observable
 
 
 class Environment(ControlEnvironment):
@@ -78,7 +78,7 @@ def test_what_is_right_loads(files: Files) -> None:
         ('"OK"),)', '"OK"))', 6, "conditions is a tuple; of one: conditions = (Condition(...),)"),
         ("area: str | None", "area", 6, "parameter area needs its type: area: str = 'INJ'"),
         ("import Condition, Knob", "import Condition", 9, "NameError: name 'Knob' is not defined"),
-        ("badger_k2eg.knobs", "badger_k2eg.knob", 2, "ModuleNotFoundError: No module named 'badger_k2eg.knob'"),
+        ("badger_k2eg.tuning", "badger_k2eg.knob", 2, "ModuleNotFoundError: No module named 'badger_k2eg.knob'"),
         ("knobs = {", "knobs = (", 10, "does not match opening parenthesis"),
         ("tolerance=0.002", "bounds=(0, 1)", 9, "needs a tolerance"),
     ],
@@ -114,7 +114,7 @@ def test_ones_own_plugin_comes_before_ours_of_the_same_name(
 ) -> None:
     # The clone has one too, and is on the path. In a fresh process: here other tests have imported that one.
     done = run_python(
-        "import sys; from pathlib import Path; from badger_k2eg.badger_app.runner import open_badger\n"
+        "import sys; from pathlib import Path; from badger_k2eg.badger_app.session import open_badger\n"
         f"open_badger(Path({str(tmp_path)!r}), plugin_root=Path({str(plugin_root)!r}))\n"
         "from badger_k2eg.badger_app.plugin_files import environment_class\n"
         "found, _ = environment_class('pv_template'); print(sys.modules[found.__module__].__file__)"

@@ -146,7 +146,7 @@ def test_a_wrong_ini_file_is_a_warning_while_listing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is read when the plugin is loaded, and not when an interface is made."""
-    from badger_k2eg.badger_app import plugin
+    from badger_k2eg.badger_app import interface
 
     file = tmp_path / "site.ini"
     file.write_text("[badger_k2eg]\nreadonly = yes\n")
@@ -154,7 +154,7 @@ def test_a_wrong_ini_file_is_a_warning_while_listing(
     monkeypatch.setattr("badger_k2eg.badger_app.interface_options._warned", set())
     with caplog.at_level("WARNING", "badger_k2eg"):
 
-        class Loaded(plugin.ControlInterface):
+        class Loaded(interface.ControlInterface):
             name = "loaded"
             scheme = "pva"
 

@@ -10,11 +10,17 @@ import yaml
 
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.badger_app.environment import ControlEnvironment
-from badger_k2eg.errors import NoSuchRecord, PutRefused, ReadTimeout, ReplayMismatch, SettingsError, ValidationFailed
+from badger_k2eg.errors import (
+    NoSuchRecord,
+    PutRefused,
+    ReadTimeout,
+    ReplayMismatch,
+    SettingsError,
+    ValidationFailed,
+)
 from badger_k2eg.journal import Journal
 from badger_k2eg.journal.export import export
-from badger_k2eg.knobs import Condition, Knob
-from badger_k2eg.sampling import Observable
+from badger_k2eg.tuning import Condition, Knob, Observable
 from interfaces.epics_pva import Interface
 from interfaces.replay import Interface as Replay
 

@@ -61,7 +61,7 @@ class Window:
 
 @pytest.fixture
 def window_for() -> Iterator[Callable[[Environment], Window]]:
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     windows: list[Window] = []
 
@@ -152,7 +152,7 @@ def test_a_failed_read_comes_to_the_dialog_too(
 def test_an_evaluation_raises_and_is_not_recorded(faults: FaultServer, soft_ioc: SoftIoc, tmp_path: Path) -> None:
     from xopt.errors import XoptError
 
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     environment = on_faults(faults, soft_ioc, "REFUSE")
     routine = make_routine(environment, {"f": "MINIMIZE"}, generator="random", initial_points=[])

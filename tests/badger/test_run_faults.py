@@ -76,7 +76,7 @@ def test_an_ioc_that_dies_in_a_run(
     soft_ioc_factory: Callable[..., SoftIoc], journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from badger_k2eg.badger_app.headless import HeadlessRun
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     monkeypatch.setenv("BADGER_K2EG_RUN_ON_EXCEPTION", "restore")
     ioc = soft_ioc_factory()
@@ -111,7 +111,7 @@ def test_a_routine_is_on_record_with_its_best_point(
     restored: Callable[[str, Any], str], soft_ioc: SoftIoc, journal: Journal
 ) -> None:
     from badger_k2eg.badger_app.headless import HeadlessRun
-    from badger_k2eg.badger_app.runner import make_routine
+    from badger_k2eg.badger_app.session import make_routine
 
     names = {"x0": restored("DBL", 0.5), "x1": restored("FREE", 0.75)}
     run.end()

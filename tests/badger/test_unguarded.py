@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.core.records import Level, RecordKind
 from badger_k2eg.errors import SetpointBlocked
 from badger_k2eg.journal import Journal, RecordedRun
-from badger_k2eg.records import Level, RecordKind
 from interfaces.epics_pva import Interface
 
 from .routines import POINTS, SETPOINTS, START, command, headless, written
@@ -203,13 +203,13 @@ def test_a_set_that_comes_later_takes_the_mark_off(
 
 @pytest.mark.usefixtures("ball")
 def test_from_python(memory_context: MemoryBackend) -> None:
-    from badger_k2eg.badger_app import runner
+    from badger_k2eg.badger_app import session
 
     options = {"context": memory_context, "read_only": True}
-    environment = runner.load_environment("ball", interface_options=options)
-    routine = runner.make_routine(environment, {"f": "MINIMIZE"}, generator="random")
+    environment = session.load_environment("ball", interface_options=options)
+    routine = session.make_routine(environment, {"f": "MINIMIZE"}, generator="random")
     with pytest.raises(SetpointBlocked, match="read-only does not hold: environment ball set nothing"):
-        runner.run(routine, 3)
+        session.run(routine, 3)
     assert len(routine.data) == 1
 
 
@@ -217,7 +217,7 @@ def test_from_python(memory_context: MemoryBackend) -> None:
 def test_in_the_windows_child(journal: Journal, badger_config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from badger.routine import Routine
 
-    from badger_k2eg.badger_app.runner import load_environment, make_routine
+    from badger_k2eg.badger_app.session import load_environment, make_routine
     from badger_k2eg.badger_app.witness import look_at_badgers_own
 
     monkeypatch.setattr(Routine, "evaluate_data", Routine.evaluate_data)

@@ -24,7 +24,7 @@ from .board import Board
 if TYPE_CHECKING:
     from p4p.client.thread import Context
 
-    from badger_k2eg.backend import Backend
+    from badger_k2eg.core.backend import Backend
     from badger_k2eg.testing.broker import Broker
     from badger_k2eg.testing.soft_ioc import SoftIoc
 

@@ -13,8 +13,8 @@ import threading
 from pathlib import Path
 
 from badger_k2eg.control import Control, connect
-from badger_k2eg.settings import Settings
-from badger_k2eg.validation import within
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.settings import Settings
 
 
 def resident_kilobytes() -> int:

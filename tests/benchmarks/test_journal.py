@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from badger_k2eg.core.model import Outcome, PutResult, PvAddress, Reading, SetReport
+from badger_k2eg.core.records import Record, RecordKind
 from badger_k2eg.journal import Journal, JournalSettings, Query
-from badger_k2eg.model import Outcome, PutResult, PvAddress, Reading, SetReport
-from badger_k2eg.records import Record, RecordKind
 from badger_k2eg.run.recorder import Recorder
 
 from .board import Board, Figure, is_full

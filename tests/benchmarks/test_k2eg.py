@@ -14,12 +14,12 @@ import pytest
 
 from badger_k2eg.backends import ThroughK2eg
 from badger_k2eg.control import Control, connect
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.k2eg.client import K2egClient
 from badger_k2eg.k2eg.codec import Get
-from badger_k2eg.settings import Settings
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import client_environment
-from badger_k2eg.validation import within
 from tests.system.k2eg.double import Double, tree
 
 from .bare import Bare, BareResponder

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from badger_k2eg.control import Control
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import ReadError
-from badger_k2eg.settings import Settings
 
 from .board import Board, Figure
 from .rounds import take_turns
@@ -17,7 +17,7 @@ from .rounds import take_turns
 if TYPE_CHECKING:
     from p4p.client.thread import Context
 
-    from badger_k2eg.backend import Backend
+    from badger_k2eg.core.backend import Backend
     from badger_k2eg.testing.soft_ioc import SoftIoc
 
 TARGET = 1.15

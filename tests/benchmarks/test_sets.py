@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from badger_k2eg.control import Control
-from badger_k2eg.settings import Settings
-from badger_k2eg.validation import within
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.settings import Settings
 
 from .board import Board, Figure
 from .rounds import Series, take_turns
@@ -21,7 +21,7 @@ from .rounds import Series, take_turns
 if TYPE_CHECKING:
     from p4p.client.thread import Context
 
-    from badger_k2eg.backend import Backend
+    from badger_k2eg.core.backend import Backend
     from badger_k2eg.testing.soft_ioc import SoftIoc
 
 SETTLE = 0.5

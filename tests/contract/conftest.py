@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
+from badger_k2eg.core import clock
 from badger_k2eg.testing.virtual_clock import VirtualClock
 from tests.rig.left_out import leave_out
 

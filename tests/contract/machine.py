@@ -12,14 +12,14 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from badger_k2eg import clock
-from badger_k2eg.backend import Backend, Gate, NullSink, Sink
 from badger_k2eg.backends import ThroughK2eg, Way
 from badger_k2eg.backends.memory import Fault
 from badger_k2eg.control import Control, connect
-from badger_k2eg.deadline import Deadline
-from badger_k2eg.model import Limits, PutResult, PvAddress, SetReport
-from badger_k2eg.settings import parse, resolve
+from badger_k2eg.core import clock
+from badger_k2eg.core.backend import Backend, Gate, NullSink, Sink
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Limits, PutResult, PvAddress, SetReport
+from badger_k2eg.core.settings import parse, resolve
 from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from badger_k2eg import clock
 from badger_k2eg.backends.memory import Fault, MemoryBackend
-from badger_k2eg.model import Kind, PvType, Severity
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Kind, PvType, Severity
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT, DELAYED_SECONDS, LATE_SECONDS
 from badger_k2eg.testing.soft_ioc import FLAG_DELAYS, MOVE_SECONDS
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.control import Control
+from badger_k2eg.control.validators import all_of, reaches, wait_for_readback, within
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Outcome
 from badger_k2eg.errors import ValidationFailed
-from badger_k2eg.knobs import Knob, Mover
-from badger_k2eg.model import Outcome
 from badger_k2eg.testing.soft_ioc import FLAG_DELAYS
-from badger_k2eg.validation import all_of, reaches, wait_for_readback, within
+from badger_k2eg.tuning import Knob, Mover
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

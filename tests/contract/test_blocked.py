@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.validators import wait_for_readback, within
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Fields, Outcome, PvAddress
 from badger_k2eg.errors import PutMismatch, PutRefused, ReadError, SetError, SetpointBlocked
-from badger_k2eg.model import Fields, Outcome, PvAddress
-from badger_k2eg.validation import wait_for_readback, within
 
 from .machine import Machine, Recorder, Running
 

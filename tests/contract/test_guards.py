@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, Reading
 from badger_k2eg.errors import PutTimeout, ReadError, SetError, SetpointBlocked
-from badger_k2eg.model import Outcome, Reading
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 
@@ -106,7 +106,7 @@ def test_a_step_is_counted_from_a_reading_only(machine: Machine) -> None:
     pv = machine.pv("FREE")
     machine.move("FREE", float("nan"))
     if machine.name == "memory":
-        from badger_k2eg.model import Severity
+        from badger_k2eg.core.model import Severity
 
         machine.memory.post(pv, float("nan"), severity=Severity.INVALID, message="UDF")
     blocked(machine.control(max_step=1.0), {pv: 0.5}, "not a reading")

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from badger_k2eg.control import Control
-from badger_k2eg.control.call import SetCall
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.set_call import SetCall
+from badger_k2eg.control.validators import Watch, within
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import SetpointBlocked
-from badger_k2eg.validation import Watch, within
 from tests.rig.waiting import eventually
 
 from .machine import PATIENCE, Machine, Running

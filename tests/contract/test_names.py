@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.control import Control
 from badger_k2eg.control.record_names import RecordNames
+from badger_k2eg.core import clock
+from badger_k2eg.core.records import RecordKind
 from badger_k2eg.errors import SetpointBlocked
 from badger_k2eg.journal import Journal
 from badger_k2eg.journal.query import Query
-from badger_k2eg.records import RecordKind
-from badger_k2eg.run.outside import LockGate
+from badger_k2eg.run.outside_puts import LockGate
 from badger_k2eg.run.restore import Restore
 from tests.rig.waiting import eventually
 

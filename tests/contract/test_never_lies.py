@@ -16,13 +16,13 @@ import pytest
 
 from badger_k2eg import run
 from badger_k2eg.control import Control
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.model import Outcome, PutResult, PvAddress, Reading
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import PutMismatch, PutUnknown, SetError, ValidationFailed
 from badger_k2eg.journal import Journal
-from badger_k2eg.model import Outcome, PutResult, PvAddress, Reading
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate
-from badger_k2eg.settings import Settings
-from badger_k2eg.validation import within
+from badger_k2eg.run.restore_plan import Fate
 from tests.rig.waiting import eventually
 
 from .machine import PATIENCE, Machine, Recorder

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg.control.validators import wait_for_readback, within
+from badger_k2eg.core.model import Outcome
 from badger_k2eg.errors import PutTimeout, PutUnknown, SetpointBlocked, ValidationFailed
-from badger_k2eg.model import Outcome
-from badger_k2eg.validation import wait_for_readback, within
 
 from .machine import Machine
 

@@ -9,17 +9,10 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.errors import (
-    PutMismatch,
-    PutRefused,
-    PutUnknown,
-    SetError,
-    ValidationFailed,
-    ValidatorCrashed,
-)
-from badger_k2eg.model import Outcome
-from badger_k2eg.validation import wait_for_readback, within
+from badger_k2eg.control.validators import wait_for_readback, within
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.errors import PutMismatch, PutRefused, PutUnknown, SetError, ValidationFailed, ValidatorCrashed
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.model import Limits, Outcome, Reading, Severity
+from badger_k2eg.core.units import Quantity, unit
 from badger_k2eg.errors import SetpointBlocked
-from badger_k2eg.model import Limits, Outcome, Reading, Severity
-from badger_k2eg.units import Quantity, unit
-from badger_k2eg.validation import within
 
 from .machine import Machine
 

@@ -6,8 +6,16 @@ import math
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.errors import InvalidReading, PvInvalid, PvNameError, PvNotConnected, PvTimeout, ReadError, ReadTimeout
+from badger_k2eg.core import clock
+from badger_k2eg.errors import (
+    InvalidReading,
+    PvInvalid,
+    PvNameError,
+    PvNotConnected,
+    PvTimeout,
+    ReadError,
+    ReadTimeout,
+)
 from tests.rig.pace import pace
 
 from .machine import Machine

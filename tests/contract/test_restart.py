@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.validators import within
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, PutResult, Reading
 from badger_k2eg.errors import PutTimeout, ReadTimeout, SetError, SetpointBlocked
-from badger_k2eg.model import Outcome, PutResult, Reading
-from badger_k2eg.validation import within
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

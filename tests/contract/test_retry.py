@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import synchronized
 from badger_k2eg.control import Control
+from badger_k2eg.core import futures
+from badger_k2eg.core.model import Outcome, PutResult
 from badger_k2eg.errors import PutMismatch, PutRefused, PutTimeout, PutUnknown, SetError
-from badger_k2eg.model import Outcome, PutResult
 from badger_k2eg.testing.fault_server import CLAMP_LIMIT
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
@@ -195,8 +195,8 @@ def test_every_attempt_is_recorded_and_the_delay_lies_between(ended: dict[str, E
 def test_the_defaults_are_three_seconds_and_one_second_later(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     pv, recorder = machine.pv("LOSTONCE"), Recorder()
     pauses: list[float] = []
-    really_sleep = synchronized.sleep
-    monkeypatch.setattr(synchronized, "sleep", lambda delay, deadline: (pauses.append(delay), really_sleep(delay))[1])
+    really_sleep = futures.sleep
+    monkeypatch.setattr(futures, "sleep", lambda delay, deadline: (pauses.append(delay), really_sleep(delay))[1])
     control = machine.control(sink=recorder, retry_delay=None, timeout=None)
     report = control.set({pv: 2.0})
     assert (report[pv].outcome, report[pv].attempts) == (Outcome.APPLIED, 2)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.control import Control
+from badger_k2eg.control.validators import within
+from badger_k2eg.core import clock
+from badger_k2eg.core.records import RecordKind
 from badger_k2eg.errors import CallCancelled
 from badger_k2eg.journal import Journal
-from badger_k2eg.records import RecordKind
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.validation import within
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

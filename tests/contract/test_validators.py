@@ -10,16 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.errors import (
-    PvNameError,
-    PvNotConnected,
-    SetpointBlocked,
-    ValidationFailed,
-    ValidatorCrashed,
-)
-from badger_k2eg.model import Outcome
-from badger_k2eg.validation import wait_for_readback
+from badger_k2eg.control.validators import wait_for_readback
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.errors import PvNameError, PvNotConnected, SetpointBlocked, ValidationFailed, ValidatorCrashed
 from tests.rig.waiting import eventually
 
 from .machine import Machine, Recorder

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.model import Kind, Outcome, Severity
 from badger_k2eg.errors import SetpointBlocked
-from badger_k2eg.model import Kind, Outcome, Severity
-from badger_k2eg.validation import within
 from tests.rig.waiting import eventually
 
 from .machine import INITIAL, Machine, Recorder

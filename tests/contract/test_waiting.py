@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.backend import Backend
 from badger_k2eg.control import Control
+from badger_k2eg.control.validators import within
+from badger_k2eg.core import clock
+from badger_k2eg.core.backend import Backend
+from badger_k2eg.core.futures import background, gather, sleep
+from badger_k2eg.core.model import Outcome, PvAddress, Reading
+from badger_k2eg.core.units import unit
 from badger_k2eg.errors import CallCancelled, ConditionNotMet, PutTimeout, ReadTimeout, SetpointBlocked
-from badger_k2eg.model import Outcome, PvAddress, Reading
-from badger_k2eg.synchronized import background, gather, sleep
-from badger_k2eg.units import unit
-from badger_k2eg.validation import within
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

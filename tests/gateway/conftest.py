@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import settings
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import settings
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.gateway import Gateway
 from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.soft_ioc import random_prefix

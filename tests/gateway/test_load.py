@@ -9,7 +9,7 @@ import psutil
 import pytest
 from p4p.client.thread import Context
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.k2eg import codec
 from badger_k2eg.kafka import Topics
 from badger_k2eg.testing.broker import Broker

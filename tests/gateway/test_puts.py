@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from badger_k2eg.core.model import Kind, Limits, PvType
 from badger_k2eg.k2eg import codec
 from badger_k2eg.k2eg.codec import Reply, Serialization, ValueReply
-from badger_k2eg.model import Kind, Limits, PvType
 from tests.rig.pace import pace
 
 from .conftest import Serve, Served

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from types import TracebackType
 from typing import Any, Self
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.k2eg import codec
 from badger_k2eg.kafka import KafkaRecord, Reader, Topics, Writer
 from badger_k2eg.testing.broker import Broker

@@ -61,7 +61,7 @@ def display() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def _qt(display: str) -> None:
     """Skip where Qt cannot open a window, with the name of the package that is missing."""
-    from badger_k2eg.badger_app.display import display_problem, qt_problem
+    from badger_k2eg.badger_app.qt_check import display_problem, qt_problem
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISPLAY", display)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from badger_k2eg.badger_app.runner import ROOTS
+from badger_k2eg.badger_app.session import ROOTS
 from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
 from badger_k2eg.plugin_root import plugin_root
 from badger_k2eg.testing.fault_server import FaultServer

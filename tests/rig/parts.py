@@ -33,7 +33,7 @@ def badger_problem() -> str | None:
     """Say in one line why Badger cannot be imported here; None where it can."""
     if importlib.util.find_spec("badger") is None:
         return "there is no Badger: pip install 'badger-k2eg[badger]'"
-    from badger_k2eg.badger_app.display import QT_LIBRARIES, qt_problem
+    from badger_k2eg.badger_app.qt_check import QT_LIBRARIES, qt_problem
 
     if (problem := qt_problem()) is None or _SAYS_WHAT_TO_INSTALL.search(problem):
         return problem

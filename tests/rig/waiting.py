@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from badger_k2eg import clock
+from badger_k2eg.core import clock
 
 PATIENCE = 30.0
 """Seconds until a test gives up. No measure of anything: what takes so long on a busy machine does not come at all."""

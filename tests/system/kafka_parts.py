@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.kafka import Delivery, Writer
 from tests.rig.waiting import eventually
 

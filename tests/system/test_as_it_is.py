@@ -13,8 +13,8 @@ import pytest
 
 from badger_k2eg import run
 from badger_k2eg.control import Control, connect
-from badger_k2eg.printable import printable, printable_lines
-from badger_k2eg.settings import Settings
+from badger_k2eg.core.printable import printable, printable_lines
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.testing.ports import LOOPBACK, PartPorts
 from badger_k2eg.testing.processes import clean_environment
 from badger_k2eg.testing.soft_ioc import client_environment

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from badger_k2eg.backends.context import ContextBackend
+from badger_k2eg.backends.foreign_context import ContextBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import (
     InvalidReading,
     PutRefused,
@@ -19,8 +21,6 @@ from badger_k2eg.errors import (
     ValidationFailed,
     ValidatorCrashed,
 )
-from badger_k2eg.model import Outcome
-from badger_k2eg.settings import Settings
 
 if TYPE_CHECKING:
     from badger_k2eg.testing.fault_server import FaultServer

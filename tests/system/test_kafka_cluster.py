@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import AuthenticationFailed
 from badger_k2eg.kafka import Delivery, KafkaConnection, KafkaRecord, Reader, Start, Topics, Writer
 from badger_k2eg.testing.kafka_server import KafkaServer, NodePorts, kafka_jars

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import (
     AuthenticationFailed,
     BrokerUnreachable,

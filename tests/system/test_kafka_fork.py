@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import BrokerUnreachable
 from badger_k2eg.kafka import EmbeddedBroker, GroupReader, KafkaRecord, Reader, Start, Topics, Writer
 from badger_k2eg.testing.broker import Broker

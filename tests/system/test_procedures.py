@@ -16,7 +16,7 @@ import pytest
 
 from badger_k2eg.backends import ThroughK2eg
 from badger_k2eg.control import Control, connect
-from badger_k2eg.settings import Settings
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.testing.plugin import SessionPorts
 from badger_k2eg.testing.processes import clean_environment
 from examples.virtual_injector import procedures
@@ -102,7 +102,7 @@ def test_the_beam_comes_back(control: Control, injector: VirtualInjector) -> Non
 @pytest.fixture
 def command(injector: VirtualInjector, tmp_path: Path) -> Callable[..., list[str]]:
     (tmp_path / "mine.py").write_text(
-        "from badger_k2eg.synchronized import sleep\n"
+        "from badger_k2eg.core.futures import sleep\n"
         "def hold(control, pv, value=0.0):\n"
         "    control.set({pv: value})\n"
         "    print('holding', flush=True)\n"

@@ -14,9 +14,9 @@ import pytest
 from badger_k2eg import backends
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import connect
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Fields, Outcome, PvAddress, Reading
 from badger_k2eg.errors import PvNotConnected
-from badger_k2eg.model import Fields, Outcome, PvAddress, Reading
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from badger_k2eg.cli import main
-from badger_k2eg.settings import FAMILIES, Options
+from badger_k2eg.core.settings import FAMILIES, Options
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -86,9 +86,9 @@ def test_the_client_of_k2eg_runs(broker: Any, tmp_path: Path, capsys: pytest.Cap
 def test_every_setting_is_in_the_table() -> None:
     from badger_k2eg.backends.replay.source import ReplaySettings
     from badger_k2eg.journal import JournalSettings
-    from badger_k2eg.lock import LockSettings
+    from badger_k2eg.run.pv_locks import LockSettings
     from badger_k2eg.run.settings import RunSettings
-    from badger_k2eg.status import StatusSettings
+    from badger_k2eg.run.status_pvs import StatusSettings
 
     families = {
         "journal_": JournalSettings,
@@ -107,7 +107,7 @@ def test_every_setting_is_in_the_table() -> None:
 
 
 def test_the_error_tree_is_complete() -> None:
-    from badger_k2eg import errors
+    from badger_k2eg.core import errors
 
     tree = re.search(r"```text\n(.*?)```", TEXT.split("### Errors")[1], re.DOTALL)[1]  # type: ignore[index]
     own = [item for item in vars(errors).values() if isinstance(item, type) and item.__module__ == errors.__name__]

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import pytest
 
 from badger_k2eg.control import Control, connect
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import ReadTimeout
-from badger_k2eg.sampling import Expression, Observable, Sampler
-from badger_k2eg.settings import Settings
 from badger_k2eg.testing.soft_ioc import SoftIoc
+from badger_k2eg.tuning import Expression, Observable, Sampler
 
 LATE = 0.6
 """Seconds by which the readback follows its setpoint."""

@@ -13,9 +13,9 @@ import pytest
 from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control, connect
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import SetpointBlocked
 from badger_k2eg.journal import Journal
-from badger_k2eg.settings import Settings
 from badger_k2eg.testing.plugin import SessionPorts
 from badger_k2eg.testing.ports import free_port
 from tests.rig.waiting import eventually
@@ -101,9 +101,9 @@ def test_it_is_there_again_after_a_fork(panel: Callable[..., Any], control: Cont
 
 
 def test_the_younger_run_yields(panel: Callable[..., Any], control: Control) -> None:
-    from badger_k2eg import status
+    from badger_k2eg.run import status_pvs
 
-    other = status.StatusPvs(PREFIX, "alice@elsewhere", "another-run", lambda who: None)
+    other = status_pvs.StatusPvs(PREFIX, "alice@elsewhere", "another-run", lambda who: None)
     tied = run.Attachment(locks=False).attach(Control(connect("pva"), Settings(timeout=2.0)))
     try:
         run.declare()

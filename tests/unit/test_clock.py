@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg import clock, synchronized
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock, futures
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import CallCancelled
 from badger_k2eg.testing import virtual_clock as room
 from badger_k2eg.testing.virtual_clock import VirtualClock
@@ -45,7 +45,7 @@ def test_the_machines_clock_is_the_standard_librarys() -> None:
 @pytest.mark.real_time("it is looked at itself")
 def test_a_deadline_takes_as_long_as_it_says() -> None:
     began, deadline = time.monotonic(), Deadline(0.05)
-    synchronized.sleep(30.0, deadline)
+    futures.sleep(30.0, deadline)
     assert time.monotonic() - began >= 0.05 and deadline.expired
 
 
@@ -120,7 +120,7 @@ def test_who_waits_for_ever_moves_no_time(virtual_clock: VirtualClock) -> None:
     timer = threading.Timer(0.2, deadline.cancel)
     timer.start()
     with pytest.raises(CallCancelled):
-        synchronized.sleep(-1, deadline)
+        futures.sleep(-1, deadline)
     assert clock.monotonic() - began < NEARLY
     timer.join()
 
@@ -129,7 +129,7 @@ def test_a_cancel_is_at_its_time(virtual_clock: VirtualClock) -> None:
     began, deadline = clock.monotonic(), Deadline(30.0)
     virtual_clock.later(0.25, deadline.cancel)
     with pytest.raises(CallCancelled):
-        synchronized.sleep(10.0, deadline)
+        futures.sleep(10.0, deadline)
     assert clock.monotonic() - began == pytest.approx(0.25, abs=NEARLY)
 
 
@@ -139,7 +139,7 @@ def test_a_signal_in_a_wait(virtual_clock: VirtualClock) -> None:
     try:
         virtual_clock.later(5.0, lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGVTALRM))
         with pytest.raises(CallCancelled):
-            synchronized.sleep(60.0, deadline)
+            futures.sleep(60.0, deadline)
     finally:
         signal.signal(signal.SIGVTALRM, previous)
 
@@ -253,7 +253,7 @@ def test_tests_wait_by_the_clock_alone() -> None:
             uses = [use for use in uses_of_time(path) if use.endswith((".sleep", ".Timer", "import"))]
             if uses and path != Path(__file__):
                 found[path.name] = uses
-    assert not found, "ask badger_k2eg.clock instead"
+    assert not found, "ask badger_k2eg.core.clock instead"
 
 
 def test_the_package_takes_its_time_from_the_clock_alone() -> None:
@@ -264,5 +264,5 @@ def test_the_package_takes_its_time_from_the_clock_alone() -> None:
         if not any(Path(name := path.relative_to(package).as_posix()).is_relative_to(past) for past in PAST_IT)
         and (uses := uses_of_time(path))
     }
-    assert not found, "ask badger_k2eg.clock instead"
+    assert not found, "ask badger_k2eg.core.clock instead"
     assert all((package / past).exists() for past in PAST_IT)

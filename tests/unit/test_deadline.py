@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg import clock, synchronized
-from badger_k2eg.deadline import FOREVER, Deadline
+from badger_k2eg.core import clock, futures
+from badger_k2eg.core.deadline import FOREVER, Deadline
 from badger_k2eg.errors import CallCancelled
 from badger_k2eg.testing.virtual_clock import VirtualClock
 
@@ -209,10 +209,10 @@ def test_a_cancel_by_a_signal_finds_no_lock_held() -> None:
 
 def test_sleep_is_as_long_as_it_says_or_as_its_deadline_allows() -> None:
     began = clock.monotonic()
-    synchronized.sleep(0.05)
+    futures.sleep(0.05)
     assert clock.monotonic() - began == pytest.approx(0.05, abs=NEARLY)
     began = clock.monotonic()
-    synchronized.sleep(30.0, Deadline(0.05))
+    futures.sleep(30.0, Deadline(0.05))
     assert clock.monotonic() - began == pytest.approx(0.05, abs=NEARLY)
 
 
@@ -221,6 +221,6 @@ def test_sleep_ends_at_once_on_cancel(virtual_clock: VirtualClock) -> None:
     at: list[float] = []
     timer = virtual_clock.later(0.05, lambda: (at.append(clock.monotonic()), deadline.cancel()))
     with pytest.raises(CallCancelled, match="sleep cancelled"):
-        synchronized.sleep(30.0, deadline)
+        futures.sleep(30.0, deadline)
     assert clock.monotonic() - at[0] < NEARLY
     timer.join()

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.cli.ending import stopped_by_signals
+from badger_k2eg.cli.signals import stopped_by_signals
+from badger_k2eg.core import clock
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import synchronized
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.control.failures import Failures
+from badger_k2eg.core import futures
+from badger_k2eg.core.model import Severity
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import PutRefused, ReadError, SetpointBlocked
-from badger_k2eg.model import Severity
-from badger_k2eg.settings import parse, resolve
 
 
 class Worker:
@@ -190,7 +190,7 @@ def test_a_task_in_the_background_has_evaluations_of_its_own(machine: Machine) -
         machine.get_badly()
 
     machine.set()
-    synchronized.background(task).result(10.0)
+    futures.background(task).result(10.0)
     machine.get_badly()
     machine.is_paused()
 

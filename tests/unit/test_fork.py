@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import fork
+from badger_k2eg.core import fork
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from badger_k2eg import clock as the_clock
-from badger_k2eg.gateway.clock import Clock
-from badger_k2eg.gateway.workers import Workers
+from badger_k2eg.core import clock as the_clock
+from badger_k2eg.gateway.command_pool import Workers
+from badger_k2eg.gateway.scheduler import Clock
 
 
 @pytest.fixture

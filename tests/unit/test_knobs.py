@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Limits
+from badger_k2eg.core.settings import Settings, load
+from badger_k2eg.core.units import Quantity
 from badger_k2eg.errors import ConditionNotMet, PutMismatch, SetpointBlocked, ValidationFailed
-from badger_k2eg.knobs import Bounds, Condition, Knob, Mover, filled, wait_for
-from badger_k2eg.model import Limits
-from badger_k2eg.sampling import Buffer, Expression, Observable
-from badger_k2eg.settings import Settings, load
-from badger_k2eg.units import Quantity
+from badger_k2eg.tuning import Bounds, Buffer, Condition, Expression, Knob, Mover, Observable, filled, wait_for
 
 
 @pytest.fixture

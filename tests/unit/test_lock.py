@@ -15,14 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import CallCancelled, LockRefused, SetpointBlocked, SettingsError
 from badger_k2eg.journal import Journal
-from badger_k2eg.lock import Locks, lock, locked_by, locks
-from badger_k2eg.settings import Settings
+from badger_k2eg.run.pv_locks import Locks, lock, locked_by, locks
 from badger_k2eg.testing.virtual_clock import VirtualClock
 
 HOLDER = """

@@ -11,9 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg import errors
-from badger_k2eg.errors import PvError, PvNameError
-from badger_k2eg.model import (
+from badger_k2eg.core import errors
+from badger_k2eg.core.model import (
     Fields,
     Kind,
     Limits,
@@ -25,6 +24,7 @@ from badger_k2eg.model import (
     SetReport,
     plain,
 )
+from badger_k2eg.errors import PvError, PvNameError
 
 # -- addresses --------------------------------------------------------------------------------------------------------
 

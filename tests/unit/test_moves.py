@@ -8,18 +8,19 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.validators import Watch, reaches
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, SetReport
+from badger_k2eg.core.records import RecordKind
+from badger_k2eg.core.settings import load
 from badger_k2eg.errors import CallCancelled, PutTimeout, PutUnknown, ValidationFailed
 from badger_k2eg.journal import Journal
-from badger_k2eg.knobs import Knob, Mover
-from badger_k2eg.model import Outcome, SetReport
-from badger_k2eg.records import RecordKind
-from badger_k2eg.settings import load
 from badger_k2eg.testing.virtual_clock import VirtualClock
-from badger_k2eg.validation import Watch, reaches
+from badger_k2eg.tuning import Knob, Mover
 
 LONG_AGO = 1_000_000_000
 
@@ -182,7 +183,7 @@ def test_a_move_that_is_over_before_its_put_is_answered_has_risen() -> None:
 
 
 def address(name: str) -> Any:
-    from badger_k2eg.model import PvAddress
+    from badger_k2eg.core.model import PvAddress
 
     return PvAddress.parse(name)
 

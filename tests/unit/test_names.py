@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from badger_k2eg.control.setpoint import Setpoint, twice
+from badger_k2eg.core.model import Limits, PvAddress
+from badger_k2eg.core.pv_names import is_pattern, own_name, read_name, record_and_field
+from badger_k2eg.core.settings import Settings, matches, parse, resolve
 from badger_k2eg.errors import PvNameError
-from badger_k2eg.model import Limits, PvAddress
-from badger_k2eg.names import is_pattern, own_name, read_name, record_and_field
-from badger_k2eg.settings import Settings, matches, parse, resolve
 
 #: Every way to write to the value of X that an IOC takes, over PVAccess or Channel Access.
 SPELLINGS = [

@@ -7,14 +7,14 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core import clock
+from badger_k2eg.core.futures import background
+from badger_k2eg.core.settings import Settings
+from badger_k2eg.core.units import unit
 from badger_k2eg.procedures import reported_to
-from badger_k2eg.settings import Settings
-from badger_k2eg.synchronized import background
 from badger_k2eg.testing.virtual_clock import VirtualClock
-from badger_k2eg.units import unit
 from examples.orbit_response import measure
 
 

@@ -20,11 +20,11 @@ from click.testing import CliRunner, Result
 from badger_k2eg import cli, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core.records import Record, RecordKind
 from badger_k2eg.journal import Journal
-from badger_k2eg.lock import locks
-from badger_k2eg.records import Record, RecordKind
+from badger_k2eg.run.pv_locks import locks
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate
+from badger_k2eg.run.restore_plan import Fate
 
 Invoke = Callable[..., Result]
 
@@ -56,7 +56,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> MemoryBackend:
     """The machine of every command."""
     machine = MemoryBackend({"A": 1.0, "B": 2.0})
     machine.add("C", 3.0, units="mm", limits=(-5.0, 5.0))
-    for place in ("badger_k2eg.cli.way.connect", "badger_k2eg.control.connect"):
+    for place in ("badger_k2eg.cli.connection_options.connect", "badger_k2eg.control.connect"):
         monkeypatch.setattr(place, lambda way: machine)
     return machine
 

@@ -11,8 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from badger_k2eg.model import Fields, Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
-from badger_k2eg.policy import (
+from badger_k2eg.control.put_rules import (
     Refusal,
     after_silence,
     can_prove,
@@ -22,7 +21,8 @@ from badger_k2eg.policy import (
     path_to,
     same,
 )
-from badger_k2eg.settings import Settings, parse, resolve
+from badger_k2eg.core.model import Fields, Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
+from badger_k2eg.core.settings import Settings, parse, resolve
 
 FLOAT, FLOAT32, INT = PvType(Kind.FLOAT), PvType(Kind.FLOAT, 32), PvType(Kind.INT, 32)
 NUMBERS = [FLOAT, FLOAT32, PvType(Kind.BOOL)] + [

@@ -15,9 +15,9 @@ from click.testing import CliRunner
 import badger_k2eg
 from badger_k2eg import cli
 from badger_k2eg.cli.console import Console, Table, Text, bar
-from badger_k2eg.cli.report import line
+from badger_k2eg.cli.run_report import line
+from badger_k2eg.core.printable import PrintableFormatter, json_text, printable, printable_lines
 from badger_k2eg.errors import PvError, PvRefused
-from badger_k2eg.printable import PrintableFormatter, json_text, printable, printable_lines
 
 #: What a terminal, markup, a format, HTML or a formula would make something else of: as it is, and as it is to be seen.
 EATEN = {

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core import clock
+from badger_k2eg.core.futures import background
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import ConditionNotMet, ReadError, SetpointBlocked
-from badger_k2eg.knobs import Condition, Knob
 from badger_k2eg.procedures import Step, degauss, fit_emittance, quadrupole_scan, reported_to, scan, wait_for_beam
-from badger_k2eg.sampling import Observable
-from badger_k2eg.settings import Settings
-from badger_k2eg.synchronized import background
+from badger_k2eg.tuning import Condition, Knob, Observable
 from examples.virtual_injector import optics
 
 LENGTH, DRIFT, MOMENTUM = 0.1, 1.0, 10.0

@@ -9,9 +9,9 @@ import numpy as np
 import pint
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.model import Kind, Limits, Reading, Severity, timestamp
-from badger_k2eg.units import Quantity, unit
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Kind, Limits, Reading, Severity, timestamp
+from badger_k2eg.core.units import Quantity, unit
 
 EARLY, LATE = 1_000_000_000, 2_000_000_000
 

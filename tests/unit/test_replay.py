@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.backends.replay import Matching, Recording, ReplayBackend
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
+from badger_k2eg.core.records import Record, RecordKind, from_line, to_line
 from badger_k2eg.errors import NoSuchRecord, PvInvalid, PvNotConnected, PvTimeout, ReplayMismatch
-from badger_k2eg.journal.readings import told, told_error, update_of
-from badger_k2eg.model import Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
-from badger_k2eg.records import Record, RecordKind, from_line, to_line
+from badger_k2eg.journal.reading_fields import told, told_error, update_of
 
 SECOND = 1_000_000_000
 QUAD = Reading(

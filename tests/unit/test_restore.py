@@ -15,22 +15,23 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from badger_k2eg import cli, clock, run
+from badger_k2eg import cli, run
 from badger_k2eg.backends import ThroughK2eg
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.control.validators import wait_for_readback, within
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Limits, Outcome
+from badger_k2eg.core.records import RecordKind
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import NoSuchRecord, SetpointBlocked, SettingsError
 from badger_k2eg.journal import Journal
-from badger_k2eg.lock import locks
-from badger_k2eg.model import Limits, Outcome
-from badger_k2eg.records import RecordKind
 from badger_k2eg.run.manifest import recorded_way, way_of
-from badger_k2eg.run.outside import LockGate
+from badger_k2eg.run.outside_puts import LockGate
+from badger_k2eg.run.pv_locks import locks
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate
+from badger_k2eg.run.restore_plan import Fate
 from badger_k2eg.run.validators import validator_of
-from badger_k2eg.settings import parse, resolve
-from badger_k2eg.validation import wait_for_readback, within
 
 START = {"A": 1.0, "B": 2.0, "MODE": 0, "WF": [1.0, 2.0]}
 

@@ -14,14 +14,14 @@ from click.testing import CliRunner
 from badger_k2eg import cli, run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.records import Record, RecordKind, from_line, to_line
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import JournalError
 from badger_k2eg.journal import Journal
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import Record, RecordKind, from_line, to_line
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate
-from badger_k2eg.settings import parse, resolve
-from badger_k2eg.validation import within
+from badger_k2eg.run.restore_plan import Fate
 
 K = RecordKind
 

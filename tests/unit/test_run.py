@@ -11,17 +11,18 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import RecordKind
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import CallCancelled, SetpointBlocked
 from badger_k2eg.journal import Journal
-from badger_k2eg.journal.runs import RecordedRun
-from badger_k2eg.knobs import Condition
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import RecordKind
-from badger_k2eg.settings import parse, resolve
+from badger_k2eg.journal.recorded_run import RecordedRun
 from badger_k2eg.testing.virtual_clock import VirtualClock
+from badger_k2eg.tuning import Condition
 from tests.rig.waiting import eventually
 
 START = {"A": 1.0, "B": 2.0, "C": 3.0}
@@ -309,7 +310,7 @@ def test_a_condition_that_breaks_in_the_middle_of_a_set(make: Make, memory: Memo
 
 
 def test_a_declared_run_keeps_its_locks_and_another_gives_them_back(make: Make) -> None:
-    from badger_k2eg.lock import locked_by
+    from badger_k2eg.run.pv_locks import locked_by
 
     control, _ = make()
     control.set({"A": 5.0})

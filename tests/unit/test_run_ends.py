@@ -13,20 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.futures import Future, background
+from badger_k2eg.core.model import Outcome, PutAnswer, PvAddress, SetReport
+from badger_k2eg.core.records import RecordKind
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import CallCancelled, PutMismatch, SetpointBlocked
 from badger_k2eg.journal import Journal
-from badger_k2eg.lock import Locks, locked_by
-from badger_k2eg.model import Outcome, PutAnswer, PvAddress, SetReport
-from badger_k2eg.records import RecordKind
-from badger_k2eg.run import core
+from badger_k2eg.run import run as core
+from badger_k2eg.run.pv_locks import Locks, locked_by
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate
-from badger_k2eg.settings import parse, resolve
-from badger_k2eg.synchronized import Future, background
+from badger_k2eg.run.restore_plan import Fate
 from tests.rig.waiting import eventually
 
 #: Seconds; far more than anything here takes.
@@ -88,7 +89,7 @@ def make(memory: Machine, journal: Journal) -> Iterator[Make]:
 
 def another_process_may_set(pv: str) -> bool:
     """Whether the lock of a PV is free for somebody else."""
-    code = "import sys; from badger_k2eg.lock import locked_by; print(locked_by(sys.argv[1]))"
+    code = "import sys; from badger_k2eg.run.pv_locks import locked_by; print(locked_by(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, pv], capture_output=True, text=True, timeout=150, check=True)
     return not done.stdout.strip()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from badger_k2eg.journal import Journal
-from badger_k2eg.journal.runs import RecordedRun
+from badger_k2eg.journal.recorded_run import RecordedRun
 
 HEAD = """
 import os, signal, sys, threading, time
@@ -27,7 +27,7 @@ def at(seconds, number):
 run.declare()
 control.set({"A": 5.0})
 def never(**words):
-    from badger_k2eg.synchronized import sleep
+    from badger_k2eg.core.futures import sleep
     sleep(60)
 def wait_in_a_call():
     with run.inside():

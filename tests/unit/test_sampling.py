@@ -8,17 +8,17 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Severity
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import CallCancelled, InvalidReading, ReadTimeout
-from badger_k2eg.model import Severity
-from badger_k2eg.sampling import Buffer, Expression, Observable, Sampler
-from badger_k2eg.sampling.expression import Formula
-from badger_k2eg.sampling.reduction import reducer
-from badger_k2eg.settings import Settings
 from badger_k2eg.testing.virtual_clock import VirtualClock
+from badger_k2eg.tuning import Buffer, Expression, Observable, Sampler
+from badger_k2eg.tuning.formula import Formula
+from badger_k2eg.tuning.reducers import reducer
 
 
 @pytest.fixture

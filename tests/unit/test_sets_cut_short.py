@@ -1,7 +1,7 @@
 """A set that does not come to its end: stopped, cancelled, forbidden half way, not answered. No report claims too much.
 
 Things happen at a given point of the call, not after a given time: as the write path begins to wait
-(``synchronized.sleep`` is there to be patched), or as a value reaches the machine.
+(``futures.sleep`` is there to be patched), or as a value reaches the machine.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock, run, synchronized
-from badger_k2eg.backend import Update
+from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.validators import all_of, within
+from badger_k2eg.core import clock, futures
+from badger_k2eg.core.backend import Update
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, PutAnswer, PvAddress
+from badger_k2eg.core.records import RecordKind
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import CallCancelled, PutUnknown, PvNotConnected, SetError, SetpointBlocked
 from badger_k2eg.journal import Journal
-from badger_k2eg.knobs import Condition
-from badger_k2eg.model import Outcome, PutAnswer, PvAddress
-from badger_k2eg.records import RecordKind
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate, Step, carry_out
-from badger_k2eg.settings import parse, resolve
-from badger_k2eg.validation import all_of, within
+from badger_k2eg.run.restore_plan import Fate, Step, carry_out
+from badger_k2eg.tuning import Condition
 
 LIMITS = (-50.0, 50.0)
 KNOBS = ("A", "B", "Q", "R")
@@ -57,7 +58,7 @@ Guarded = Callable[..., Control]
 @pytest.fixture
 def at_sleep(monkeypatch: pytest.MonkeyPatch) -> AtSleep:
     """Gives a function: let something happen, once, as the write path begins to wait for the n-th time."""
-    real, here = synchronized.sleep, threading.current_thread()
+    real, here = futures.sleep, threading.current_thread()
 
     def arrange(happen: Callable[[], object], number: int = 1) -> None:
         left = number
@@ -70,7 +71,7 @@ def at_sleep(monkeypatch: pytest.MonkeyPatch) -> AtSleep:
                     happen()
             real(delay, deadline)
 
-        monkeypatch.setattr(synchronized, "sleep", sleep)
+        monkeypatch.setattr(futures, "sleep", sleep)
 
     return arrange
 

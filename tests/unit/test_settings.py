@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg import settings
+from badger_k2eg.core import settings
+from badger_k2eg.core.model import Limits
+from badger_k2eg.core.settings import Options, Settings, from_environment, from_file, load, matches, parse, resolve
 from badger_k2eg.errors import SettingsError
-from badger_k2eg.model import Limits
-from badger_k2eg.settings import Options, Settings, from_environment, from_file, load, matches, parse, resolve
 
 Place = Callable[..., None]
 

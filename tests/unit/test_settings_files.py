@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg import settings
+from badger_k2eg.core import settings
+from badger_k2eg.core.settings import Settings, load
 from badger_k2eg.errors import SettingsError
-from badger_k2eg.settings import Settings, load
 
 GOOD = "[badger_k2eg]\nmax_step = 0.5\n"
 PLACES = ["policy", "further policy", "own ini", "named ini"]
@@ -278,7 +278,7 @@ def test_what_is_truly_absent_says_nothing() -> None:
 
 def test_nothing_is_set_under_a_policy_that_cannot_be_read(place: Place) -> None:
     from badger_k2eg.backends.memory import MemoryBackend
-    from badger_k2eg.badger_app.plugin import ControlInterface
+    from badger_k2eg.badger_app.interface import ControlInterface
 
     class Interface(ControlInterface):
         name = "of_this_test"
@@ -300,14 +300,14 @@ def test_nothing_is_set_under_a_policy_that_cannot_be_read(place: Place) -> None
 def test_while_listing_it_is_a_warning(
     place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from badger_k2eg.badger_app import plugin
+    from badger_k2eg.badger_app import interface
 
     monkeypatch.setattr("badger_k2eg.badger_app.interface_options._warned", set())
     path = place("policy")
     path.mkdir()
     with caplog.at_level("WARNING", "badger_k2eg"):
 
-        class Loaded(plugin.ControlInterface):
+        class Loaded(interface.ControlInterface):
             name = "loaded"
             scheme = "pva"
 

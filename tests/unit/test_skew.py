@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
+from badger_k2eg.core import clock
+from badger_k2eg.core.model import Reading
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import InvalidReading, SettingsError
-from badger_k2eg.model import Reading
-from badger_k2eg.sampling import Observable, Sampler, Skew
-from badger_k2eg.settings import Settings
+from badger_k2eg.tuning import Observable, Sampler, Skew
 
 WANTED = {"x": Observable("X"), "y": Observable("Y")}
 

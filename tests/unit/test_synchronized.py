@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.deadline import FOREVER, Deadline, in_seconds, under
-from badger_k2eg.errors import CallCancelled, WaitingForbidden
-from badger_k2eg.synchronized import (
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import FOREVER, Deadline, in_seconds, under
+from badger_k2eg.core.futures import (
     Future,
     all_completed,
     background,
@@ -28,7 +27,8 @@ from badger_k2eg.synchronized import (
     no_waiting,
     sleep,
 )
-from badger_k2eg.units import unit
+from badger_k2eg.core.units import unit
+from badger_k2eg.errors import CallCancelled, WaitingForbidden
 
 PATIENCE = 20.0
 

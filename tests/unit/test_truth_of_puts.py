@@ -14,19 +14,20 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from badger_k2eg import cli, clock, run
-from badger_k2eg.backends.context import ContextBackend
+from badger_k2eg import cli, run
+from badger_k2eg.backends.foreign_context import ContextBackend
+from badger_k2eg.backends.in_flight import wait_for_puts
 from badger_k2eg.backends.memory import MemoryBackend
-from badger_k2eg.backends.underway import wait_for_puts
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.put_rules import Refusal, check_setpoint, path_to
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Fields, Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
+from badger_k2eg.core.settings import Settings, parse, resolve
 from badger_k2eg.errors import PutRefused, PutUnknown
 from badger_k2eg.journal import Journal
-from badger_k2eg.model import Fields, Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
-from badger_k2eg.policy import Refusal, check_setpoint, path_to
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate, Step, is_at, never_a_value
-from badger_k2eg.settings import Settings, parse, resolve
+from badger_k2eg.run.restore_plan import Fate, Step, is_at, never_a_value
 
 STRUCTURE, TABLE, UNKNOWN = PvType(Kind.OTHER), PvType(Kind.TABLE), PvType(Kind.UNKNOWN)
 

@@ -7,9 +7,9 @@ import pytest
 from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.model import Severity
-from badger_k2eg.run.undo import Fate
-from badger_k2eg.settings import parse, resolve
+from badger_k2eg.core.model import Severity
+from badger_k2eg.core.settings import parse, resolve
+from badger_k2eg.run.restore_plan import Fate
 
 
 @pytest.mark.usefixtures("journal")

@@ -8,20 +8,21 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock, run
+from badger_k2eg import run
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Limits, Outcome, PvAddress, Severity
+from badger_k2eg.core.records import Record, RecordKind
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import CallCancelled, PutMismatch, PvNotConnected, SetError, SetpointBlocked, SettingsError
 from badger_k2eg.journal import Journal
-from badger_k2eg.knobs import Knob
-from badger_k2eg.knobs.mover import Mover
-from badger_k2eg.model import Limits, Outcome, PvAddress, Severity
-from badger_k2eg.records import Record, RecordKind
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate, Step
-from badger_k2eg.settings import parse, resolve
+from badger_k2eg.run.restore_plan import Fate, Step
 from badger_k2eg.testing.virtual_clock import VirtualClock
+from badger_k2eg.tuning import Knob
+from badger_k2eg.tuning.mover import Mover
 
 K = RecordKind
 
@@ -119,12 +120,12 @@ def test_what_is_already_there_is_looked_at_as_well(memory: MemoryBackend) -> No
 def test_a_late_pv_that_somebody_moved_meanwhile_is_left_alone(
     memory: MemoryBackend, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from badger_k2eg.run import undo
+    from badger_k2eg.run import restore_plan
 
     run.declare()
     tied = attached(memory)
     tied.set({"A": 5.0, "B": 5.0})
-    carry_out, parts = undo.carry_out, []
+    carry_out, parts = restore_plan.carry_out, []
 
     def late(control: Control, steps: list[Step], **how: Any) -> list[Step]:
         parts.append(steps)
@@ -133,7 +134,7 @@ def test_a_late_pv_that_somebody_moved_meanwhile_is_left_alone(
             return [replace(step, fate=Fate.NOT_SENT) for step in steps]
         return carry_out(control, steps, **how)
 
-    monkeypatch.setattr(undo, "carry_out", late)
+    monkeypatch.setattr(restore_plan, "carry_out", late)
     ours = run.current()
     assert ours is not None
     assert {step.pv: step.fate for step in ours.restore()} == {"A": Fate.RESTORED, "B": Fate.FOREIGN}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg import units
+from badger_k2eg.core import units
+from badger_k2eg.core.units import Quantity, parse, text_of, unit
 from badger_k2eg.errors import SettingsError, UnknownUnit
-from badger_k2eg.units import Quantity, parse, text_of, unit
 
 READ_AS = {
     "Amps": "ampere", "amps": "ampere", "AMPS": "ampere", "A": "ampere", "mA": "milliampere",
@@ -135,7 +135,7 @@ def test_pint_is_imported_only_for_a_quantity() -> None:
     code = (
         "import sys\n"
         "from badger_k2eg.control import Control\n"
-        "from badger_k2eg.model import Reading\n"
+        "from badger_k2eg.core.model import Reading\n"
         "one, two = Reading(2.0), Reading(3.0)\n"
         "assert (one + two).value == 5.0 and 'pint' not in sys.modules\n"
         "assert str(Reading(2.0, units='A').quantity) == '2.0 ampere' and 'pint' in sys.modules\n"

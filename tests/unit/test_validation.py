@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg import clock
-from badger_k2eg.deadline import Deadline
-from badger_k2eg.errors import PvNotConnected
-from badger_k2eg.model import Kind, PvType, Reading
-from badger_k2eg.units import unit
-from badger_k2eg.validation import (
+from badger_k2eg.control.validators import (
     AllOf,
     Reaches,
     Watch,
@@ -27,6 +22,11 @@ from badger_k2eg.validation import (
     wait_for_readback,
     within,
 )
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Kind, PvType, Reading
+from badger_k2eg.core.units import unit
+from badger_k2eg.errors import PvNotConnected
 
 
 def watch(validator: Within | Reaches, set_value: Any = 1.0, timeout: float = 10.0, **options: Any) -> Watch:

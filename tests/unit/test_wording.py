@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from badger_k2eg.wording import close_to, did_you_mean, is_number
+from badger_k2eg.core.suggestions import close_to, did_you_mean, is_number
 
 RULES = ("MINIMIZE", "MAXIMIZE", "EXPLORE")
 

@@ -28,14 +28,14 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ... import fork
-from ...backend import Subscription, Update
-from ...deadline import Deadline
-from ...errors import MissingExtra
-from ...model import PutAnswer, PvAddress
-from ..underway import end_all, names_of, wait_for_puts
-from .calls import Batch, CaSubscription, Operation, dispatch
-from .values import update
+from ...core import fork
+from ...core.backend import Subscription, Update
+from ...core.deadline import Deadline
+from ...core.errors import MissingExtra
+from ...core.model import PutAnswer, PvAddress
+from ..in_flight import end_all, names_of, wait_for_puts
+from .dbr import update
+from .operations import Batch, CaSubscription, Operation, dispatch
 
 if TYPE_CHECKING:
     from .client import Client

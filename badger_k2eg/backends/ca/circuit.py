@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import caproto
 
-from ...errors import PvNotConnected, PvRefused
-from ...model import Outcome, PutAnswer
-from .calls import CaSubscription, Operation
-from .values import Answer, Native, encode
+from ...core.errors import PvNotConnected, PvRefused
+from ...core.model import Outcome, PutAnswer
+from .dbr import Answer, Native, encode
+from .operations import CaSubscription, Operation
 
 if TYPE_CHECKING:
     from .client import Client

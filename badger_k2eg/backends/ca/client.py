@@ -26,9 +26,9 @@ from typing import Any
 
 import caproto
 
-from ...errors import PvNotConnected
-from .calls import CaSubscription, Operation
+from ...core.errors import PvNotConnected
 from .circuit import FIRST_PAUSE, Channel, Circuit
+from .operations import CaSubscription, Operation
 
 logger = logging.getLogger(__name__)
 

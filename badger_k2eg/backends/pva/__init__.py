@@ -27,14 +27,14 @@ from typing import Any
 from p4p.client.raw import Cancelled
 from p4p.client.thread import Context as Context
 
-from ... import fork
-from ...backend import Subscription, Update
-from ...deadline import Deadline
-from ...errors import PvInvalid, PvNotConnected, PvRefused
-from ...model import Kind, PutAnswer, PvAddress, PvType, Reading
-from ..closing import Closer
-from ..structures import pv_type, reading_from_tree
-from ..underway import end_all, names_of, wait_for_puts
+from ...core import fork
+from ...core.backend import Subscription, Update
+from ...core.deadline import Deadline
+from ...core.errors import PvInvalid, PvNotConnected, PvRefused
+from ...core.model import Kind, PutAnswer, PvAddress, PvType, Reading
+from ..handle_closer import Closer
+from ..in_flight import end_all, names_of, wait_for_puts
+from ..normative_types import pv_type, reading_from_tree
 from .operations import NO_ANSWER, Batch, Operation, put_answer
 from .subscription import PvaSubscription, dispatch
 from .unions import whole_tree

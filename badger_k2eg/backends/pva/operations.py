@@ -13,9 +13,9 @@ from typing import Any
 from p4p.client.raw import Context as RawContext
 from p4p.client.raw import RemoteError
 
-from ...deadline import Deadline
-from ...model import Fields, Kind, Outcome, PutAnswer, PvAddress
-from ..structures import pv_type
+from ...core.deadline import Deadline
+from ...core.model import Fields, Kind, Outcome, PutAnswer, PvAddress
+from ..normative_types import pv_type
 
 #: Stands for "no answer"; None is p4p's answer to a put that was done.
 NO_ANSWER = object()

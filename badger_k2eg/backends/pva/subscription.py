@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from p4p.client.raw import Context as RawContext
 from p4p.client.raw import RemoteError
 
-from ...backend import Update
-from ...errors import PvNotConnected, PvRefused
-from ...model import PvAddress, Reading
+from ...core.backend import Update
+from ...core.errors import PvNotConnected, PvRefused
+from ...core.model import PvAddress, Reading
 
 if TYPE_CHECKING:
     from . import PvaBackend

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..structures import pv_type
+from ..normative_types import pv_type
 
 
 def whole_tree(structure: Any) -> dict[str, Any]:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
-from ... import clock, fork
-from ...backend import Update
-from ...deadline import Deadline
-from ...errors import PutMismatch, PvNotConnected, PvTimeout, ReplayMismatch
-from ...model import Outcome, PutAnswer, PvAddress, Reading, type_of
-from ...records import Record
+from ...core import clock, fork
+from ...core.backend import Update
+from ...core.deadline import Deadline
+from ...core.errors import PutMismatch, PvNotConnected, PvTimeout, ReplayMismatch
+from ...core.model import Outcome, PutAnswer, PvAddress, Reading, type_of
+from ...core.records import Record
 from .recording import Match, Point, Recording
 
 __all__ = ["Matching", "Recording", "ReplayBackend"]

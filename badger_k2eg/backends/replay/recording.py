@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...errors import NoSuchRecord, PvError, PvNameError
-from ...journal.readings import profile_of, update_of
-from ...model import Outcome, PvAddress, Reading
-from ...records import Record, RecordKind
+from ...core.errors import NoSuchRecord, PvError, PvNameError
+from ...core.model import Outcome, PvAddress, Reading
+from ...core.records import Record, RecordKind
+from ...journal.reading_fields import profile_of, update_of
 
 #: Nothing was sent, so it is no point of the run.
 _NOTHING = (Outcome.BLOCKED, Outcome.SKIPPED)

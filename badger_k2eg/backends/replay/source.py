@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ... import settings
-from ...errors import SettingsError
+from ...core import settings
+from ...core.errors import SettingsError
+from ...core.suggestions import did_you_mean
 from ...journal import Journal, JournalSettings
 from ...journal.settings import load as load_journal
-from ...wording import did_you_mean
 from . import Matching
 from .recording import Recording
 

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...errors import PvNameError
+from ...core.errors import PvNameError
 
 # The gateway's own expression. ``pv`` passes by accident, and is served over Channel Access.
 _URI = re.compile(

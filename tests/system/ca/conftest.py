@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from badger_k2eg.backend import Backend
 from badger_k2eg.backends import open_backend
+from badger_k2eg.core.backend import Backend
 from badger_k2eg.testing.ports import wait_for_ca
 from badger_k2eg.testing.processes import ChildFailed
 from badger_k2eg.testing.soft_ioc import SoftIoc

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from badger_k2eg.backend import Backend, Update
-from badger_k2eg.deadline import Deadline
-from badger_k2eg.model import Outcome, PvAddress, Reading
+from badger_k2eg.core.backend import Backend, Update
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, PvAddress, Reading
 from badger_k2eg.testing.soft_ioc import SoftIoc
 
 PATIENCE = 10.0

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg.backend import Update
+from badger_k2eg.core.backend import Update
+from badger_k2eg.core.model import Limits, Outcome, Reading
 from badger_k2eg.errors import PvNotConnected
-from badger_k2eg.model import Limits, Outcome, Reading
 from tests.rig.waiting import eventually
 
 from .parts import PATIENCE, Pvs, values

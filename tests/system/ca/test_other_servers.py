@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from badger_k2eg.backends import open_backend
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, PvAddress, Reading
 from badger_k2eg.errors import PvNotConnected
-from badger_k2eg.model import Outcome, PvAddress, Reading
 from badger_k2eg.testing.ports import LOOPBACK, free_port, wait_for_ca
 from badger_k2eg.testing.soft_ioc import SoftIoc, repeater_port
 from tests.rig.pace import pace

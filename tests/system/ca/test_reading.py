@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg.backend import Update
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.put_rules import not_a_reading
+from badger_k2eg.core.backend import Update
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import PvNotConnected
-from badger_k2eg.model import Kind, Limits, Outcome, PvAddress, PvType, Reading, Severity
-from badger_k2eg.policy import not_a_reading
-from badger_k2eg.settings import parse, resolve
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

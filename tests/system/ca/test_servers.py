@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from badger_k2eg.backend import Update
 from badger_k2eg.backends import open_backend
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.backend import Update
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome, Reading
 from badger_k2eg.errors import CallCancelled, PvNotConnected, PvTimeout
-from badger_k2eg.model import Outcome, Reading
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually

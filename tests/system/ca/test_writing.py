@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from badger_k2eg.deadline import Deadline
-from badger_k2eg.model import Fields, Outcome
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Fields, Outcome
 from tests.rig.pace import pace
 
 from .parts import AT_ONCE, Pvs, Timer

@@ -8,9 +8,9 @@ from typing import Any
 from click.testing import CliRunner, Result
 
 from badger_k2eg.cli import main
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import Record, RecordKind
 from badger_k2eg.journal import Journal
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import Record, RecordKind
 
 K = RecordKind
 FIRST, SECOND = "20260101-120000-aaaa", "20260102-120000-bbbb"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg.journal import Journal, Query, said
-from badger_k2eg.model import Outcome
-from badger_k2eg.printable import printable, printable_lines
-from badger_k2eg.records import Record
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.printable import printable, printable_lines
+from badger_k2eg.core.records import Record
+from badger_k2eg.journal import Journal, Query, annotate
 
 from .recorded import K, answer, command
 
@@ -45,8 +45,8 @@ def eaten(folder: Path) -> Path:
     journal.write(Record(kind=K.RUN_END, run=RUN, begin=begin, name="success", message=EATEN[6]))
     run = journal.run(RUN)
     for text in EATEN:
-        said.note(journal, run, text)
-        said.tag(journal, run, text, text)
+        annotate.note(journal, run, text)
+        annotate.tag(journal, run, text, text)
     journal.close()
     return folder
 
@@ -116,7 +116,7 @@ def test_the_window_of_the_terminal_shows_them(eaten: Path) -> None:
 
     from textual.widgets import DataTable, Static
 
-    from badger_k2eg.cli.log_window import LogWindow
+    from badger_k2eg.cli.log_tui import LogWindow
 
     window = LogWindow(Journal(eaten), Query(kinds=(K.EVENT,)))
 

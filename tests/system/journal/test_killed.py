@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from badger_k2eg.core.records import BadLine, Record, RecordKind, from_line
 from badger_k2eg.journal import Journal, Query
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import BadLine, Record, RecordKind, from_line
 
 KILLS = 100
 

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import Record
 from badger_k2eg.journal import Journal, JournalSettings, Query
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import Record
 
 from .recorded import FIRST, SECOND, K, answer, command, lines, record_run
 
@@ -210,7 +210,7 @@ def test_tui_shows_filters_and_jumps(journal: Journal) -> None:
 
     from textual.widgets import DataTable, Input, Static
 
-    from badger_k2eg.cli.log_window import LogWindow
+    from badger_k2eg.cli.log_tui import LogWindow
 
     window = LogWindow(journal, Query())
 

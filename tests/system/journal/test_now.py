@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from badger_k2eg.control import Control, connect
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import Record
 from badger_k2eg.journal import Journal
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import Record
 
 from .recorded import K, answer, command
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from badger_k2eg.core.records import Record
 from badger_k2eg.journal import Journal, export
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import Record
 
 from .recorded import FIRST, SECOND, K, answer, command, record_run
 

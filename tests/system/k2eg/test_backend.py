@@ -12,7 +12,10 @@ import pytest
 
 from badger_k2eg.backends.k2eg import K2egBackend
 from badger_k2eg.control import Control
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.control.validators import within
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Kind, Outcome, PvAddress, Reading
+from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import (
     CallCancelled,
     PutUnknown,
@@ -25,10 +28,7 @@ from badger_k2eg.errors import (
 from badger_k2eg.k2eg.client import K2egClient
 from badger_k2eg.k2eg.codec import Get, Put
 from badger_k2eg.k2eg.environment import K2egEnvironment
-from badger_k2eg.model import Kind, Outcome, PvAddress, Reading
-from badger_k2eg.settings import parse, resolve
 from badger_k2eg.testing.ports import free_port
-from badger_k2eg.validation import within
 from tests.rig.waiting import eventually
 
 from .double import Double, tree

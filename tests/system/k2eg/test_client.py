@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import CallCancelled, OperationError, OperationTimeout, PvNameError, PvValueError
 from badger_k2eg.k2eg.client import K2egClient
 from badger_k2eg.k2eg.codec import Get, Put, Reply, Serialization, Snapshot, SnapshotDone, ValueReply

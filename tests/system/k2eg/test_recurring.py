@@ -11,14 +11,7 @@ import pytest
 
 from badger_k2eg.errors import OperationError, OperationTimeout
 from badger_k2eg.k2eg.client import K2egClient
-from badger_k2eg.k2eg.codec import (
-    Message,
-    RepeatingSnapshot,
-    SnapshotData,
-    SnapshotHeader,
-    SnapshotTail,
-    SnapshotType,
-)
+from badger_k2eg.k2eg.codec import Message, RepeatingSnapshot, SnapshotData, SnapshotHeader, SnapshotTail, SnapshotType
 from badger_k2eg.k2eg.snapshots import Iteration, SnapshotProperties
 from tests.rig.waiting import eventually
 

@@ -10,12 +10,12 @@ import pytest
 from badger_k2eg import run
 from badger_k2eg.backends import ThroughK2eg
 from badger_k2eg.control import Control, connect
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import ControlError
 from badger_k2eg.journal import Journal
-from badger_k2eg.model import Outcome
 from badger_k2eg.run.restore import Restore
-from badger_k2eg.run.undo import Fate
-from badger_k2eg.settings import Settings
+from badger_k2eg.run.restore_plan import Fate
 from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import SoftIoc

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import Record, RecordKind
 from badger_k2eg.journal import Journal, JournalSettings
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import Record, RecordKind
 
 K = RecordKind
 

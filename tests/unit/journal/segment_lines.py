@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from badger_k2eg.core.records import Record, RecordKind, from_line
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import Record, RecordKind, from_line
 
 SAY = Record(kind=RecordKind.NOTE, message="x" * 50)
 

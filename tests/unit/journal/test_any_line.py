@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from badger_k2eg import cli
 from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import Record, RecordKind
 from badger_k2eg.journal import Journal
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import Record, RecordKind
 
 K = RecordKind
 RUN = "20260101-120000-aaaa"

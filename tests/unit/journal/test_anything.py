@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 
+from badger_k2eg.core.records import BadLine, Record, RecordKind, from_line, to_line
 from badger_k2eg.errors import JournalError
 from badger_k2eg.journal import Journal, JournalSettings, Query
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import BadLine, Record, RecordKind, from_line, to_line
 
 
 class JournalMachine(RuleBasedStateMachine):

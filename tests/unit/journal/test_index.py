@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from badger_k2eg.core.records import Record, RecordKind, to_line
 from badger_k2eg.errors import JournalError
 from badger_k2eg.journal import Journal, Query
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import Record, RecordKind, to_line
 
 K = RecordKind
 Make = Callable[..., Journal]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from badger_k2eg.core.records import BadLine, NewerSchema, Record, RecordKind, from_line
 from badger_k2eg.errors import JournalError
-from badger_k2eg.journal import Journal, said
+from badger_k2eg.journal import Journal, annotate
 from badger_k2eg.journal.export import attached, export, opened, verify_export, verify_run
 from badger_k2eg.journal.naming import file_name, inside
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import BadLine, NewerSchema, Record, RecordKind, from_line
 
 K = RecordKind
 EVIL = [
@@ -54,10 +54,10 @@ def test_a_forged_id_writes_nothing_outside(
     record_run(run)
     (file := tmp_path / "note.txt").write_text("x")
     (found,) = journal.runs()
-    copy = said.attach(journal, found, file)
+    copy = annotate.attach(journal, found, file)
     assert copy.parent.parent == journal.directory / "attachments"
     (found,) = journal.runs()
-    assert said.attach(journal, found, file) == copy
+    assert annotate.attach(journal, found, file) == copy
     assert verify_run(journal, found) == []
     made = export(journal, found, tmp_path / f"{file_name(found.id)}.zip")
     assert verify_export(made) == []
@@ -75,7 +75,7 @@ def test_a_folder_of_attachments_that_leads_elsewhere(
     (journal.directory / "attachments").mkdir()
     (journal.directory / "attachments" / "r").symlink_to(elsewhere)
     with pytest.raises(JournalError, match="leads out of"):
-        said.attach(journal, run, file)
+        annotate.attach(journal, run, file)
     assert not list(elsewhere.iterdir())
 
 
@@ -86,7 +86,7 @@ def test_a_forged_attachment_has_a_name_in_the_export(
     run = record_run("r")
     (journal.directory / "attachments" / "r").mkdir(parents=True)
     (journal.directory / "attachments" / "r" / "x").write_text("x")
-    data = {"path": "attachments/r/x", "sha256": said.sha256(journal.directory / "attachments" / "r" / "x")}
+    data = {"path": "attachments/r/x", "sha256": annotate.sha256(journal.directory / "attachments" / "r" / "x")}
     journal.write(*[Record(kind=K.ATTACH, run=run, name=name, data=data)] * 2)
     for path in ("../x", "/etc/passwd", "a\0b", ["x"], "attachments/r/none"):
         journal.write(Record(kind=K.ATTACH, run=run, name="y", data={"path": path}))

@@ -13,10 +13,10 @@ from pathlib import Path
 import filelock
 import pytest
 
+from badger_k2eg.core.records import Record, RecordKind
 from badger_k2eg.errors import JournalWriteError
 from badger_k2eg.journal import Journal
 from badger_k2eg.journal.segments import listed
-from badger_k2eg.records import Record, RecordKind
 
 from .segment_lines import SAY, lines_of, numbers, rows_fit
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
+from badger_k2eg.core.records import RecordKind
 from badger_k2eg.journal import Journal, Query
-from badger_k2eg.journal.pages import Pages
-from badger_k2eg.records import RecordKind
+from badger_k2eg.journal.pager import Pages
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from badger_k2eg.model import Outcome, Severity
-from badger_k2eg.records import (
+from badger_k2eg.core.model import Outcome, Severity
+from badger_k2eg.core.records import (
     SCHEMA,
     BadLine,
     Level,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg import clock
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core import clock
+from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import Outcome
+from badger_k2eg.core.records import Level, Record, RecordKind
 from badger_k2eg.errors import NoSuchRecord
 from badger_k2eg.journal import Journal, Query, query
-from badger_k2eg.model import Outcome
-from badger_k2eg.records import Level, Record, RecordKind
 
 from .conftest import put
 
@@ -216,7 +216,7 @@ def test_every_filter_gives_just_its_lines(
 
 
 def test_more_lines_than_a_page(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("badger_k2eg.journal.reading._PAGE", 7)
+    monkeypatch.setattr("badger_k2eg.journal.lookup._PAGE", 7)
     journal.write(*[Record(kind=K.NOTE)] * 50)
     assert [r.line for r in journal.records()] == list(range(1, 52))
     assert [r.line for r in journal.records(Query(limit=20))] == list(range(1, 21))

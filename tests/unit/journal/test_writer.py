@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from badger_k2eg.core.records import SCHEMA, Record, RecordKind, from_line, to_line
 from badger_k2eg.errors import JournalWriteError
 from badger_k2eg.journal import Journal, JournalSettings
 from badger_k2eg.journal.segments import listed, name_of, tail_of
 from badger_k2eg.journal.writer import Writer
-from badger_k2eg.records import SCHEMA, Record, RecordKind, from_line, to_line
 
 from .segment_lines import SAY, lines_of, numbers, rows_fit
 

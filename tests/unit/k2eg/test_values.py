@@ -9,9 +9,9 @@ import msgpack
 import numpy as np
 import pytest
 
+from badger_k2eg.core.model import Fields, Kind, PvType
 from badger_k2eg.errors import PvValueError
-from badger_k2eg.k2eg.values import Known, TypeBook, put_fields
-from badger_k2eg.model import Fields, Kind, PvType
+from badger_k2eg.k2eg.pv_types import Known, TypeBook, put_fields
 
 WHOLE_FLOAT = {"control": {"limitLow": 0.0, "limitHigh": 0.0}}
 SQUEEZED = {"control": {"limitLow": 0, "limitHigh": 0}}

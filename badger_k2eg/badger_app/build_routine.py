@@ -1,0 +1,344 @@
+"""The routine that a file describes, ready to run.
+
+Badger's own loading forgets the interface, takes whatever name it does not know, and says the rest in pages; so it is
+given objects that are made and checked here, each against what the environment is. ``open_badger`` of ``runner`` comes
+first; Badger is imported inside functions only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..core.errors import SettingsError
+from ..core.suggestions import did_you_mean
+from . import session
+from .evaluation import is_read_only
+from .plugin_files import environment_class
+from .routine_file import RoutineFile, check_range, read_routine_file
+
+if TYPE_CHECKING:
+    from badger.environment import Environment
+    from badger.routine import Routine
+
+#: What a sequential generator has saved of the run that it was in; a run begins anew.
+_PROGRESS = ("current_state", "future_state", "is_active", "manual_data_cnt", "x", "y", "data", "model")
+#: The same of the trust region of a Bayesian one; its window forgets these too.
+_TRUST_REGION_PROGRESS = ("center_x", "best_value", "tkwargs")
+
+
+def load_routine(
+    path: Path | str, parameters: Mapping[str, Any] | None = None, *, read_only: bool = False, context: Any = None
+) -> Routine:
+    """Make a routine of a file, with the environment and the interface that it names; ``open_badger`` first.
+
+    The interface's parameters in the file hold as well, where they differ from its defaults; restrictions only tighten.
+    Data of an earlier run in the file are left out. Where the file has no initial points, or wants them and the ranges
+    relative to the present, the machine is asked where it is.
+
+    :param parameters: of the environment, in place of the file's.
+    :param read_only: set nothing, whatever the file says.
+    :param context: for the interface, in place of our own client: a simulated machine.
+    :raises SettingsError: one line that names file and key.
+    :raises ControlError: when the machine does not say where it is.
+    """
+    file = read_routine_file(Path(path))
+    _check_keys(file, file.content)
+    environment = _environment(file, dict(parameters or {}), read_only, context)
+    with session.reaching(environment):
+        return _checked(file, environment)
+
+
+def _checked(file: RoutineFile, environment: Environment) -> Routine:
+    content, vocs = file.content, _vocs(file)
+    _extend(environment, file, vocs)
+    _check_names(file, vocs, environment)
+    if content.get("relative_to_current"):
+        _around_the_present(file, vocs, environment)
+    _check_ranges(file, vocs, environment)
+    generator = _generator(file, vocs)
+    points = _initial_points(file, vocs, generator, environment)
+    return _routine(file, environment, generator, points)
+
+
+def _routine(file: RoutineFile, environment: Environment, generator: Any, points: Any) -> Routine:
+    from badger.routine import Routine
+    from badger.utils import curr_ts_to_str, get_badger_version, get_xopt_version
+
+    rest = {name: value for name, value in file.content.items() if value is not None}
+    rest.setdefault("name", file.path.stem)
+    if (most := rest.pop("max_evaluations", None)) is not None:
+        # Written by hand; Xopt has come to call it so.
+        rest.setdefault("stopping_condition", {"name": "MaxEvaluationsCondition", "max_evaluations": most})
+    for name in ("data", "id", "creation_ts", "evaluator"):
+        rest.pop(name, None)
+    rest |= {"badger_version": get_badger_version(), "xopt_version": get_xopt_version()}
+    with file.complaints("routine"):
+        return Routine(
+            environment=environment,
+            generator=generator,
+            initial_points=points,
+            creation_ts=curr_ts_to_str("lcls-fname"),
+            **rest,
+        )
+
+
+def _check_keys(file: RoutineFile, content: Mapping[str, Any]) -> None:
+    from badger.routine import Routine
+
+    known = {*Routine.model_fields, "vocs", "interface", "max_evaluations", "dump_file"}
+    for name in content:
+        if name not in known:
+            raise file.wrong(name, f"no such key; {did_you_mean(name, known)}")
+
+
+# -- environment and interface ----------------------------------------------------------------------------------------
+
+
+def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool, context: Any) -> Environment:
+    from badger.factory import list_env
+
+    if isinstance(name := file.content["environment"], str):
+        file.content["environment"] = {"name": name}
+    given = file.mapping(file.content, "environment", "environment")
+    name = str(given.pop("name", None) or "")
+    if name not in list_env():
+        raise file.wrong("environment", f"there is no environment {name!r}; {did_you_mean(name, list_env())}")
+    interface = file.mapping(given, "interface", "environment: interface")
+    interface |= file.mapping(file.content, "interface", "interface")
+    fields = environment_class(name)[0].model_fields
+    chosen = _interface_name(given | parameters, interface)
+    if "interface_name" not in fields:
+        # An environment of somebody's own: the choice is none of its parameters, and holds all the same.
+        parameters.pop("interface_name", None)
+    with file.complaints("environment"):
+        for parameter in (*given, *parameters):
+            if parameter not in fields:
+                raise SettingsError(
+                    f"environment {name}: there is no parameter {parameter!r}; {did_you_mean(parameter, fields)}"
+                )
+        given |= parameters
+        if read_only and "read_only" in fields:
+            given["read_only"] = "yes"
+        environment = session.load_environment(
+            name,
+            given,
+            interface=chosen,
+            interface_options=_interface_options(chosen, interface, read_only, context),
+        )
+    if read_only and not is_read_only(environment):
+        raise SettingsError(f"environment {name} has an interface that knows no read-only mode")
+    environment.reset_environment()
+    return environment
+
+
+def _interface_name(parameters: Mapping[str, Any], interface: Mapping[str, Any]) -> str | None:
+    """Choose the interface: the environment's parameter, the file's interface, or what configs.yaml names first."""
+    wanted = str(parameters.get("interface_name") or "").strip()
+    if wanted and wanted.lower() != "as configured":
+        return wanted
+    return interface.get("name")
+
+
+def _interface_options(chosen: str | None, interface: dict[str, Any], read_only: bool, context: Any) -> dict[str, Any]:
+    """Take the options of the file's interface that somebody has chosen: Badger saves all, untouched ones too.
+
+    Of another interface than the chosen one those count that both have: limits hold on every way to the machine.
+    """
+    from badger.factory import get_intf, list_intf
+
+    own = interface.get("name") or chosen
+    options = {**interface, **(interface.get("params") or {})}
+    for name in ("name", "params"):
+        options.pop(name, None)
+    if own in list_intf():
+        fields = get_intf(own)[0].model_fields
+        # What is written equal to a default would be stronger than an operator's variable.
+        options = {
+            name: value
+            for name, value in options.items()
+            if name not in fields or not _same(value, fields[name].get_default(call_default_factory=True))
+        }
+    if chosen != own and chosen in list_intf():
+        known = get_intf(chosen)[0].model_fields
+        options = {name: value for name, value in options.items() if name in known}
+    if read_only:
+        options["read_only"] = True
+    if context is not None:
+        options["context"] = context
+    return options
+
+
+def _same(value: Any, default: Any) -> bool:
+    return bool(
+        (list(value) if isinstance(default, tuple) and isinstance(value, list) else value)
+        == (list(default) if isinstance(default, tuple) else default)
+    )
+
+
+# -- what is varied, and what is looked at ----------------------------------------------------------------------------
+
+
+def _vocs(file: RoutineFile) -> Any:
+    """Make the VOCS; Badger saves it within the generator, and an older one beside it."""
+    from xopt import VOCS
+
+    generator = file.content["generator"]
+    if isinstance(generator, str):
+        generator = file.content["generator"] = {"name": generator}
+    if not isinstance(generator, dict):
+        raise file.wrong("generator", f"this is {generator!r}, where a name is expected, or names with values")
+    inner = file.mapping(generator, "vocs", "generator: vocs")
+    vocs = file.mapping(file.content, "vocs", "vocs") or inner
+    for part in vocs:
+        if part not in VOCS.model_fields:
+            raise file.wrong(f"vocs: {part}", f"no such key; {did_you_mean(part, VOCS.model_fields)}")
+    if not vocs.get("variables"):
+        raise file.wrong("vocs: variables", "there is none")
+    if not vocs.get("objectives"):
+        raise file.wrong("vocs: objectives", "there is none")
+    for part in ("variables", "objectives", "constraints"):
+        if not isinstance(vocs.get(part) or {}, Mapping):
+            raise file.wrong(f"vocs: {part}", f"this is {vocs[part]!r}, where names with values are expected")
+    for name, given in vocs["variables"].items():
+        domain = given.get("domain") if isinstance(given, Mapping) else given
+        if isinstance(domain, list) and len(domain) == 2:
+            check_range(file, f"vocs: variables: {name}", domain)
+        elif domain is not None or not isinstance(given, Mapping):
+            raise file.wrong(f"vocs: variables: {name}", f"a range is two numbers, not {domain!r}")
+    _check_rules(file, vocs)
+    with file.complaints("vocs"):
+        # Xopt does not like empty parts.
+        return VOCS(**{part: value for part, value in vocs.items() if value})
+
+
+def _check_rules(file: RoutineFile, vocs: Mapping[str, Any]) -> None:
+    """Look at the words ``MINIMIZE``, ``LESS_THAN`` and so on; Xopt does not say which there are."""
+    from gest_api.vocs import CONSTRAINT_CLASSES, OBJECTIVE_CLASSES
+
+    for part, rules in (("objectives", OBJECTIVE_CLASSES), ("constraints", CONSTRAINT_CLASSES)):
+        for name, rule in (vocs.get(part) or {}).items():
+            word = rule[0] if isinstance(rule, list) and rule else rule
+            # A mapping is what Badger's window saves.
+            if not isinstance(word, Mapping) and str(word).upper() not in rules:
+                hint = did_you_mean(str(word), rules, "rules")
+                raise file.wrong(f"vocs: {part}: {name}", f"there is no rule {word!r}; {hint}")
+
+
+def _extend(environment: Environment, file: RoutineFile, vocs: Any) -> None:
+    """Let the environment know variables and hard limits that were added in the window."""
+    hard = file.mapping(dict(file.content), "vrange_hard_limit", "vrange_hard_limit")
+    for name, limits in hard.items():
+        check_range(file, f"vrange_hard_limit: {name}", list(limits) if isinstance(limits, list | tuple) else [limits])
+    # Badger itself does it so, to the class.
+    environment.variables.update(hard)
+    for name in file.content.get("additional_variables") or []:
+        if name in vocs.variables and name not in environment.variables:
+            environment.variables[name] = list(vocs.variables[name].domain)
+
+
+def _check_names(file: RoutineFile, vocs: Any, environment: Environment) -> None:
+    for name in vocs.variable_names:
+        if name not in environment.variables:
+            known = did_you_mean(name, environment.variables)
+            raise file.wrong(
+                f"vocs: variables: {name}", f"environment {environment.name} has no such variable; {known}"
+            )
+    for part in ("objectives", "constraints", "observables"):
+        for name in getattr(vocs, part) or {}:
+            # A name with ` is a formula of observables.
+            if name not in environment.observables and "`" not in name:
+                known = did_you_mean(name, environment.observables)
+                raise file.wrong(
+                    f"vocs: {part}: {name}", f"environment {environment.name} has no such observable; {known}"
+                )
+
+
+def _check_ranges(file: RoutineFile, vocs: Any, environment: Environment) -> None:
+    """Compare with the environment's bounds now: it would refuse the first point beyond them in mid-run."""
+    for name, (low, high) in environment.get_bounds(list(vocs.variable_names)).items():
+        domain = getattr(vocs.variables[name], "domain", None)
+        if domain is not None and (domain[0] < low or domain[1] > high):
+            raise file.wrong(
+                f"vocs: variables: {name}",
+                f"{domain[0]:g} to {domain[1]:g} goes beyond environment {environment.name}: {low:g} to {high:g}",
+            )
+
+
+def _around_the_present(file: RoutineFile, vocs: Any, environment: Environment) -> None:
+    """Take ranges and initial points from where the machine is, as the window does."""
+    from badger.routine import calculate_variable_bounds
+    from xopt.vocs import get_local_region, random_inputs
+
+    options = file.mapping(dict(file.content), "vrange_limit_options", "vrange_limit_options")
+    with file.complaints("vrange_limit_options"):
+        for name, domain in calculate_variable_bounds(options, vocs, environment).items():
+            check_range(file, f"vrange_limit_options: {name}", domain)
+            vocs.variables[name].domain = [float(each) for each in domain]
+    points: list[dict[str, float]] = []
+    with file.complaints("initial_point_actions"):
+        here = environment.get_variables(list(vocs.variable_names))
+        for action in file.content.get("initial_point_actions") or [{"type": "add_curr"}]:
+            if action["type"] == "add_curr":
+                points.append(here)
+            elif action["type"] == "add_rand":
+                region = get_local_region(vocs, here, fraction=action["config"]["fraction"])
+                points += random_inputs(vocs, action["config"]["n_points"], region, include_constants=False)
+    file.content["initial_points"] = points
+
+
+# -- generator and initial points -------------------------------------------------------------------------------------
+
+
+def _generator(file: RoutineFile, vocs: Any) -> Any:
+    from xopt.generators import all_generator_names, get_generator
+
+    options = file.mapping(file.content, "generator", "generator")
+    name = str(options.pop("name", None) or "")
+    known = {"random"}.union(*all_generator_names.values())
+    if name not in known:
+        raise file.wrong("generator", f"there is no generator {name!r}; {did_you_mean(name, known)}")
+    with file.complaints(f"generator {name}"):
+        generator_class = get_generator(name)
+        for option in (*_PROGRESS, *(field for field, info in generator_class.model_fields.items() if info.frozen)):
+            options.pop(option, None)
+        for option in options:
+            if option not in generator_class.model_fields:
+                raise ValueError(f"there is no option {option!r}; {did_you_mean(option, generator_class.model_fields)}")
+        if isinstance(turbo := options.get("turbo_controller"), dict):
+            options["turbo_controller"] = {k: v for k, v in turbo.items() if k not in _TRUST_REGION_PROGRESS}
+        return generator_class.model_validate({**options, "vocs": vocs})
+
+
+def _initial_points(file: RoutineFile, vocs: Any, generator: Any, environment: Environment) -> Any:
+    """Make the table of initial points; from where the machine is, unless the file or the generator has some."""
+    from pandas import DataFrame
+
+    names = list(vocs.variable_names)
+    given = file.content.pop("initial_points", None)
+    begun = any(getattr(generator, name, None) is not None for name in ("initial_point", "initial_simplex"))
+    if given is None:
+        given = [] if begun else [environment.get_variables(names)]
+    with file.complaints("initial_points"):
+        if isinstance(given, Mapping):
+            # As Badger saves it: {variable: {row: value}}.
+            given = {name: list(v.values()) if isinstance(v, Mapping) else v for name, v in given.items()}
+        points = DataFrame(given, columns=None if len(given) else names)
+        if set(points.columns) != set(names):
+            raise ValueError(f"a point has {', '.join(names)}, and not {', '.join(map(str, points.columns))}")
+        points = points[names].astype(float)
+    for name in names:
+        domain = getattr(vocs.variables[name], "domain", None) or (-math.inf, math.inf)
+        for value in points[name]:
+            if not domain[0] <= value <= domain[1]:
+                raise file.wrong(
+                    "initial_points", f"{name} = {value:g} is not within its range, {domain[0]:g} to {domain[1]:g}"
+                )
+    if not begun:
+        begin, rest = session.beginning(generator.name, points.to_dict("records"))
+        for option, value in begin.items():
+            setattr(generator, option, value)
+        points = DataFrame(rest, columns=names)
+    return points

@@ -1,0 +1,126 @@
+"""What an environment tells the run of its process: what it is, which PVs it may set, and when a call of it goes on."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import run
+from ..core.errors import ControlError
+
+if TYPE_CHECKING:
+    from badger.environment import Environment
+    from badger.routine import Routine
+
+    from .environment import ControlEnvironment
+
+#: What Badger calls in an evaluation: each is a frame of ours, which a stopped run ends on its way out.
+_CALLS = ("get_variables", "set_variables", "get_observables")
+
+
+def framed(cls: type) -> None:
+    """Let the calls that this class itself defines be frames of ours."""
+    for name in _CALLS:
+        if callable(method := vars(cls).get(name)):
+            setattr(cls, name, _framed(method))
+
+
+def _framed(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def inside(self: Any, *arguments: Any, **words: Any) -> Any:
+        with run.inside():
+            return method(self, *arguments, **words)
+
+    return inside
+
+
+def tell(environment: ControlEnvironment, attachment: run.Attachment) -> None:
+    """Tell the run what this environment is, once it begins."""
+
+    def about() -> dict[str, Any]:
+        return {"environment": described(environment)}
+
+    def may_set() -> list[str]:
+        return list(_pvs(environment, list(environment.variables)).values())
+
+    attachment.about["environment"] = about
+    attachment.may_set = may_set
+    attachment.record = environment.recorded_pvs
+    for name in ("on_cancelled", "on_exception"):
+        if callable(hook := getattr(environment, name, None)):
+            attachment.hooks[name] = hook
+
+
+def described(environment: Environment) -> dict[str, Any]:
+    """Give what a run's manifest says of an environment."""
+    names = list(environment.variables)
+    variables = _pvs(environment, names) if hasattr(environment, "pv") else dict(zip(names, names, strict=True))
+    return {
+        "name": environment.name,
+        "parameters": _dumped(environment, exclude={"interface"}),
+        "variables": variables,
+        "observables": list(environment.observables),
+    }
+
+
+def begin(routine: Routine, *, keeps_policy: bool) -> run.Run:
+    """Open the run of a routine in this process; the caller ends it, and stops it by its own signals.
+
+    :param keeps_policy: False where the caller itself sees to where the machine is left.
+    """
+    environment, vocs = routine.environment, routine.vocs
+    attachment = getattr(environment.interface, "attachment", None)
+    policies = dict(attachment.policies) if isinstance(attachment, run.Attachment) else {}
+    if not keeps_policy:
+        policies = {"on_cancelled": "leave", "on_exception": "leave"}
+    return run.begin(
+        {
+            "routine": routine.name,
+            "environment": described(environment),
+            "generator": routine.generator.name,
+            "objectives": {name: _direction(objective) for name, objective in vocs.objectives.items()},
+            "vocs": _dumped(vocs),
+            "file": {key: value for key, value in json.loads(routine.json()).items() if key != "data"},
+        },
+        policies,
+        signals=False,
+    )
+
+
+def _direction(objective: Any) -> str:
+    return type(objective).__name__.removesuffix("Objective").upper()
+
+
+def end(ours: run.Run, reason: str, failure: BaseException | None, archive: Path | None) -> None:
+    """End it.
+
+    :param reason: in words.
+    """
+    if archive is not None:
+        ours.outcome["archive"] = str(archive)
+    ours.failure = failure
+    if ours.reason is None and isinstance(failure, KeyboardInterrupt):
+        ours.stop(reason)
+    run.end(run.Reason.SUCCESS if failure is None else run.Reason.FAILED, reason)
+
+
+def _dumped(model: Any, **options: Any) -> dict[str, Any]:
+    try:
+        dumped: dict[str, Any] = model.model_dump(mode="json", **options)
+    except Exception as error:  # a field of somebody's own class; it must not keep a run from beginning
+        return {"error": f"{type(error).__name__}: {error}"}
+    return dumped
+
+
+def _pvs(environment: Any, variables: list[str]) -> dict[str, str]:
+    found = {}
+    for name in variables:
+        try:
+            found[name] = environment.pv(name)
+        except ControlError:
+            # Its parameter is empty: it is not in use, or the set itself will say so.
+            continue
+    return found

@@ -1,0 +1,369 @@
+"""``Control``: every read, and the only path to a put. One for each interface; its options are its own."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from glob import escape
+from typing import Any, TypeVar, overload
+
+from ..core import clock, fork, futures
+from ..core.backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
+from ..core.deadline import FOREVER, Deadline, in_seconds
+from ..core.errors import CallCancelled, PvError, PvInvalid, read_failure
+from ..core.futures import ABSENT, Absent, Callback, Future, Time
+from ..core.model import PvAddress, Reading, SetReport, plain
+from ..core.settings import Settings
+from .capacity import Capacities
+from .failures import Failures
+from .procedure_calls import SynchronousCalls
+from .put_rules import not_a_reading
+from .record_names import RecordNames
+from .set_call import SetCall
+from .shared_subscriptions import Feeds
+from .validator_context import ControlContext
+
+logger = logging.getLogger("badger_k2eg")
+
+T = TypeVar("T")
+
+
+class Control(SynchronousCalls):
+    """Guards, writes, validates, records and reports; and reads.
+
+    Safe to use from many threads. Nothing happens in the constructor.
+
+    :param backend: the way to the PVs.
+    :param settings: what is in force.
+    :param sink: where the record of what was done goes.
+    :param gate: who may write now.
+    """
+
+    def __init__(
+        self, backend: Backend, settings: Settings | None = None, *, sink: Sink | None = None, gate: Gate | None = None
+    ) -> None:
+        """Keep the parts."""
+        self.backend = backend
+        self.settings = settings or Settings()
+        self.sink: Sink = sink or NullSink()
+        self.gate: Gate = gate or NullGate()
+        self.context = ControlContext(self)
+        self.feeds = Feeds(backend)
+        self.capacities = Capacities()
+        self.record_names = RecordNames()
+        self.pacer = Pacer(self.settings)
+        self.failures = Failures(self.settings.max_failures)
+        #: Ends what waits and what runs in the background, when this is closed.
+        self.life = Deadline.alone()
+        #: How far from the value asked a setpoint may rest, by its own name: what knobs declare of their records.
+        #: Beside the option ``put_tolerance``; the wider of the two counts.
+        self.tolerances: dict[str, float] = {}
+        #: What became of the last set, also when it raised.
+        self.last_report: SetReport | None = None
+        #: How many calls to set one PV or more have ended, in whatever way.
+        self.sets = 0
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    @overload
+    def set(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any] | None = ...,
+        *,
+        deadline: Deadline | None = ...,
+        timeout: Time = ...,
+        complete: Collection[str] = ...,
+        commands: Collection[str] = ...,
+    ) -> SetReport: ...
+    @overload
+    def set(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any] | None = ...,
+        *,
+        deadline: Deadline | None = ...,
+        timeout: Time = ...,
+        callback: Callback | None,
+        complete: Collection[str] = ...,
+        commands: Collection[str] = ...,
+    ) -> Future[SetReport]: ...
+    def set(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any] | None = None,
+        *,
+        deadline: Deadline | None = None,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+        complete: Collection[str] = (),
+        commands: Collection[str] = (),
+    ) -> SetReport | Future[SetReport]:
+        """Set PVs, and wait until each has arrived where it has a validator.
+
+        :param values: ``{pv: value}`` in the caller's order; an enum by index or label, a table by
+            ``{column: values}``; a Quantity is converted into the PV's unit, a number is taken in it.
+        :param validators: ``{set pv: validator}``; those of PVs that are not set here are not used.
+        :param deadline: ends the whole call earlier, or cancels it.
+        :param timeout: seconds (or a Quantity) for the whole call, and for validators without a time of their own;
+            None or -1 leaves it to the attempts' own timeouts.
+        :param callback: given or None, a Future is returned at once; see ``core.futures``.
+        :param complete: PVs whose put is answered only when the record has finished processing.
+        :param commands: PVs that are never sent twice (as option ``relative``).
+        :returns: what became of each.
+        :raises SetpointBlocked: when the guard refuses one of them: nothing was sent.
+        :raises SetError: PutTimeout, PutUnknown, PutRefused, PutMismatch or ValidationFailed, by the first PV that
+            did not end as asked; its ``report`` tells of all.
+        :raises CallCancelled: when the deadline was cancelled.
+        """
+        seconds = FOREVER if timeout is None else in_seconds(timeout)
+        settings = self.settings
+        if complete or commands:
+            added = {"wait": settings.wait + _exactly(complete), "relative": settings.relative + _exactly(commands)}
+            settings = settings.model_copy(update=added if timeout is None else added | {"timeout": seconds})
+        patience = settings.timeout if seconds == FOREVER else seconds
+        return self._begin(  # type: ignore[no-any-return] # by the overloads
+            lambda end: self._set(values, validators or {}, end, settings, patience), seconds, deadline, callback, "set"
+        )
+
+    def _begin(
+        self,
+        work: Callable[[Deadline], T],
+        seconds: float,
+        deadline: Deadline | None,
+        callback: Callback | Absent | None,
+        name: str,
+    ) -> Any:
+        """Do a call here, or in the background."""
+        if callback is ABSENT and deadline is not None:
+            return work(deadline if seconds == FOREVER else deadline.child(seconds))
+        return futures.call(lambda: work(Deadline(seconds)), callback, parent=deadline or self.life, name=name)
+
+    def _set(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any],
+        deadline: Deadline,
+        settings: Settings,
+        patience: float,
+    ) -> SetReport:
+        call = SetCall(self, values, validators, deadline, self.last_report, settings, patience)
+        try:
+            with self.failures.counted() as paused:
+                return call.run(paused)
+        except CallCancelled as error:
+            error.report = call.report()
+            raise
+        finally:
+            self.last_report = call.report()
+            self.sets += bool(self.last_report.results)
+            self.sink.set_finished(self.last_report)
+
+    def ended(self, report: SetReport) -> None:
+        """Put a move on record that was made of several sets and ended between them."""
+        self.last_report = report
+        self.sink.set_finished(report)
+
+    # What SynchronousCalls stands on.
+
+    @property
+    def _control(self) -> Control:
+        return self
+
+    def check(self, values: Mapping[str, Any], *, deadline: Deadline | None = None) -> None:
+        """Let the guard look at setpoints, and send nothing.
+
+        :raises SetpointBlocked: when one of them would be refused.
+        """
+        SetCall(self, values, {}, deadline or Deadline(), None, self.settings, self.settings.timeout).check()
+
+    def tolerance_of(self, address: PvAddress) -> float:
+        """Return how far from the value asked a setpoint may rest, in its unit."""
+        declared = max(self.tolerances.get(name, 0.0) for name in address.names)
+        return max(declared, self.settings.tolerance_of(address))
+
+    def resume(self) -> None:
+        """Go on setting after a pause for failures."""
+        self.failures.reset()
+
+    # -- reading ------------------------------------------------------------------------------------------------
+
+    def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
+        """Read PVs: for each key a Reading, or the PvError that says why there is none. Raises nothing."""
+        end = deadline or Deadline(self.settings.timeout)
+        return self._ask(list(names), lambda addresses: self.backend.get_many(addresses, end))
+
+    def snapshot(
+        self, names: Iterable[str], window: float = 0.0, deadline: Deadline | None = None
+    ) -> dict[str, Update]:
+        """Read values of one instant (``window`` seconds wide), as far as the transport can; else as ``updates``."""
+        end = deadline or Deadline(self.settings.timeout)
+        return self._ask(list(names), lambda addresses: self.backend.snapshot(addresses, window, end))
+
+    def _ask(
+        self, names: Sequence[str], fetch: Callable[[list[PvAddress]], dict[PvAddress, Update]]
+    ) -> dict[str, Update]:
+        answers: dict[str, Update] = {}
+        addresses: dict[str, PvAddress] = {}
+        for name in names:
+            try:
+                addresses[name] = PvAddress.parse(name)
+            except PvError as error:
+                answers[name] = error
+        if addresses:
+            updates = fetch(list(dict.fromkeys(addresses.values())))
+            answers.update({name: self.judged(name, updates[address]) for name, address in addresses.items()})
+        return {name: answers[name] for name in names}
+
+    def judged(self, name: str, update: Update) -> Update:
+        """Take an update for what it is by these settings: one that is not a reading (UDF, INVALID) is an error."""
+        if isinstance(update, Reading) and (reason := not_a_reading(update, self.settings)) is not None:
+            return PvInvalid(name, reason)
+        return update
+
+    @overload
+    def read(
+        self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ...
+    ) -> dict[str, Reading]: ...
+    @overload
+    def read(
+        self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ..., callback: Callback | None
+    ) -> Future[dict[str, Reading]]: ...
+    def read(
+        self,
+        names: Iterable[str],
+        deadline: Deadline | None = None,
+        *,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> dict[str, Reading] | Future[dict[str, Reading]]:
+        """Read PVs with all that comes with their values.
+
+        :param deadline: ends the call, or cancels it.
+        :param timeout: seconds, or a Quantity; None takes the interface's where there is no deadline; -1 is for ever.
+        :param callback: given or None, a Future is returned at once; see ``core.futures``.
+        :raises ReadError: (ReadTimeout, InvalidReading) by the first that cannot be read; ``.partial`` has the others.
+        """
+        names = list(names)
+        seconds = self._patience(timeout, deadline)
+        return self._begin(  # type: ignore[no-any-return] # by the overloads
+            lambda end: self._complete(self._heard(names, end), lambda reading: reading),
+            seconds, deadline, callback, "read",
+        )  # fmt: skip
+
+    @overload
+    def get(self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ...) -> dict[str, Any]: ...
+    @overload
+    def get(
+        self, names: Iterable[str], deadline: Deadline | None = ..., *, timeout: Time = ..., callback: Callback | None
+    ) -> Future[dict[str, Any]]: ...
+    def get(
+        self,
+        names: Iterable[str],
+        deadline: Deadline | None = None,
+        *,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> dict[str, Any] | Future[dict[str, Any]]:
+        """Read plain values of builtin Python types; arrays are lists, an enum is its index. Otherwise as ``read``.
+
+        :raises ReadError: unless ``on_read_error`` is ``nan``: then what cannot be read is NaN.
+        """
+        names = list(names)
+        seconds = self._patience(timeout, deadline)
+        return self._begin(lambda end: self._get(names, end), seconds, deadline, callback, "get")  # type: ignore[no-any-return] # by the overloads
+
+    def _get(self, names: Sequence[str], deadline: Deadline) -> dict[str, Any]:
+        updates = self._heard(names, deadline)
+        if self.settings.on_read_error == "nan":
+            for update in updates.values():
+                if isinstance(update, PvError):
+                    logger.warning("%s: no reading, NaN in its place", update)
+                    self.failures.failed()
+            return {n: plain(u.value) if isinstance(u, Reading) else math.nan for n, u in updates.items()}
+        return self._complete(updates, lambda reading: reading.plain)
+
+    def _patience(self, timeout: Time, deadline: Deadline | None) -> float:
+        if timeout is not None:
+            return in_seconds(timeout)
+        return FOREVER if deadline is not None else self.settings.timeout
+
+    def _heard(self, names: Sequence[str], deadline: Deadline) -> dict[str, Update]:
+        updates = self.updates(names, deadline)
+        self.sink.read_finished(updates)
+        return updates
+
+    def _complete(self, updates: Mapping[str, Update], form: Callable[[Reading], Any]) -> dict[str, Any]:
+        errors = {name: update for name, update in updates.items() if isinstance(update, PvError)}
+        values = {name: form(update) for name, update in updates.items() if isinstance(update, Reading)}
+        if not errors:
+            return values
+        self.failures.failed()
+        raise read_failure(errors, values)
+
+    def monitor(self, name: str, callback: Callable[[Update], None]) -> Subscription:
+        """Call back with the present value and every update of a PV until closed.
+
+        :raises PvNameError: for a malformed name.
+        """
+        return self.feeds.attach(PvAddress.parse(name), callback)
+
+    def close(self) -> None:
+        """End every subscription, wait and call in the background; the backend is its owner's to close."""
+        life, self.life = self.life, Deadline.alone()
+        life.cancel("closed")
+        self.feeds.close()
+
+
+def _exactly(names: Iterable[str]) -> tuple[str, ...]:
+    """Make patterns that match these PVs alone."""
+    return tuple(escape(PvAddress.parse(name).own_name) for name in names)
+
+
+class Pacer:
+    """Holds puts back: least interval between two to one PV, most per second in all."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the two rates."""
+        self._interval = settings.put_interval
+        self._rate = settings.put_rate
+        self._last: dict[str, float] = {}
+        self._recent: deque[float] = deque()
+        self._lock = fork.Lock()
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a batch must be taken apart, because all of it at once would be too many."""
+        return self._rate is not None
+
+    def wait(self, names: Iterable[str], deadline: Deadline) -> None:
+        """Wait until these may be sent, and count them as sent.
+
+        :raises CallCancelled: when the deadline is cancelled meanwhile.
+        """
+        while (pause := self._claim(list(names))) > 0.0:
+            futures.sleep(pause, deadline)
+            if deadline.expired:
+                return
+
+    def _claim(self, names: list[str]) -> float:
+        if not self._interval and self._rate is None:
+            return 0.0
+        with self._lock:
+            now = clock.monotonic()
+            due = [self._last[name] + self._interval for name in names if name in self._last]
+            if self._rate is not None:
+                while self._recent and self._recent[0] <= now - 1.0:
+                    self._recent.popleft()
+                if self._rate < 1.0 and self._last:
+                    due.append(max(self._last.values()) + 1.0 / self._rate)
+                elif len(self._recent) + len(names) > max(1.0, self._rate):
+                    due.append(self._recent[0] + 1.0)
+            if (pause := max(due, default=now) - now) > 0.0:
+                return pause
+            for name in names:
+                self._last[name] = now
+                self._recent.append(now)
+            return 0.0

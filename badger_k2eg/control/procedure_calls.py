@@ -1,0 +1,194 @@
+"""The calls that a procedure is written with, the same on a ``Control`` and on a Badger interface.
+
+Each takes ``timeout=`` (seconds or a Quantity, -1 for ever) and ``callback=`` (given or None: a Future at once; left
+out: it blocks), ends when its task is cancelled or the control closed, and waits for updates, not by polling.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from ..core.deadline import Deadline, in_seconds
+from ..core.futures import ABSENT, Absent, Callback, Future, Time, call
+from ..core.model import Reading, SetReport
+from .waiting import Condition, wait_until, wait_until_new
+
+if TYPE_CHECKING:
+    from .control import Control
+
+logger = logging.getLogger("badger_k2eg")
+
+
+class SynchronousCalls:
+    """Mixed into what has a ``Control``; ``_put`` says by which way it sets, so that its own record knows of it."""
+
+    @property
+    def _control(self) -> Control:
+        raise NotImplementedError
+
+    def _put(self, values: Mapping[str, Any], validators: Mapping[str, Any], **how: Any) -> Any:
+        """Set, as ``Control.set`` does."""
+        return self._control.set(values, validators, **how)
+
+    def _enclosed(self) -> AbstractContextManager[None]:
+        """Enclose a wait, where somebody must know of it."""
+        return nullcontext()
+
+    # -- setting ----------------------------------------------------------------------------------------------------
+
+    def set_wait(
+        self,
+        values: Mapping[str, Any] | str,
+        value: Any = ABSENT,
+        validators: Mapping[str, Any] | None = None,
+        *,
+        timeout: Time = None,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> Any:
+        """Set PVs, and wait until each record has finished processing.
+
+        :param values: ``{pv: value}``, or one PV with its ``value`` beside it.
+        :param timeout: of the call, of an attempt, and of validators without a time of their own; None takes the
+            interface's for the last two.
+        :returns: a SetReport, or a Future of it.
+        :raises SetError: as ``Control.set``; a record that is still busy at the timeout is UNKNOWN.
+        """
+        wanted = _values(values, value)
+        return self._put(wanted, validators or {}, complete=list(wanted), timeout=timeout, callback=callback)
+
+    def set_no_wait(self, values: Mapping[str, Any] | str, value: Any = ABSENT) -> Future[SetReport]:
+        """Set PVs in the background, by the same guard and with the same record. A failure is logged.
+
+        :param values: ``{pv: value}``, or one PV with its ``value`` beside it.
+        :returns: a Future of the SetReport, for who wants to know all the same.
+        """
+        future: Future[SetReport] = self._put(_values(values, value), {}, callback=_log_failure)
+        return future
+
+    def execute(
+        self, pv: str, value: Any = 1, *, timeout: Time = None, callback: Callback | Absent | None = ABSENT
+    ) -> Any:
+        """Give a command: put to a command PV (like ``REC.PROC``), and wait until it is done. It is never sent twice.
+
+        :param timeout: how long the command may take; None takes the interface's.
+        :returns: a SetReport, or a Future of it.
+        :raises PutUnknown: when it was sent and no answer came: it may still be under way.
+        """
+        return self._put({pv: value}, {}, complete=[pv], commands=[pv], timeout=timeout, callback=callback)
+
+    def execute_no_wait(self, pv: str, value: Any = 1) -> Future[SetReport]:
+        """Give a command, and do not wait until it is done. A failure to send it is logged. It is never sent twice."""
+        future: Future[SetReport] = self._put({pv: value}, {}, commands=[pv], callback=_log_failure)
+        return future
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def get_no_wait(self, pv: str, callback: Callback | None = None, *, timeout: Time = None) -> Future[Any]:
+        """Read a PV in the background.
+
+        :param callback: called with the Future, whose ``result()`` is the value.
+        """
+        control = self._control
+        seconds = None if timeout is None else in_seconds(timeout)
+
+        def get() -> Any:
+            with self._enclosed():
+                return control.get([pv], timeout=seconds)[pv]
+
+        future: Future[Any] = call(get, callback, parent=control.life, name=f"get {pv}")
+        return future
+
+    # -- waiting for the machine ------------------------------------------------------------------------------------
+
+    def wait_until_new(
+        self, pvs: str | Sequence[str], timeout: Time = None, *, callback: Callback | Absent | None = ABSENT
+    ) -> Any:
+        """Wait for the first new update of any PV.
+
+        :param pvs: one PV, or several.
+        :param timeout: None takes the interface's.
+        :returns: its Reading; of several PVs, ``{pv: Reading}`` of the one that has news. Or a Future of that.
+        :raises ReadError: when a PV does not answer at all.
+        :raises ConditionNotMet: (a TimeoutError) when nothing came in time.
+        """
+        return self._wait(pvs, timeout, callback, lambda control, names, end: wait_until_new(control, names, end))
+
+    def wait_until(
+        self,
+        condition: Condition,
+        pvs: str | Sequence[str],
+        timeout: Time = None,
+        *,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> Any:
+        """Wait until a condition is true; judged at once, and after every update.
+
+        >>> control.wait_until(lambda current: current > 90.0, "BEAM:CURRENT", timeout=60)  # doctest: +SKIP
+
+        :param condition: takes the value of the one PV, or of several ``{pv: value}``; or nothing, where it reads for
+            itself. A value is a plain number (text, array) with its ``reading`` beside it.
+        :param pvs: one PV, or several: those whose updates make it worth to look again.
+        :param timeout: None takes the interface's.
+        :returns: the Reading by which it was true, or ``{pv: Reading}``. Or a Future of that.
+        :raises ReadError: when a PV does not answer at all.
+        :raises ConditionNotMet: (a TimeoutError) with what the PVs read last.
+        """
+        single = isinstance(pvs, str)
+        return self._wait(
+            pvs, timeout, callback, lambda control, names, end: wait_until(control, condition, names, single, end)
+        )
+
+    def wait_while(
+        self,
+        condition: Condition,
+        pvs: str | Sequence[str],
+        timeout: Time = None,
+        *,
+        callback: Callback | Absent | None = ABSENT,
+    ) -> Any:
+        """Wait until a condition is no longer true; otherwise as ``wait_until``."""
+        single = isinstance(pvs, str)
+        return self._wait(
+            pvs,
+            timeout,
+            callback,
+            lambda control, names, end: wait_until(control, condition, names, single, end, wanted=False),
+        )
+
+    def _wait(
+        self,
+        pvs: str | Sequence[str],
+        timeout: Time,
+        callback: Callback | Absent | None,
+        wait: Callable[[Control, list[str], Deadline], dict[str, Reading]],
+    ) -> Any:
+        control = self._control
+        names = [pvs] if isinstance(pvs, str) else list(pvs)
+        seconds = control.settings.timeout if timeout is None else in_seconds(timeout)
+
+        def work() -> Any:
+            with self._enclosed():
+                readings = wait(control, names, Deadline(seconds))
+            return readings[names[0]] if isinstance(pvs, str) else readings
+
+        return call(work, callback, parent=control.life, name="wait")
+
+
+def _values(values: Mapping[str, Any] | str, value: Any) -> dict[str, Any]:
+    if isinstance(values, str):
+        if value is ABSENT:
+            raise TypeError(f"set {values} to what? give the value beside the PV, or {{pv: value}}")
+        return {values: value}
+    if value is not ABSENT:
+        raise TypeError("give {pv: value}, or one PV and its value, not both")
+    return dict(values)
+
+
+def _log_failure(future: Future[Any]) -> None:
+    if future.cancelled():
+        logger.warning("a set in the background was cancelled")
+    elif (error := future.exception()) is not None:
+        logger.warning("a set in the background failed: %s", error)

@@ -1,0 +1,370 @@
+"""Every exception that badger-k2eg raises, drawn as one tree. Imports ``printable`` alone.
+
+::
+
+    ControlError                     base of all of them
+    |-- SettingsError                (ValueError)       a wrong option, file or environment variable
+    |-- MissingExtra                 (ImportError)      an optional part is not installed; says what to install
+    |-- CallCancelled                (CancelledError)   the call was cancelled; what was on the wire is in .report
+    |-- ConditionNotMet              (TimeoutError)     a condition on the machine did not come true in its time
+    |-- WaitingForbidden             (RuntimeError)     a wait where what it waits for could never come
+    |-- UnknownUnit                  (ValueError)       a user's unit that is none; a record's is never an error
+    |-- KafkaError                   a Kafka broker or topic; .broker is the broker's HOST:PORT, where one is to blame
+    |   |-- BrokerUnreachable        (TimeoutError)     no broker answered in time
+    |   |-- AuthenticationFailed     (PermissionError)  it answers, but does not take our credentials or certificates
+    |   |-- TopicMissing             (LookupError)      there is no such topic
+    |   |-- TopicRefused             (PermissionError)  the broker does not let us make, read, write or delete it
+    |   |-- MessageTooLarge          (ValueError)       above the limit of this side or of the broker
+    |   `-- WriterFull               (BufferError)      more records wait to be sent than the queue holds
+    |-- LockRefused                  (TimeoutError)     another process holds the lock of a PV, .pv; names its owner
+    |-- OperationTimeout             (TimeoutError)     a K2EG command was not answered; names broker, gateway or PV
+    |-- OperationError               a K2EG gateway answered with an error; .error and .message are its own
+    |-- JournalError                 the record of the runs cannot be read, or written
+    |   |-- JournalWriteError        (OSError)          a full disk, no permission, a file system without locks
+    |   |-- NoSuchRecord             (LookupError)      no run, mark, PV or kind of that name; says what was meant
+    |   `-- ReplayMismatch           (LookupError)      a recorded run has no such point; says which is the nearest
+    |-- PvError                      one PV; a *value* in the answers of a backend, raised only by Control
+    |   |-- PvNameError              (ValueError)       the name cannot be a PV's name
+    |   |-- PvValueError             (ValueError)       the value does not fit the PV: nothing was sent
+    |   |-- PvTimeout                (TimeoutError)     no answer in time
+    |   |   `-- PvNotConnected                          nobody serves it, or it cannot be reached
+    |   |-- PvRefused                (PermissionError)  the server said no; its words are in the message
+    |   |-- PvUnsupported            (TypeError)        a structure or operation we do not speak
+    |   `-- PvInvalid                (ValueError)       it answers, but not with a reading (alarm, never processed)
+    |-- ReadError                    one or more PVs of a read; .partial has the others, .errors the reasons
+    |   |-- ReadTimeout              (TimeoutError)
+    |   `-- InvalidReading           (ValueError)
+    `-- SetError                     one or more PVs of a set; .report says what became of every one
+        |-- SetpointBlocked          (ValueError)       refused by our guard: nothing at all was sent
+        |-- PutTimeout               (TimeoutError)     no answer; see the report for NOT_SENT or UNKNOWN
+        |   `-- PutUnknown                              it was sent; it may have happened or still happen
+        |-- PutRefused               (PermissionError)  the server refused it
+        |-- PutMismatch              (ValueError)       answered as done, but the setpoint holds another value
+        `-- ValidationFailed         (ValueError)       written, but the machine did not arrive
+            `-- ValidatorCrashed                        the validator itself raised something unexpected
+
+Each also derives from the builtin that a user would catch.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from .printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .model import SetReport
+
+
+class ControlError(Exception):
+    """Base of everything that badger-k2eg raises on purpose."""
+
+
+class SettingsError(ControlError, ValueError):
+    """A wrong option, file or environment variable; the message names it and its source."""
+
+
+class MissingExtra(ControlError, ImportError):
+    """An optional dependency is missing.
+
+    :param feature: what was asked for, in the user's words.
+    :param extra: the extra of this package that brings it.
+    """
+
+    def __init__(self, feature: str, extra: str) -> None:
+        """Compose the one line that says what to install."""
+        super().__init__(f"{feature} needs an optional part: pip install 'badger-k2eg[{extra}]'")
+        self.feature = feature
+        self.extra = extra
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (self.feature, self.extra)
+
+
+class CallCancelled(ControlError, CancelledError):
+    """The call was cancelled before it was complete.
+
+    :param message: what was being waited for.
+    :param report: for a set, what became of each PV; puts on the wire are UNKNOWN in it.
+    """
+
+    def __init__(self, message: str, report: SetReport | None = None) -> None:
+        """Keep the report of an interrupted set."""
+        super().__init__(message)
+        self.report = report
+
+
+class ConditionNotMet(ControlError, TimeoutError):
+    """A condition on the machine (a permit, a beam rate) did not come true in its time."""
+
+
+class WaitingForbidden(ControlError, RuntimeError):
+    """A wait in a callback for updates, or for what the parent process began: it could never end."""
+
+
+class UnknownUnit(ControlError, ValueError):
+    """A unit that somebody asked for by name does not exist; the message says what was meant."""
+
+
+class JournalError(ControlError):
+    """The journal cannot be read: damaged, changed by hand, or of a newer version."""
+
+
+class JournalWriteError(JournalError, OSError):
+    """A line could not be brought to disk; nothing of it is there."""
+
+
+class NoSuchRecord(JournalError, LookupError):
+    """The journal has nothing of that name: a mistake of the user's."""
+
+
+class ReplayMismatch(JournalError, LookupError):
+    """A recorded run has no such point; the message says which is the nearest, and what differs."""
+
+
+class OperationTimeout(ControlError, TimeoutError):
+    """A command to a K2EG gateway was not answered in time.
+
+    :param message: what was asked, how long was waited, and what is to blame.
+    :param culprit: ``broker``, ``gateway`` or ``pv``, as far as can be told.
+    :param sent: whether the command has, or may have, left for the gateway: it may still be executed.
+    """
+
+    def __init__(self, message: str, culprit: str = "gateway", *, sent: bool = True) -> None:
+        """Keep who is to blame, and whether the command is under way."""
+        super().__init__(message)
+        self.culprit = culprit
+        self.sent = sent
+
+
+class OperationError(ControlError):
+    """A K2EG gateway answered with an error.
+
+    :param error: its code, negative; codes mean other things for other commands.
+    :param message: its words.
+    :param what: what was asked.
+    """
+
+    def __init__(self, error: int, message: str = "", what: str = "") -> None:
+        """Show as what was asked, the gateway's words and its code."""
+        super().__init__(error, message, what)
+        self.error = error
+        self.message = message
+        self.what = what
+
+    def __str__(self) -> str:
+        about = f"{self.what}: " if self.what else ""
+        return printable(f"{about}{self.message or 'the gateway rejects the command'} (error {self.error})")
+
+
+class LockRefused(ControlError, TimeoutError):
+    """Another process of this host holds the lock of a PV.
+
+    :param message: names the PV and the owner of its lock.
+    :param pv: that PV's own name.
+    """
+
+    def __init__(self, message: str, pv: str = "") -> None:
+        """Keep the PV."""
+        super().__init__(message)
+        self.pv = pv
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (str(self), self.pv)
+
+
+class KafkaError(ControlError):
+    """A Kafka broker or topic failed us.
+
+    :param message: one line that names the broker or the topic.
+    :param broker: ``HOST:PORT`` of the broker that is to blame; None if it is none.
+    """
+
+    def __init__(self, message: str, broker: str | None = None) -> None:
+        """Keep the broker."""
+        super().__init__(message)
+        self.message = message
+        self.broker = broker
+
+    # Some also are an OSError or a LookupError, which would show two arguments, or one in quotes.
+    def __str__(self) -> str:
+        return self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (self.message, self.broker)
+
+
+class BrokerUnreachable(KafkaError, TimeoutError):
+    """No broker answered in time."""
+
+
+class AuthenticationFailed(KafkaError, PermissionError):
+    """The broker does not take our credentials or certificates, or we do not take its."""
+
+
+class TopicMissing(KafkaError, LookupError):
+    """There is no such topic."""
+
+
+class TopicRefused(KafkaError, PermissionError):
+    """The broker does not let us make, read, write or delete the topic."""
+
+
+class MessageTooLarge(KafkaError, ValueError):
+    """The message is above the limit of this side or of the broker."""
+
+
+class WriterFull(KafkaError, BufferError):
+    """More records wait to be sent than the queue of the writer holds."""
+
+
+class PvError(ControlError):
+    """What went wrong with one PV.
+
+    :param pv: the PV's name as the caller wrote it.
+    :param message: what happened, without the name.
+    """
+
+    def __init__(self, pv: str, message: str) -> None:
+        """Show as ``PV: message``."""
+        super().__init__(printable(f"{pv}: {message}"))
+        self.pv = pv
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes (Badger sends errors through a queue)."""
+        return type(self), (self.pv, self.message)
+
+
+class PvNameError(PvError, ValueError):
+    """The text cannot be the name of a PV."""
+
+
+class PvValueError(PvError, ValueError):
+    """The value cannot be put to the PV without loss: nothing was sent."""
+
+
+class PvTimeout(PvError, TimeoutError):
+    """The PV did not answer in time."""
+
+
+class PvNotConnected(PvTimeout):
+    """Nobody serves the PV, or it cannot be reached."""
+
+
+class PvRefused(PvError, PermissionError):
+    """The server refused; its own words are in the message."""
+
+    # OSError (through PermissionError) treats two arguments as (errno, text) in __str__.
+    def __str__(self) -> str:
+        return printable(f"{self.pv}: {self.message}")
+
+
+class PvUnsupported(PvError, TypeError):
+    """A structure or an operation that is not supported for this PV."""
+
+
+class PvInvalid(PvError, ValueError):
+    """The PV answers, but its value is not a reading: alarm severity, or never processed."""
+
+
+class ReadError(ControlError):
+    """One or more PVs could not be read.
+
+    :param message: one line per PV.
+    :param partial: ``{pv: value}`` of those that could.
+    :param errors: ``{pv: PvError}`` of those that could not.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        partial: Mapping[str, Any] | None = None,
+        errors: Mapping[str, PvError] | None = None,
+    ) -> None:
+        """Keep what was read beside what was not."""
+        super().__init__(message)
+        self.partial = dict(partial or {})
+        self.errors = dict(errors or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (self.args[0], self.partial, self.errors)
+
+
+class ReadTimeout(ReadError, TimeoutError):
+    """The first unreadable PV did not answer in time."""
+
+
+class InvalidReading(ReadError, ValueError):
+    """The first unreadable PV answers, but not with a reading."""
+
+
+class SetError(ControlError):
+    """One or more setpoints did not end as asked.
+
+    :param message: one line per PV.
+    :param report: what became of every PV of the call, in the caller's order.
+    """
+
+    def __init__(self, message: str, report: SetReport | None = None) -> None:
+        """Keep the report."""
+        super().__init__(message)
+        self.report = report
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Survive a pickle between processes."""
+        return type(self), (str(self), self.report)
+
+
+class SetpointBlocked(SetError, ValueError):
+    """The guard refused a setpoint of the call: nothing was sent."""
+
+
+class PutTimeout(SetError, TimeoutError):
+    """A put was not answered in time."""
+
+
+class PutUnknown(PutTimeout):
+    """A put was sent, and nobody knows: not answered, refused and yet written, or not to be read back."""
+
+
+class PutRefused(SetError, PermissionError):
+    """The server refused a put."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class PutMismatch(SetError, ValueError):
+    """A put was answered as done, but the setpoint holds another value (clipped, truncated, rejected in silence)."""
+
+
+class ValidationFailed(SetError, ValueError):
+    """The put was done, but the machine did not arrive where it was sent."""
+
+
+class ValidatorCrashed(ValidationFailed):
+    """A validator raised something other than ValueError or TimeoutError."""
+
+
+def read_failure(errors: Mapping[str, PvError], partial: Mapping[str, Any], message: str | None = None) -> ReadError:
+    """Make the error of a read: its type goes by the first PV that cannot be read, in the caller's order.
+
+    :param errors: by the caller's names, not empty.
+    :param partial: the values of the others.
+    :param message: one line for each by default.
+    """
+    first = next(iter(errors.values()))
+    kind: type[ReadError] = ReadError
+    if isinstance(first, PvTimeout):
+        kind = ReadTimeout
+    elif isinstance(first, PvInvalid):
+        kind = InvalidReading
+    return kind(message or "\n".join(map(str, errors.values())), partial, errors)

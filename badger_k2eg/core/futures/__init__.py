@@ -1,0 +1,44 @@
+"""Calls that wait: with a timeout, in the background, cancelled, combined.
+
+Owns ``Future``, ``background``, ``sleep`` and what combines futures. Every call of ours that waits is a point at which
+a task in the background can be cancelled; what others wrote is not interrupted. Imports deadline and errors.
+
+Waits of the write path (before a put is sent again, between the steps of a ramp) go through ``sleep``: a unit test may
+patch it, as ``badger_k2eg.core.futures.sleep``.
+"""
+
+from .future import (
+    ABSENT,
+    Absent,
+    Callback,
+    Future,
+    Time,
+    asked_by,
+    asker,
+    background,
+    call,
+    check_waiting,
+    no_waiting,
+    sleep,
+)
+from .gather import Ended, all_completed, first_completed, first_exception, gather
+
+__all__ = [
+    "ABSENT",
+    "Absent",
+    "Callback",
+    "Ended",
+    "Future",
+    "Time",
+    "all_completed",
+    "asked_by",
+    "asker",
+    "background",
+    "call",
+    "check_waiting",
+    "first_completed",
+    "first_exception",
+    "gather",
+    "no_waiting",
+    "sleep",
+]

@@ -1,0 +1,40 @@
+"""``Owner``: the user, host, process and run that hold a lock or wrote a record."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+import time
+from dataclasses import dataclass
+
+from . import clock
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who holds a lock.
+
+    :ivar run: the run that it is held for; empty for none.
+    :ivar since: seconds since the Unix epoch.
+    """
+
+    user: str = "somebody"
+    host: str = ""
+    pid: int = 0
+    run: str = ""
+    since: float = 0.0
+
+    def __str__(self) -> str:
+        text = f"{self.user}@{self.host} (process {self.pid}" if self.pid else f"{self.user} ("
+        text += f", run {self.run}" if self.run else ""
+        return text + f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))})"
+
+
+def this_owner(run: str = "") -> Owner:
+    """Describe this process as an owner."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may know no name for its user
+        user = str(os.getuid())
+    return Owner(user, socket.gethostname(), os.getpid(), run, clock.time())

@@ -1,0 +1,193 @@
+"""``Gateway``: takes commands from a topic and answers them, with PVs reached through ``Control``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from ..control import Control
+from ..core.deadline import Deadline
+from ..core.errors import ControlError
+from ..k2eg.codec import (
+    PARSE_FAILURE_KEY,
+    BadCommand,
+    Command,
+    Get,
+    Monitor,
+    MultiMonitor,
+    Put,
+    RepeatingSnapshot,
+    Reply,
+    Snapshot,
+    SnapshotStop,
+    SnapshotTrigger,
+    ValueReply,
+    decode_command,
+)
+from ..kafka import GroupReader, KafkaConnection, KafkaRecord, Topics, Writer
+from . import one_shot_snapshots as snapshots
+from . import puts
+from .command_pool import Workers
+from .gets import Gets
+from .monitors import Monitors
+from .publisher import Publisher
+from .recurring_snapshots import RecurringSnapshots
+from .scheduler import Clock
+from .snapshot_messages import Revision
+
+logger = logging.getLogger(__name__)
+
+#: The consumer group of all gateways that share a command topic.
+GROUP = "badger-k2eg-gateway"
+#: Partitions of a command topic that the gateway makes: as many gateways can share it.
+COMMAND_PARTITIONS = 4
+
+_HOUSEKEEPING = 1.0
+#: What may wait to be sent, so that memory stays flat whatever the broker does.
+_QUEUE = {"queue.buffering.max.messages": 20_000, "queue.buffering.max.kbytes": 64 * 1024}
+#: Events are many; a reply is waited for, and goes at once.
+_TOGETHER = {"linger.ms": 5}
+
+
+class Gateway:
+    """Serves PVs to K2EG clients; for development, demonstrations and tests.
+
+    Several with one command topic share its commands. To be run in a process of its own, which is not forked.
+
+    :param connection: the broker.
+    :param command_topic: where commands come.
+    :param control: the way to the PVs; its settings say what may be written. Its owner closes its backend.
+    :param revision: of the protocol, on recurring snapshots.
+    :param monitor_expiry: seconds after which a monitor that no client has asked for again is dropped; None: never.
+    :param purge: whether the topic of a dropped monitor is deleted.
+    """
+
+    def __init__(
+        self,
+        connection: KafkaConnection,
+        command_topic: str,
+        control: Control,
+        *,
+        revision: Revision = Revision.B,
+        monitor_expiry: float | None = None,
+        purge: bool = False,
+        group: str = GROUP,
+    ) -> None:
+        """Open nothing yet."""
+        self.command_topic = command_topic
+        self._control = control
+        self._topics = Topics(connection)
+        own = dict(connection.options)
+        self._replies = Writer(connection.with_options(_QUEUE | own), name="gateway replies")
+        self._events = Writer(connection.with_options(_QUEUE | _TOGETHER | own), name="gateway events")
+        self._reader = GroupReader(connection, group, [command_topic], self._take, name="gateway commands")
+        self._clock = Clock()
+        self._workers = Workers()
+        self._publisher = publisher = Publisher(self._replies, self._events)
+        self._gets = Gets(control, self._workers, self._answer_get)
+        self._monitors = Monitors(control, publisher, self._topics, self._clock, monitor_expiry, purge=purge)
+        self._recurring = RecurringSnapshots(control, publisher, self._topics, self._clock, revision)
+        self._in_trouble = False
+
+    def start(self, deadline: Deadline) -> None:
+        """Begin to serve. When it returns, every command sent from now on is taken, by this gateway or another.
+
+        :raises KafkaError: naming the broker or the topic.
+        """
+        self._topics.create(self.command_topic, deadline, partitions=COMMAND_PARTITIONS)
+        self._replies.connect()
+        self._events.connect()
+        self._clock.start()
+        self._gets.start()
+        self._clock.call_later(_HOUSEKEEPING, self._keep_house)
+        self._reader.start(deadline)
+
+    def close(self) -> None:
+        """Take no more commands, end monitors and snapshots, send what is under way. Bounded; idempotent."""
+        self._reader.close()
+        self._publisher.close()
+        self._gets.close()
+        self._workers.close()
+        self._clock.close()
+        self._recurring.close()
+        self._monitors.close()
+        self._control.close()
+        self._events.close()
+        self._replies.close()
+        self._topics.close()
+
+    # -- commands -----------------------------------------------------------------------------------------------
+
+    def _take(self, record: KafkaRecord) -> None:
+        """Hand a record over to a worker (thread of the reader)."""
+        command = decode_command(record.value)
+        if isinstance(command, BadCommand):
+            logger.warning("a record on %s is no command: %s", self.command_topic, command.reason)
+            self._refuse(command)
+            return
+        if isinstance(command, Get):
+            self._gets.add(command)
+            return
+        # Puts to one PV in the order in which they came.
+        lane = command.pv_name.partition("://")[2] if isinstance(command, Put) else None
+        self._workers.submit(lambda: self._run(command, lambda: self._do(command)), lane)
+
+    def _run(self, command: Command, job: Callable[[], None]) -> None:
+        """Do something about a command; whatever happens, its sender is told."""
+        try:
+            job()
+        except ControlError as error:
+            self._publisher.acknowledge(command, -1, str(error))
+        except Exception:  # of any kind: one command must not end the gateway
+            logger.exception("a command failed: %s", type(command).__name__)
+            self._unanswerable(command)
+
+    def _do(self, command: Command) -> None:
+        match command:
+            case Put():
+                reply = puts.put(self._control, command)
+                if reply.message is None:
+                    self._unanswerable(command)
+                else:
+                    self._publisher.acknowledge(command, reply.error, reply.message)
+            case Monitor():
+                self._monitors.monitor(command)
+            case MultiMonitor():
+                self._monitors.monitor_many(command)
+            case Snapshot():
+                snapshots.take(self._control, self._publisher, self._clock, command)
+            case RepeatingSnapshot():
+                self._recurring.start(command)
+            case SnapshotTrigger():
+                self._recurring.trigger(command)
+            case SnapshotStop():
+                self._recurring.stop(command)
+
+    def _answer_get(self, command: Get, answer: ValueReply | Reply) -> None:
+        def send() -> None:
+            if (error := self._publisher.reply(command, answer)) is not None:
+                # The value is too large; its error is not.
+                self._publisher.reply(command, Reply(command.reply_id, -2, str(error)))
+
+        self._run(command, send)
+
+    def _unanswerable(self, command: Command) -> None:
+        """Answer as to what is no command: K2EG has no words for it."""
+        self._refuse(BadCommand("", command.reply_topic, command.reply_id, command.serialization))
+
+    def _refuse(self, command: BadCommand) -> None:
+        """Tell the sender of what is no command, where it says to whom."""
+        if command.answerable:
+            reply = Reply(command.reply_id, -1)
+            self._publisher.publish(command.reply_topic, PARSE_FAILURE_KEY, reply, command.serialization)
+
+    # -- housekeeping -------------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        """Look after the broker and what nobody uses any more (clock)."""
+        self._control.feeds.prune()
+        in_trouble = self._events.trouble is not None
+        if self._in_trouble and not in_trouble:
+            self._monitors.repeat()
+        self._in_trouble = in_trouble
+        self._clock.call_later(_HOUSEKEEPING, self._keep_house)

@@ -1,0 +1,107 @@
+"""What is said of a run afterwards: notes, tags, names, parents, files. Lines like any other; none is overwritten."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+from pathlib import Path
+
+from ..core.errors import JournalError, NoSuchRecord
+from ..core.records import Record, RecordKind
+from .journal import Journal
+from .naming import file_name, inside
+from .recorded_run import RecordedRun
+
+#: The folder of attached files, inside the journal, and inside an export.
+ATTACHMENTS = "attachments"
+
+
+def note(journal: Journal, run: RecordedRun, text: str) -> None:
+    """Say something of a run, in words.
+
+    :raises JournalWriteError: when it cannot be written (so everywhere here).
+    """
+    _say(journal, Record(kind=RecordKind.NOTE, run=run.id, message=text))
+
+
+def tag(journal: Journal, run: RecordedRun, name: str, value: str | float | None) -> None:
+    """Give a run a tag: a text, or a number that can be searched by range; None takes it off.
+
+    :raises NoSuchRecord: when one is to be taken off that is not there.
+    """
+    if value is None and name not in run.tags:
+        raise NoSuchRecord(f"run {run.id} has no tag {name!r}; it has {', '.join(run.tags) or 'none'}")
+    _say(journal, Record(kind=RecordKind.TAG, run=run.id, name=name, value=value))
+
+
+def rename(journal: Journal, run: RecordedRun, name: str) -> None:
+    """Give a run a name to find it by; its id stays."""
+    _say(journal, Record(kind=RecordKind.RENAME, run=run.id, name=name))
+
+
+def link(journal: Journal, run: RecordedRun, parent: RecordedRun) -> None:
+    """Say that a run continues another.
+
+    :raises JournalError: when that would go in a circle.
+    """
+    above: RecordedRun | None = parent
+    while above is not None:
+        if above.id == run.id:
+            raise JournalError(f"run {parent.id} comes from {run.id} already: a parent cannot be its own child")
+        try:
+            above = journal.run(above.parent) if above.parent else None
+        except NoSuchRecord:  # archived
+            above = None
+    _say(journal, Record(kind=RecordKind.LINK, run=run.id, data={"parent": parent.id}))
+
+
+def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
+    """Copy a file into the journal, as one of a run's; gives the copy.
+
+    :raises JournalError: when another file of that name is attached already, or its folder is a link to another place.
+    :raises OSError: when it cannot be copied.
+    """
+    folder = inside(journal.directory / ATTACHMENTS, file_name(run.id))
+    target = inside(folder, file_name(file.name))
+    digest = sha256(file)
+    if target.exists():
+        if sha256(target) != digest:
+            raise JournalError(f"run {run.id} has another file {file.name} already; give this one another name")
+        if any(record.name == file.name for record in run.attachments):
+            return target
+    folder.mkdir(parents=True, exist_ok=True)
+    # Whole or not at all.
+    part = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        shutil.copyfile(file, part)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+    data = {
+        "path": str(target.relative_to(journal.directory)),
+        "bytes": target.stat().st_size,
+        "sha256": digest,
+    }
+    _say(journal, Record(kind=RecordKind.ATTACH, run=run.id, name=file.name, data=data))
+    return target
+
+
+def tag_value(text: str) -> str | float:
+    """Read the value of a tag: a number where it is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return value if math.isfinite(value) else text
+
+
+def sha256(path: Path) -> str:
+    """Give the checksum of a file, as hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _say(journal: Journal, record: Record) -> None:
+    journal.write(record, required=True, sync=True)

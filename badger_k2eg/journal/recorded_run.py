@@ -1,0 +1,460 @@
+"""``RecordedRun``: one run as the journal has it; what it set, what it read, and what was said of it since."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from ..core.errors import NoSuchRecord
+from ..core.model import Outcome
+from ..core.pv_names import own_name
+from ..core.records import Level, Record, RecordKind
+from ..core.suggestions import close_to
+from .index_tables import KINDS
+from .lookup import Event, Reader
+from .query import Query
+
+#: The name of the event that tells of an alias; ``data`` has the record.
+ALIAS = "alias"
+#: A server may say no, and have written all the same: what was refused is judged by what the PV holds now.
+_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
+_NAMED = 5
+_NO_END = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of a run.
+
+    :ivar lines: half open; ``end`` is None while it is open, or its writer died in it.
+    :ivar asked: ``{pv: value}`` of the setpoints, in the order of setting.
+    :ivar readings: ``{pv or observable: value}``, the last of each.
+    :ivar failed: the lines of puts and setpoints that did not end as asked.
+    :ivar data: what its last line brought (observables, objectives).
+    :ivar damaged: the numbers of its lines whose checksum does not fit; what they say is in the others all the same.
+    """
+
+    number: int
+    start: int
+    end: int | None
+    began_ns: int
+    ended_ns: int | None
+    asked: dict[str, Any] = field(default_factory=dict)
+    readings: dict[str, Any] = field(default_factory=dict)
+    failed: list[Record] = field(default_factory=list)
+    data: dict[str, Any] = field(default_factory=dict)
+    damaged: list[int] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came to its end, and every setpoint ended as asked."""
+        return self.end is not None and not self.failed
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What one PV may hold by what a run has put.
+
+    :ivar last: the last line on it.
+    :ivar values: every value that it may hold.
+    :ivar sure: those of the last set that was read back.
+    :ivar reached: the last value that was answered in a call that has not ended.
+    :ivar way: of a ramp that was cut off: where it was, and where it went.
+    """
+
+    last: Record
+    values: tuple[Any, ...]
+    sure: tuple[Any, ...] = ()
+    reached: Any = None
+    way: tuple[Any, Any] | None = None
+
+
+class RecordedRun:
+    """One run of a journal. Everything is looked up when it is asked for.
+
+    :ivar id: given by who began it.
+    :ivar event: its range of lines, its times; open for a run that goes on, or crashed.
+    """
+
+    def __init__(self, reader: Reader, event: Event) -> None:
+        """Keep where it is."""
+        self._reader = reader
+        self.event = event
+        self.id = event.run or str(event.start)
+
+    def __repr__(self) -> str:
+        return f"<RecordedRun {self.id}, {self.state}>"
+
+    # -- what it was ----------------------------------------------------------------------------------------------
+
+    @property
+    def started_ns(self) -> int:
+        """Nanoseconds since the Unix epoch."""
+        return self.event.began_ns
+
+    @property
+    def ended_ns(self) -> int | None:
+        """Nanoseconds since the Unix epoch; None while it is open."""
+        return self.event.ended_ns
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended: success, stopped, failed, lost; None while it is open."""
+        return self.event.reason
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing has ended it: it goes on, or its process died."""
+        return self.event.open
+
+    @cached_property
+    def first(self) -> Record:
+        """The line by which it began: with its origin, and its manifest in ``data``."""
+        lines = Query(first=self.event.start, end=self.event.start + 1)
+        return next(self._reader.records(lines), Record(kind=RecordKind.RUN_BEGIN, run=self.id))
+
+    @property
+    def manifest(self) -> Mapping[str, Any]:
+        """What was said at its beginning: environment, interface, options, PVs."""
+        return self.first.data or {}
+
+    @property
+    def alive(self) -> bool | None:
+        """Whether its process is still there; None where this host cannot know. False of an open run: it crashed."""
+        if not self.open:
+            return False
+        if self.first.host != socket.gethostname() or not self.first.process:
+            return None
+        try:
+            os.kill(self.first.process, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's, and there
+        return True
+
+    @property
+    def state(self) -> str:
+        """The reason of its end, ``open``, or ``crashed``."""
+        return self.reason or ("ended" if not self.open else "crashed" if self.alive is False else "open")
+
+    # -- what was said of it since --------------------------------------------------------------------------------
+
+    @cached_property
+    def _said(self) -> list[Record]:
+        kinds = ("note", "tag", "rename", "link", "attach", "best")
+        found = self._reader.events(kinds, run=self.id)
+        return [r for e in found for r in self._reader.records(Query(first=e.start, end=e.start + 1))]
+
+    def _of(self, kind: RecordKind) -> list[Record]:
+        return [record for record in self._said if record.kind is kind]
+
+    @property
+    def name(self) -> str:
+        """The last name that it was given; empty for none."""
+        renamed = self._of(RecordKind.RENAME)
+        return (renamed[-1].name if renamed else self.event.name) or ""
+
+    @property
+    def tags(self) -> dict[str, str | float]:
+        """``{tag: text or number}``; the last value of each."""
+        found = {record.name or "": record.value for record in self._of(RecordKind.TAG)}
+        return {
+            name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
+            for name, value in found.items()
+            if value is not None
+        }
+
+    @property
+    def notes(self) -> list[Record]:
+        """What was noted of it, with who and when."""
+        return self._of(RecordKind.NOTE)
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the run that it continues."""
+        links = self._of(RecordKind.LINK)
+        parent = ((links[-1].data or {}) if links else self.manifest).get("parent")
+        return parent if isinstance(parent, str) else None
+
+    @property
+    def attachments(self) -> list[Record]:
+        """Files that were attached; ``data`` has path, bytes and sha256."""
+        return self._of(RecordKind.ATTACH)
+
+    @property
+    def bests(self) -> list[int]:
+        """The numbers of the evaluations that were the best so far, where somebody said."""
+        return [record.evaluation for record in self._of(RecordKind.BEST) if record.evaluation is not None]
+
+    @property
+    def best(self) -> int | None:
+        """The number of its best evaluation, where somebody said."""
+        return self.bests[-1] if self.bests else None
+
+    @property
+    def best_line(self) -> Record | None:
+        """The line that says which evaluation was the best."""
+        return next((r for r in reversed(self._of(RecordKind.BEST)) if r.evaluation is not None), None)
+
+    @cached_property
+    def unguarded(self) -> str:
+        """What it lacked where its setpoints did not come through its interface; empty where they did."""
+        end = next(self.records(Query(kinds=(RecordKind.RUN_END,))), None)
+        if end is not None:
+            return str((end.data or {}).get("unguarded", ""))
+        events = [r for r in self.records(Query(kinds=(RecordKind.EVENT,))) if r.name == "unguarded"]
+        return events[-1].message or "" if events else ""
+
+    # -- what it did ----------------------------------------------------------------------------------------------
+
+    def records(self, query: Query | None = None) -> Iterator[Record]:
+        """Give its lines; also those said of it after its end.
+
+        :param query: which of them.
+        """
+        # What is not in it at all is nothing, and no mistake.
+        return self._reader.records(replace(query or Query(), run=self.id), strict=False)
+
+    def texts(self) -> Iterator[bytes]:
+        """Give its lines as they are in the journal, without their newlines."""
+        return (text for _, text in self._reader.texts(Query(run=self.id)))
+
+    @property
+    def evaluation_count(self) -> int:
+        """How many evaluations it began."""
+        sql = "SELECT count(DISTINCT evaluation) FROM events WHERE kind = 'evaluation' AND run = ?"
+        return int(self._reader.index.ask(sql, (self.id,))[0][0])
+
+    def evaluations(self) -> list[Evaluation]:
+        """Give its evaluations, with what was asked and read in each."""
+        found = {
+            event.evaluation: Evaluation(event.evaluation, event.start, event.end, event.began_ns, event.ended_ns)
+            for event in self._reader.events(("evaluation",), run=self.id)
+            if event.evaluation is not None
+        }
+        wanted = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.READ, RecordKind.EVALUATION_END)
+        for record in self.records(Query(kinds=wanted)):
+            if (evaluation := found.get(record.evaluation or 0)) is not None:
+                _add(evaluation, record)
+        return list(found.values())
+
+    def evaluation(self, number: int) -> Evaluation:
+        """Give one evaluation.
+
+        :raises NoSuchRecord: when it has none of that number.
+        """
+        found = {each.number: each for each in self.evaluations()}
+        if number not in found:
+            has = f"1 to {max(found)}" if found else "none"
+            raise NoSuchRecord(f"run {self.id} has no evaluation {number}; it has {has}")
+        return found[number]
+
+    def naming(self) -> Callable[[str], str]:
+        """Give a function that tells the one name of each PV: as its baseline has it, however it was set later."""
+        aliases: dict[str, str] = {}
+        spelt: dict[str, str] = {}
+
+        def one(pv: str) -> str:
+            name = own_name(pv)
+            return spelt.setdefault(aliases.get(name, name), pv)
+
+        for record in self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))):
+            if record.kind is RecordKind.BASELINE:
+                one(record.pv or "")
+            elif record.name == ALIAS and record.intact and isinstance(real := (record.data or {}).get("record"), str):
+                aliases[own_name(record.pv or "")] = real
+        return one
+
+    def baseline(self) -> dict[str, Record]:
+        """Give the value of each PV before the run moved anything, as its line; without a value where none was read."""
+        one = self.naming()
+        found = self.records(Query(kinds=(RecordKind.BASELINE,)))
+        return {one(record.pv): record for record in found if record.pv is not None}
+
+    def last_written(self) -> dict[str, Record]:
+        """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
+
+        A put that was begun and whose call did not end (its process died) is UNKNOWN.
+        """
+        return {pv: written.last for pv, written in self.written().items()}
+
+    def written(self) -> dict[str, Written]:
+        """Give, for each PV that this run has sent something to, what it may hold by that."""
+        found: dict[str, Written] = {}
+        begun: dict[str, Record] = {}
+        one = self.naming()
+        kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
+        for record in self.records(Query(kinds=kinds)):
+            if record.kind is RecordKind.SET_BEGIN:
+                for pv, asked in record.part("setpoints").items():
+                    words = "begun, and not known to have ended"
+                    begun[one(pv)] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
+            elif record.kind is RecordKind.SET_END:
+                # Of another thread, or another call within this one, nothing has ended.
+                begun = {pv: line for pv, line in begun.items() if line.line != record.begin}
+            elif record.pv is not None:
+                if record.kind is RecordKind.SETPOINT:
+                    begun.pop(one(record.pv), None)
+                if record.outcome in _WRITTEN:
+                    found[one(record.pv)] = _after(found.get(one(record.pv)), record)
+        for pv, record in begun.items():
+            found[pv] = _after(found.get(pv), record)
+        return found
+
+    def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
+        """Give the setpoints as they stood at the end of an evaluation: the baseline, and what was put since.
+
+        :param evaluation: its number; None takes the state at the end of the run, 0 the baseline.
+        :raises NoSuchRecord: when there is no such evaluation.
+        """
+        lines = self.setpoint_lines(evaluation).items()
+        return {pv: line.value if line.kind is RecordKind.BASELINE else line.asked for pv, line in lines}
+
+    def setpoint_lines(self, evaluation: int | None = None) -> dict[str, Record]:
+        """Give the lines that ``setpoints`` are taken from: one of the baseline, or of a put, for each PV."""
+        found = {pv: record for pv, record in self.baseline().items() if record.value is not None}
+        if evaluation == 0:
+            return found
+        end = None if evaluation is None else self.evaluation(evaluation).end
+        one = self.naming()
+        kinds = (RecordKind.PUT, RecordKind.SETPOINT)
+        for record in self.records(Query(kinds=kinds, outcomes=(Outcome.APPLIED,), end=end)):
+            if record.pv is not None and (evaluation is None or (record.evaluation or 0) <= evaluation):
+                found[one(record.pv)] = record
+        return found
+
+    def validators(self) -> dict[str, Any]:
+        """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
+        found: dict[str, Any] = {}
+        one = self.naming()
+        for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
+            found.update({one(pv): told for pv, told in record.part("validators").items()})
+        return found
+
+    def validator_lines(self) -> dict[str, Record]:
+        """Give the lines that ``validators`` are taken from."""
+        one = self.naming()
+        lines = self.records(Query(kinds=(RecordKind.SET_BEGIN,)))
+        return {one(pv): record for record in lines for pv in record.part("validators")}
+
+    def tolerances(self) -> dict[str, float]:
+        """Give, for each PV of which it was declared, how far from what was asked it may rest, in its unit."""
+        found: dict[str, float] = {}
+        one = self.naming()
+        for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
+            tolerance = (record.data or {}).get("tolerance")
+            # A wider one takes a PV for restored that is not: only what is intact is believed.
+            if record.pv is None or not record.intact or not isinstance(tolerance, int | float):
+                continue
+            if 0.0 < tolerance < math.inf:
+                found[one(record.pv)] = float(tolerance)
+        return found
+
+    def damaged(self, end: int | None = None) -> dict[str | None, int]:
+        """Find out which puts must not be trusted: ``{pv: line}``, a line of each PV whose checksum does not fit.
+
+        Under None stands a line, between the first and the last, that is gone or can be read no more: it may have told
+        of any PV. One that its writer died in is none of these: that writer wrote no more.
+
+        :param end: looks no further than to this line.
+        """
+        end = min(end or _NO_END, self.event.end or _NO_END)
+        sql = (
+            "SELECT line + 1 FROM records AS here WHERE line >= ? AND line + 1 < ? AND NOT EXISTS"
+            " (SELECT 1 FROM records WHERE line = here.line + 1)"
+            " AND EXISTS (SELECT 1 FROM records WHERE line > here.line + 1)"
+            " AND NOT EXISTS (SELECT 1 FROM records WHERE line = here.line + 2 AND kind = ?) LIMIT 1"
+        )
+        gone = self._reader.index.ask(sql, (self.event.start, end, KINDS[RecordKind.TORN]))
+        found: dict[str | None, int] = {None: gone[0][0]} if gone else {}
+        one = self.naming()
+        for record in self.records(Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), end=end)):
+            if not record.intact:
+                found.setdefault(None if record.pv is None else one(record.pv), record.line)
+        return found
+
+    def latencies(self) -> dict[str, list[float]]:
+        """Give the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
+        found: dict[str, list[float]] = {}
+        for kind in (RecordKind.SETPOINT, RecordKind.PUT):
+            for record in self.records(Query(kinds=(kind,), outcomes=(Outcome.APPLIED,))):
+                if record.pv is not None and record.duration is not None:
+                    found.setdefault(record.pv, []).append(record.duration)
+            if found:
+                break
+        return dict(sorted(found.items(), key=lambda item: -statistics.median(item[1])))
+
+
+def _after(before: Written | None, record: Record) -> Written:
+    """Say what a PV may hold after one more line on it."""
+    told = [value for value in (record.asked, record.value) if value is not None]
+    sure = before.sure if before is not None else ()
+    if record.outcome is Outcome.APPLIED and record.kind is RecordKind.SETPOINT:
+        return Written(record, _distinct(told), sure=_distinct(told))
+    if record.outcome is Outcome.APPLIED:
+        # Answered, and not read back yet; of a ramp, the steps before are over.
+        return Written(record, _distinct([*told, *sure]), sure=sure, reached=record.asked)
+    values = _distinct([*told, *(before.values if before is not None else ())])
+    is_open = record.kind is RecordKind.SET_BEGIN and before is not None and before.reached is not None
+    way = (before.reached, record.asked) if is_open and before is not None else None
+    return Written(record, values, sure=sure, way=way)
+
+
+def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple({repr(value): value for value in values}.values())
+
+
+def _add(evaluation: Evaluation, record: Record) -> None:
+    """Put what a line tells into its evaluation."""
+    if not record.intact:
+        evaluation.damaged.append(record.line)
+    if record.kind is RecordKind.EVALUATION_END:
+        evaluation.data.update(record.data or {})
+    elif record.kind is RecordKind.SET_BEGIN:
+        evaluation.asked.update(record.part("setpoints"))
+    elif record.kind is RecordKind.READ:
+        evaluation.readings[record.pv or record.name or ""] = record.value
+    elif record.pv is not None:
+        evaluation.asked[record.pv] = record.asked
+        if record.kind is RecordKind.SETPOINT:
+            # The last word on a setpoint; what its attempts said does not count beside it.
+            evaluation.failed[:] = [each for each in evaluation.failed if each.pv != record.pv]
+        if record.own_level >= Level.WARNING:
+            evaluation.failed.append(record)
+
+
+def all_runs(reader: Reader) -> list[RecordedRun]:
+    """List the runs of a journal, the newest last."""
+    return [RecordedRun(reader, event) for event in reader.events(("run",))]
+
+
+def find_run(reader: Reader, text: str) -> RecordedRun:
+    """Find a run by its id, the unique beginning of one, the name it was given, or ``last``.
+
+    :raises NoSuchRecord: when there is none, or more than one.
+    """
+    events = {event.run: event for event in reader.events(("run",)) if event.run is not None}
+    if text == "last" and events:
+        return RecordedRun(reader, list(events.values())[-1])
+    found = [text] if text in events else [run for run in events if text and run.startswith(text)]
+    if not found:
+        renamed = {event.run for event in reader.events(("rename",), name=text)}
+        named = [run for run, event in events.items() if event.name == text or run in renamed]
+        found = [run for run in named if RecordedRun(reader, events[run]).name == text]
+    if len(found) == 1:
+        return RecordedRun(reader, events[found[0]])
+    if found:
+        shown = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
+        raise NoSuchRecord(f"{text!r} may be any of {len(found)} runs: {shown}")
+    if not events:
+        raise NoSuchRecord(f"there is no run {text!r}: the journal has no run yet")
+    close = close_to(text, events)
+    hint = f"did you mean {close!r}?" if close else f"the newest is {list(events)[-1]}"
+    raise NoSuchRecord(f"there is no run {text!r}; {hint}")

@@ -1,0 +1,48 @@
+"""To wait for the beam: until every condition holds, and has held for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..control import Control
+from ..core.deadline import FOREVER, Deadline, in_seconds
+from ..core.errors import ConditionNotMet
+from ..core.futures import Time
+from ..core.model import Reading
+from ..tuning import Condition
+from .progress import progress
+
+
+def wait_for_beam(
+    control: Control, conditions: Sequence[Condition], *, stable: Time = 0.0, timeout: Time = 600.0
+) -> dict[str, Reading]:
+    """Wait until all conditions hold at the same time. Driven by updates; the conditions' own timeouts do not count.
+
+    :param stable: how long they must hold without a break, seconds or a Quantity.
+    :param timeout: for the whole of it; -1 is for ever.
+    :returns: the readings by which they held.
+    :raises ReadError: when a PV does not answer at all.
+    :raises ConditionNotMet: (a TimeoutError) with what the PVs read last.
+    """
+    pvs = list(dict.fromkeys(condition.pv for condition in conditions))
+    seconds, hold = in_seconds(timeout), in_seconds(stable)
+    deadline = Deadline(seconds)
+
+    def beam(values: Mapping[str, Any]) -> bool:
+        return all(condition.holds(values[condition.pv].reading) for condition in conditions)
+
+    tries = 0
+    while True:
+        left = FOREVER if seconds == FOREVER else deadline.remaining()
+        readings: dict[str, Reading] = control.wait_until(beam, pvs, left)
+        if not hold:
+            return readings
+        try:
+            control.wait_while(beam, pvs, hold if left == FOREVER else min(hold, left))
+        except ConditionNotMet:
+            if left != FOREVER and left < hold:
+                raise
+            return readings
+        tries += 1
+        progress(tries, None, "the beam was there, and is gone again")

@@ -1,0 +1,131 @@
+"""What is measured: the declarations. Pure; nothing here reaches a PV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+from ..core.model import Reading
+from ..core.suggestions import declaration, is_number
+from .formula import Formula
+from .reducers import reducer
+
+
+@declaration
+@dataclass(frozen=True, slots=True)
+class Observable:
+    """The value of a PV, of one update or several.
+
+    :ivar samples: how many distinct updates are taken.
+    :ivar reduce: mean, median, min, max, last, std, ``percentile 90``; for an array PV it reduces each array, and then
+        the samples; ``none`` leaves an array as it is.
+    :ivar timeout: seconds for all samples; None takes the interface's.
+    :ivar fresh: whether only updates from after the move count; False for what never changes.
+    :ivar at_least: how many samples will do when time runs out, the result being marked as partial; None wants all.
+    """
+
+    pv: str
+    samples: int = 1
+    reduce: str = "mean"
+    timeout: float | None = None
+    fresh: bool = True
+    at_least: int | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not _is_count(self.samples):
+            raise ValueError(f"{self.pv}: samples is a whole number from 1 on, not {self.samples!r}")
+        if self.at_least is not None and not (_is_count(self.at_least) and self.at_least <= self.samples):
+            raise ValueError(f"{self.pv}: at_least is from 1 to samples ({self.samples}), not {self.at_least!r}")
+
+
+@declaration
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """The last points of a beam-synchronous buffer, all of them taken after the move.
+
+    Waits until the beam has filled them anew: points / rate seconds, then the next update.
+
+    :ivar points: how many of the newest elements are taken.
+    :ivar rate: the beam rate in Hz, or the PV that tells it (a number, or an enum with labels like ``120 Hz``).
+    :ivar reduce: as for ``Observable``.
+    :ivar group: buffers of one group lose the same points: one that is NaN in any of them is left out of all.
+    """
+
+    pv: str
+    points: int
+    rate: str | float
+    reduce: str = "mean"
+    group: str = ""
+    timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not _is_count(self.points):
+            raise ValueError(f"{self.pv}: points is a whole number from 1 on, not {self.points!r}")
+        if not isinstance(self.rate, str) and not (is_number(self.rate) and self.rate > 0):
+            raise ValueError(f"{self.pv}: the rate is a number of Hz above 0, or a PV, not {self.rate!r}")
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
+
+
+def _check(leaf: Observable | Buffer) -> None:
+    if not isinstance(leaf.pv, str) or not leaf.pv.strip():
+        raise ValueError(f"{type(leaf).__name__}: a PV is a text, not {leaf.pv!r}")
+    if leaf.timeout is not None and not is_number(leaf.timeout):
+        raise ValueError(f"{leaf.pv}: the timeout is a number of seconds, not {leaf.timeout!r}")
+    try:
+        reducer(leaf.reduce)
+    except ValueError as error:
+        raise ValueError(f"{leaf.pv}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A formula of other observables: ``Expression("sqrt(x * y)", x="SCREEN:X", y=Observable("SCREEN:Y", samples=5))``.
+
+    :param formula: arithmetic, comparisons and the functions of ``tuning.formula``.
+    :param parts: what each name in it stands for; a text is a PV.
+    :raises ValueError: for a formula that cannot be one, or a name without a part.
+    """
+
+    formula: Formula
+    parts: Mapping[str, Observable | Buffer]
+
+    def __init__(self, formula: str, **parts: Observable | Buffer | str) -> None:
+        for name, part in parts.items():
+            if not isinstance(part, Observable | Buffer | str):
+                raise ValueError(f"formula {formula!r}: {name} is a PV, an Observable or a Buffer, not {part!r}")
+        object.__setattr__(self, "formula", Formula(formula, parts))
+        if unused := parts.keys() - self.formula.names:
+            raise ValueError(f"formula {formula!r} has no {', '.join(sorted(unused))}")
+        object.__setattr__(
+            self, "parts", {name: Observable(part) if isinstance(part, str) else part for name, part in parts.items()}
+        )
+
+    def filled(self, fill: Callable[[Any], Any]) -> Expression:
+        """Give the same formula of filled-in parts."""
+        return Expression(self.formula.text, **fill(dict(self.parts)))
+
+
+Measurable = Observable | Buffer | Expression
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A measured value.
+
+    :ivar value: a number; an array where it was asked for unreduced.
+    :ivar readings: what it was made of, oldest first.
+    :ivar partial: whether fewer updates came than were asked for.
+    :ivar skewed: whether it is not of the same instant as the others (``Skew``).
+    """
+
+    value: Any
+    readings: tuple[Reading, ...] = ()
+    partial: bool = False
+    skewed: bool = False

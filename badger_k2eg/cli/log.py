@@ -7,14 +7,14 @@ import click
 from .lazy_group import Lazy
 
 _COMMANDS = {
-    "archive": (".log_keep", "Move closed segments to another place; line numbers go on."),
+    "archive": (".log_admin", "Move closed segments to another place; line numbers go on."),
     "browse": (".log_browse", "Page through the journal: search, jump from event to event."),
-    "follow": (".log_read", "Print lines as they are written."),
-    "mark": (".log_keep", "Begin or end a stretch of one's own: a shot, a fault."),
-    "query": (".log_read", "Print the lines that a question asks for."),
-    "reindex": (".log_keep", "Throw the index away and make it anew."),
-    "show": (".log_read", "Print a run, or the whole story of one evaluation."),
-    "tui": (".log_tui", "Page through the journal in a window of the terminal (extra tui)."),
+    "follow": (".log_query", "Print lines as they are written."),
+    "mark": (".log_admin", "Begin or end a stretch of one's own: a shot, a fault."),
+    "query": (".log_query", "Print the lines that a question asks for."),
+    "reindex": (".log_admin", "Throw the index away and make it anew."),
+    "show": (".log_query", "Print a run, or the whole story of one evaluation."),
+    "tui": (".log_tui_command", "Page through the journal in a window of the terminal (extra tui)."),
 }
 
 

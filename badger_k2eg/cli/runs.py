@@ -7,18 +7,18 @@ import click
 from .lazy_group import Lazy
 
 _COMMANDS = {
-    "attach": (".runs_say", "Copy a file into the journal, as one of a run's."),
+    "attach": (".runs_annotate", "Copy a file into the journal, as one of a run's."),
     "diff": (".runs_diff", "Compare the setpoints of two runs, or of a run and the machine now."),
-    "export": (".runs_share", "Write a run into one zip file: lines, tables, files, checksums."),
-    "link": (".runs_say", "Say that a run continues another."),
-    "list": (".runs_look", "List runs, the newest last."),
-    "note": (".runs_say", "Say something of a run, in words."),
+    "export": (".runs_export", "Write a run into one zip file: lines, tables, files, checksums."),
+    "link": (".runs_annotate", "Say that a run continues another."),
+    "list": (".runs_list", "List runs, the newest last."),
+    "note": (".runs_annotate", "Say something of a run, in words."),
     "plot": (".runs_plot", "Draw a run as a picture."),
-    "rename": (".runs_say", "Give a run a name to find it by."),
+    "rename": (".runs_annotate", "Give a run a name to find it by."),
     "restore": (".runs_restore", "Put back what a run has set."),
-    "show": (".runs_look", "Show a run: evaluations, baseline, the slowest PVs."),
-    "tag": (".runs_say", "Give a run tags: texts, or numbers that can be searched by range."),
-    "verify": (".runs_share", "Check a run in the journal, or an export, against its checksums."),
+    "show": (".runs_list", "Show a run: evaluations, baseline, the slowest PVs."),
+    "tag": (".runs_annotate", "Give a run tags: texts, or numbers that can be searched by range."),
+    "verify": (".runs_export", "Check a run in the journal, or an export, against its checksums."),
 }
 
 

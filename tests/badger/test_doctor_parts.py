@@ -29,7 +29,7 @@ from .test_doctor import doctor, findings, only
 
 _HOLDS = """
 import sys, time
-from badger_k2eg.lock import lock
+from badger_k2eg.run.pv_locks import lock
 with lock(["QUAD:1", "QUAD:2"]):
     print("locked", flush=True)
     time.sleep(60)

@@ -35,7 +35,7 @@ SPELLINGS = (
 
 HOLDER = """
 import sys, time
-from badger_k2eg.lock import locks
+from badger_k2eg.run.pv_locks import locks
 locks().take(sys.argv[1:], run="their-run")
 print("READY", flush=True)
 time.sleep(60)

@@ -147,7 +147,7 @@ def _fail_into_a_cycle(topics: Topics) -> None:
 
 CHILD_GOES_THROUGH_THE_END = """
 import gc, os, sys
-from badger_k2eg.deadline import Deadline
+from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import BrokerUnreachable
 from badger_k2eg.kafka import GroupReader, KafkaConnection, Reader, Writer
 

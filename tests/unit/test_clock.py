@@ -222,7 +222,7 @@ def test_after_its_end_who_still_waits_goes_by_the_machines_clock() -> None:
 
 #: Who waits for somebody else, and for whom.
 PAST_IT = {
-    "clock.py": "it is the clock",
+    "core/clock.py": "it is the clock",
     "testing": "servers and processes of tests; the virtual clock itself",
     "kafka": "a broker, through librdkafka",
     "backends/ca": "servers, by select()",

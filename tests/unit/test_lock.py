@@ -29,7 +29,7 @@ from badger_k2eg.testing.virtual_clock import VirtualClock
 HOLDER = """
 import sys, time
 from pathlib import Path
-from badger_k2eg.lock import Locks
+from badger_k2eg.run.pv_locks import Locks
 held = Locks(Path(sys.argv[1]))
 held.take(sys.argv[2:], run="their-run")
 print("READY", flush=True)

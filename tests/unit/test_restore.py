@@ -154,7 +154,7 @@ def test_with_the_validators_of_the_environment(made: str, memory: MemoryBackend
 HOLDER = """
 import sys, time
 from pathlib import Path
-from badger_k2eg.lock import locks
+from badger_k2eg.run.pv_locks import locks
 held = locks()
 held.take(sys.argv[1:], run="their-run")
 print("READY", flush=True)

@@ -23,8 +23,8 @@ def run(script: str, ioc: SoftIoc, **environment: str) -> Any:
     before = f"""
         import json, os, sys, threading, time
         from badger_k2eg.backends import open_backend
-        from badger_k2eg.deadline import Deadline
-        from badger_k2eg.model import PvAddress
+        from badger_k2eg.core.deadline import Deadline
+        from badger_k2eg.core.model import PvAddress
 
         def pv(name): return PvAddress.parse("{ioc.prefix}:" + name)
         def get(name, timeout=3):

@@ -25,7 +25,7 @@ _NURSERY = """
 import os, sys
 from pathlib import Path
 from badger_k2eg.journal import Journal, JournalSettings
-from badger_k2eg.records import Record, RecordKind
+from badger_k2eg.core.records import Record, RecordKind
 
 folder, name = Path(sys.argv[1]), sys.argv[2]
 journal = Journal(folder, JournalSettings(segment_size=5_000_000))

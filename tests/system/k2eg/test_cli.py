@@ -70,7 +70,7 @@ def test_put(run: Run, soft_ioc: Any, way: str, monkeypatch: pytest.MonkeyPatch)
 
 HOLDER = """
 import sys, time
-from badger_k2eg.lock import locks
+from badger_k2eg.run.pv_locks import locks
 locks().take(sys.argv[1:], run="their-run")
 print("READY", flush=True)
 time.sleep(60)

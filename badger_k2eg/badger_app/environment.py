@@ -18,7 +18,7 @@ from .. import run
 from ..control import Control
 from ..core import clock
 from ..core.deadline import Deadline
-from ..core.errors import PvError, ReadError, SettingsError
+from ..core.errors import PvError, PvNotConnected, ReadError, SettingsError, read_failure
 from ..core.model import SetReport
 from ..tuning import (
     Buffer,
@@ -36,6 +36,7 @@ from ..tuning import (
 )
 from . import recording
 from . import run_frames as running
+from .channel import in_badgers_words
 from .environment_checks import DeclaredMeta, check_declarations
 from .environment_options import AS_CONFIGURED, ConfiguredEnvironment
 from .interface import ControlInterface
@@ -45,8 +46,8 @@ __all__ = ["AS_CONFIGURED", "ControlEnvironment"]
 
 logger = logging.getLogger("badger_k2eg")
 
-#: Stands for bounds that nobody can tell while the machine does not answer; the guard looks at every setpoint anyway.
-_UNTOLD = 1e9
+#: Stands for bounds while Badger lists plugins: it needs numbers then, and the machine must not be asked.
+_NOT_ASKED = 1e9
 
 
 class _Machine:
@@ -298,6 +299,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
         """Give bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
 
         :raises SettingsError: for a record without drive limits: then the knob must have bounds of its own.
+        :raises ReadTimeout: for a record that does not answer: its bounds are not known.
         """
         known = {name: self.variables[name] for name in variable_names if self.variables.get(name)}
         asked = self._knobs([name for name in variable_names if name not in known])
@@ -306,6 +308,9 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
             mover = self._attached().mover
             assert mover is not None  # noqa: S101 - made together with the control
             limits = mover.bounds.find(asked.values())
+            if silent := [knob.setpoint for knob in asked.values() if knob.setpoint not in limits]:
+                unknown = "it does not answer, so its bounds are not known"
+                raise in_badgers_words(read_failure({pv: PvNotConnected(pv, unknown) for pv in silent}, {}))
         bounds: dict[str, list[float]] = {}
         for name in variable_names:
             if name in known:
@@ -313,7 +318,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
                 continue
             pv = asked[name].setpoint
             if pv not in limits:
-                bounds[name] = [-_UNTOLD, _UNTOLD]
+                bounds[name] = [-_NOT_ASKED, _NOT_ASKED]
             elif limits[pv].low is None or limits[pv].high is None:
                 raise SettingsError(
                     f"environment {self.name}: {pv} has no drive limits; give the knob {name} bounds=(low, high)"

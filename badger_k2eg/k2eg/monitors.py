@@ -154,7 +154,7 @@ class Monitors:
         if trouble := self._link.trouble:
             raise OperationTimeout(f"{waited}; {trouble}", "broker", what=what)
         if not taken:
-            raise OperationTimeout(f"{waited}: {self._link.nobody}", "gateway", what=what)
+            raise OperationTimeout(f"{waited}: {self._link.no_gateway}", "gateway", what=what)
         raise OperationTimeout(f"{waited}: nobody serves it", "pv", what=what)
 
     def stop(self, name: str) -> None:

@@ -310,7 +310,7 @@ class Link:
         return self.writer.trouble or self.reader.trouble
 
     @property
-    def nobody(self) -> str:
+    def no_gateway(self) -> str:
         """The words for a gateway that does not answer."""
         return f"no gateway answers on topic {self.environment.command_topic} of broker {self.environment.broker}"
 
@@ -328,7 +328,7 @@ class Link:
         elif self._heard_at > ticket.sent_at:
             reason, culprit = f"{waited}; the gateway answers other requests: it is waiting for the PV", "pv"
         else:
-            reason, culprit = f"{waited}: {self.nobody}, or it is still waiting for the PV", "gateway"
+            reason, culprit = f"{waited}: {self.no_gateway}, or it is still waiting for the PV", "gateway"
         return OperationTimeout(reason, culprit, what=ticket.what)
 
     def _undelivered(self, ticket: Ticket) -> OperationTimeout:

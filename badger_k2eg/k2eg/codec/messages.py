@@ -165,7 +165,7 @@ def encode_record(message: Message, key: str, serialization: Serialization = Ser
 def decode_record(
     value: bytes | None, headers: Iterable[tuple[str, bytes | str | None]] | None = None
 ) -> Message | BadRecord:
-    """Read a record from any topic of a gateway (client). The key tells nothing that the body does not."""
+    """Decode a record from any topic of a gateway (client). Its key adds nothing to its body."""
     try:
         body = loads(value or b"", serialization_of(headers))
         return _message(body)

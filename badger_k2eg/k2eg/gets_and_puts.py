@@ -107,6 +107,6 @@ def _error(what: str, message: Message) -> ControlError:
     if not isinstance(message, Reply):
         return OperationError(0, f"answered with a {type(message).__name__}", what)
     if message.error == _GATEWAY_TIMEOUT:
-        reason = f"nobody serves it, or it does not answer (gateway: {message.message})"
-        return OperationTimeout(reason, "pv", what=what)
+        words = f" (gateway: {message.message})" if message.message else ""
+        return OperationTimeout(f"nobody serves it, or it does not answer{words}", "pv", what=what)
     return OperationError(message.error, message.message or "", what)

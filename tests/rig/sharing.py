@@ -27,7 +27,7 @@ _LONG_FIRST = ("golden", "gui", "badger", "interop", "gateway", "system", "contr
 #: In these each test may go to another worker.
 _DIVIDED = ("golden/test_gateway", "gui/", "badger/test_plugins", "badger/test_run", "system/test_kafka_fork")
 _TESTS = Path(__file__).parents[1]
-_MACHINE = re.compile(r"::.*\[(memory|pva|ca|k2eg)\b")
+_MACHINE = re.compile(r"::.*[\[-](memory|pva|ca|k2eg)[\]-]")
 _ALONE = pytest.StashKey[list[str]]()
 
 

@@ -74,7 +74,8 @@ def test_forks_in_a_row_with_live_reader_and_writer(
     reader.close()
 
 
-def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str) -> None:
+@FORKS
+def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str, forks: int) -> None:
     """As librdkafka's threads do whenever they connect: a child may inherit a lock of the C library locked."""
     assert topics.exists(topic, within())
     done = threading.Event()

@@ -55,6 +55,16 @@ class ByFileAndMachine(LoadScopeScheduling):  # type: ignore[misc]
         machine = _MACHINE.search(nodeid)
         return f"{file} on {machine[1]}" if machine else file
 
+    def remove_node(self, node: Any) -> str | None:
+        """Give the test in which a worker has died; what it had still to do goes to others, but not that one again."""
+        units = self.assigned_work.get(node, {}).values()
+        died = next((test for unit in units for test, done in unit.items() if not done), None)
+        for unit in units:
+            if died in unit:
+                unit[died] = True
+        super().remove_node(node)
+        return died
+
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:

@@ -30,7 +30,7 @@ MAGNETS = {"SOL1": 1.04, "QUAD:1": 0.1, "QUAD:2": 0.35, "QUAD:3": -0.4}
 #: For pictures with something to see.
 SHOWN: dict[str, float] = {"evaluations": 25, "ranges": 0.8} if PICTURES else {}
 ARCHIVE = "home/.local/share/Badger/archive"
-STARTS = int(os.environ.get("GUI_STARTS", "5"))
+STARTS = int(os.environ.get("GUI_STARTS", "2"))
 
 
 @pytest.mark.extended

@@ -61,7 +61,8 @@ def open_backend(way: Way) -> Backend:
 def identity(way: Way) -> Hashable:
     """Return a key for the client that ``open_backend`` would open: interfaces with the same key share a client.
 
-    A mock in place of p4p's ``Context`` has another key than p4p's own.
+    A mock in place of p4p's ``Context`` has another key than p4p's own. So has another set of EPICS addresses in the
+    environment, as a client keeps those with which it was opened.
     """
     if isinstance(way, ThroughK2eg):
         from ..k2eg.environment import FOLDER_VARIABLE
@@ -70,5 +71,10 @@ def identity(way: Way) -> Hashable:
     if way == "pva":
         from . import pva
 
-        return way, id(pva.Context)
-    return way
+        return way, id(pva.Context), _addresses("EPICS_PVA_")
+    return way, _addresses("EPICS_CA_")
+
+
+def _addresses(prefix: str) -> frozenset[tuple[str, str]]:
+    """Return the EPICS settings in the environment that a client reads when it is opened."""
+    return frozenset((name, value) for name, value in os.environ.items() if name.startswith(prefix))

@@ -17,12 +17,13 @@ from ..core.errors import KafkaError
 from .broker_health import BrokerHealth
 from .handles import ConsumerHandle, LazyHandle, make
 from .records import BrokerTrouble, KafkaRecord
+from .waker import Waker
 
 logger = logging.getLogger("badger_k2eg.kafka")
 
 T = TypeVar("T")
 
-# Seconds that a request of another thread waits at most until it is heard.
+# Seconds that a request of another thread waits at most where the library cannot wake this one.
 _SLICE = 0.01
 # Seconds that a close waits until the brokers are told.
 _CLOSING = 5.0
@@ -63,11 +64,12 @@ class ConsumerThread:
         # Guards the step from open to closed: a request is either served or refused.
         self._gate = threading.Lock()
         self._consumer: Any = make(ConsumerHandle, {**configuration, **health.callbacks})
+        self._waker = Waker(self._consumer, _SLICE)
         self._thread = threading.Thread(target=self._run, name=f"kafka {name}", daemon=True)
         self._thread.start()
 
     def request(self, work: Callable[[ConsumerHandle], T]) -> Future[T]:
-        """Ask the thread to do this with the consumer, soon.
+        """Ask the thread to do this with the consumer, at once.
 
         :raises KafkaError: once closed.
         """
@@ -83,6 +85,7 @@ class ConsumerThread:
             if self._closed:
                 raise KafkaError(f"{self._name} is closed")
             self._requests.put(serve)
+        self._waker.wake()
         return future
 
     @property
@@ -99,6 +102,7 @@ class ConsumerThread:
             if not self._closed:
                 self._closed = True
                 self._requests.put(None)
+        self._waker.wake()
         if self.is_own_thread or self._abandoned:
             return
         self._thread.join(_CLOSING)
@@ -111,11 +115,13 @@ class ConsumerThread:
         try:
             in_a_row = 0
             while self._serve():
-                message = self._consumer.poll(_SLICE)
+                message = self._consumer.poll(self._waker.patience)
                 in_a_row = in_a_row + 1 if message is not None else 0
                 if in_a_row % _MOST_IN_A_ROW == 0:
                     self._when_idle(self._consumer)
-                if message is None or self._closed:
+                if message is None:
+                    self._waker.sleep()
+                elif self._closed:
                     continue
                 elif message.error() is not None:
                     self._report(message)
@@ -129,6 +135,7 @@ class ConsumerThread:
         finally:
             # The library waits without a bound for brokers that no longer answer.
             self._busy = "the broker does not answer"
+            self._waker.close()
             self._consumer.close()
             self._consumer = None
 

@@ -17,10 +17,11 @@ from .broker_health import BrokerHealth
 from .connection import KafkaConnection
 from .handles import LazyHandle, ProducerHandle, make
 from .records import BrokerTrouble, Delivery
+from .waker import Waker
 
 logger = logging.getLogger("badger_k2eg.kafka")
 
-# Seconds that the end of the thread waits at most until it is noticed.
+# Seconds that a delivery report waits at most where the library cannot wake the thread.
 _SLICE = 0.05
 # With these codes the library says that the broker has certainly not received the record, or has not kept it.
 _NOT_SENT = {
@@ -129,6 +130,7 @@ class _ProducerThread:
         # The time at which all that still waits is given up; infinite until the thread is told to end.
         self._until = math.inf
         self._producer: Any = make(ProducerHandle, {**connection.producer(), **self.health.callbacks})
+        self._waker = Waker(self._producer, _SLICE)
         self._thread = threading.Thread(target=self._run, name=f"kafka {name}", daemon=True)
         self._thread.start()
 
@@ -168,6 +170,7 @@ class _ProducerThread:
     def end(self, timeout: float) -> None:
         """Tell the thread to end as soon as nothing is under way, and at the latest after this many seconds."""
         self._until = time.monotonic() + timeout
+        self._waker.wake()
 
     def join(self) -> None:
         """Wait for the end of the thread, except in its own callback."""
@@ -189,7 +192,10 @@ class _ProducerThread:
         """Take the delivery reports until the end."""
         producer = self._producer
         while not self._is_over():
-            producer.poll(_SLICE)
+            producer.poll(self._waker.patience)
+            if not self._is_over():
+                self._waker.sleep(self._until - time.monotonic())
+        self._waker.close()
         producer.purge()
         while len(producer):
             producer.poll(_SLICE)

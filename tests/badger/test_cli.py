@@ -34,6 +34,7 @@ def command(*words: str, folder: Path, **environment: str) -> subprocess.Complet
     )
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 def test_the_demo_tunes_a_real_ioc_by_two_ways_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # A site's own addresses must not be asked.

@@ -1,4 +1,4 @@
-"""Readers, writers and topics on a real broker; `--broker=kafka` runs them on Apache Kafka."""
+"""Readers, producers and topics on a real broker; `--broker=kafka` runs them on Apache Kafka."""
 
 from __future__ import annotations
 

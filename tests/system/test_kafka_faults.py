@@ -1,4 +1,4 @@
-"""A broker that is down, late, or does not let us in: bounded errors that name it, and no lasting harm."""
+"""A broker that is down, late, or refuses access: bounded errors that name it, and no lasting harm."""
 
 from __future__ import annotations
 

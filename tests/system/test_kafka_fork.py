@@ -1,4 +1,4 @@
-"""Forks with live Kafka handles: the parent goes on, the child begins anew and hangs nowhere."""
+"""Forks with live Kafka handles: the parent goes on, the child starts without them and never hangs."""
 
 from __future__ import annotations
 

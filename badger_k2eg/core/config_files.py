@@ -12,7 +12,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from .errors import SettingsError
+from .base_errors import SettingsError
 from .suggestions import close_to
 
 #: Of ``configparser``: what stands there goes for every section, without a word where a section is missing.

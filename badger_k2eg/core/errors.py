@@ -1,4 +1,4 @@
-"""Every exception that badger-k2eg raises, drawn as one tree. Imports ``printable`` alone.
+"""Every exception that badger-k2eg raises, drawn as one tree.
 
 ::
 
@@ -51,20 +51,17 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from .base_errors import ControlError as ControlError
+from .base_errors import PvError as PvError
+from .base_errors import PvNameError as PvNameError
+from .base_errors import SettingsError as SettingsError
+from .base_errors import UnknownUnit as UnknownUnit
 from .printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .model import SetReport
-
-
-class ControlError(Exception):
-    """Base of everything that badger-k2eg raises on purpose."""
-
-
-class SettingsError(ControlError, ValueError):
-    """A wrong option, file or environment variable; the message names it and its source."""
 
 
 class MissingExtra(ControlError, ImportError):
@@ -104,10 +101,6 @@ class ConditionNotMet(ControlError, TimeoutError):
 
 class WaitingForbidden(ControlError, RuntimeError):
     """A wait in a callback for updates, or for what the parent process began: it could never end."""
-
-
-class UnknownUnit(ControlError, ValueError):
-    """A unit that somebody asked for by name does not exist; the message says what was meant."""
 
 
 class JournalError(ControlError):
@@ -222,28 +215,6 @@ class MessageTooLarge(KafkaError, ValueError):
 
 class WriterFull(KafkaError, BufferError):
     """More records wait to be sent than the queue of the writer holds."""
-
-
-class PvError(ControlError):
-    """What went wrong with one PV.
-
-    :param pv: the PV's name as the caller wrote it.
-    :param message: what happened, without the name.
-    """
-
-    def __init__(self, pv: str, message: str) -> None:
-        """Show as ``PV: message``."""
-        super().__init__(printable(f"{pv}: {message}"))
-        self.pv = pv
-        self.message = message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes (Badger sends errors through a queue)."""
-        return type(self), (self.pv, self.message)
-
-
-class PvNameError(PvError, ValueError):
-    """The text cannot be the name of a PV."""
 
 
 class PvValueError(PvError, ValueError):

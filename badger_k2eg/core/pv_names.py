@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from .errors import PvNameError
+from .base_errors import PvNameError
 
 SCHEMES = ("pva", "ca")
 

@@ -10,7 +10,7 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any, TypeVar
 
-from .errors import SettingsError
+from .base_errors import SettingsError
 
 C = TypeVar("C", bound=type)
 

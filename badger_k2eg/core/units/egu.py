@@ -13,7 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
-from ..errors import SettingsError, UnknownUnit
+from ..base_errors import SettingsError, UnknownUnit
 from ..suggestions import did_you_mean
 
 #: Names a file with more texts, in place of ``units.txt`` in the user's configuration folder.

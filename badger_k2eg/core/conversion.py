@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .model import Fields, Kind, PvType, Reading, plain
-from .units import Quantity, is_quantity, parse
+from .units import Quantity, is_quantity, parse_unit
 
 #: The part of a number that a float32 may lose: 24 bits are kept.
 _ROUNDED = 2.0**-23
@@ -38,7 +38,7 @@ def in_units_of(value: Any, units: str) -> Any:
         return value
     quantity = Quantity(value)
     try:
-        converted = quantity.to(parse(units)).magnitude
+        converted = quantity.to(parse_unit(units)).magnitude
     except (TypeError, ValueError):  # pint's DimensionalityError and its kin are TypeErrors
         has = f"its unit is {units}" if units.strip() else "it has no unit (its EGU is empty; a Knob may declare one)"
         raise Refusal(f"{quantity} cannot be set: {has}") from None

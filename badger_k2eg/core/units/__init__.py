@@ -13,13 +13,13 @@ from typing import Any
 from . import egu
 from .egu import FILE_VARIABLE
 
-__all__ = ["FILE_VARIABLE", "Quantity", "is_known", "is_quantity", "named", "parse", "same", "text_of", "unit"]
+__all__ = ["FILE_VARIABLE", "Quantity", "is_known", "is_quantity", "named", "parse_unit", "same", "text_of", "unit"]
 
 
-def parse(text: str) -> Any:
+def parse_unit(text: str) -> Any:
     """Read the EGU text of a record.
 
-    >>> str(parse("Amps")), str(parse("kG/m")), str(parse("DegS"))
+    >>> str(parse_unit("Amps")), str(parse_unit("kG/m")), str(parse_unit("DegS"))
     ('ampere', 'kiloGauss / meter', 'DegS')
 
     :returns: a ``pint.Unit``: dimensionless for an empty text, an opaque one for a text that nobody knows.
@@ -52,7 +52,7 @@ def _opaque(text: str) -> Any:
 
 
 def text_of(unit: Any) -> str:
-    """Write a unit as a text that ``parse`` reads back."""
+    """Write a unit as a text that ``parse_unit`` reads back."""
     from .registry import text_of
 
     return text_of(unit)

@@ -34,9 +34,9 @@ class Arithmetic(NDArrayOperatorsMixin):
     @property
     def unit(self) -> Any:
         """The unit as pint's; an opaque one where nobody knows the text."""
-        from . import parse
+        from . import parse_unit
 
-        return parse(self.units)
+        return parse_unit(self.units)
 
     @property
     def quantity(self) -> Any:

@@ -1,7 +1,7 @@
-"""The errors about names, units and options that the values of this package raise themselves.
+"""The errors that names, units and options raise.
 
-They stand below those values; ``errors`` stands above them, for some errors carry the report of a set. That module has
-these too, and draws all of them as one tree: import from there.
+They are below the values of this package; ``errors`` is above, because some errors carry the report of a set. That
+module has these too, and shows all of them as one tree: import from there, unless you are below it.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ class SettingsError(ControlError, ValueError):
 
 
 class UnknownUnit(ControlError, ValueError):
-    """A unit that somebody asked for by name does not exist; the message says what was meant."""
+    """A unit that was asked for by name does not exist; the message suggests the closest."""
 
 
 class PvError(ControlError):
-    """What went wrong with one PV.
+    """A failure of one PV.
 
     :param pv: the PV's name as the caller wrote it.
     :param message: what happened, without the name.
     """
 
     def __init__(self, pv: str, message: str) -> None:
-        """Show as ``PV: message``."""
+        """Compose ``PV: message``."""
         super().__init__(printable(f"{pv}: {message}"))
         self.pv = pv
         self.message = message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes (Badger sends errors through a queue)."""
+        """Support pickling: Badger sends errors through a queue between processes."""
         return type(self), (self.pv, self.message)
 
 

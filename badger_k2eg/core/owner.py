@@ -13,9 +13,9 @@ from . import clock
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds a lock.
+    """The holder of a lock.
 
-    :ivar run: the run that it is held for; empty for none.
+    :ivar run: the run that it is held for; empty if none.
     :ivar since: seconds since the Unix epoch.
     """
 
@@ -32,9 +32,9 @@ class Owner:
 
 
 def this_owner(run: str = "") -> Owner:
-    """Describe this process as an owner."""
+    """Return this process as an owner."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may know no name for its user
+    except (KeyError, OSError):  # in a container the user may have no name
         user = str(os.getuid())
     return Owner(user, socket.gethostname(), os.getpid(), run, clock.time())

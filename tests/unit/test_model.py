@@ -64,9 +64,9 @@ def test_names_of_real_sites_are_read(text: str, scheme: str | None, name: str) 
         ("http://A", "unknown scheme 'http'"),
         ("pva://ca://A", "malformed"),
         ("A$B", "malformed"),
-        (5, "by int"),
-        (None, "by NoneType"),
-        (b"A", "by bytes"),
+        (5, "not int"),
+        (None, "not NoneType"),
+        (b"A", "not bytes"),
     ],
     ids=repr,
 )

@@ -19,16 +19,17 @@ class Owner:
     :ivar since: seconds since the Unix epoch.
     """
 
-    user: str = "somebody"
+    user: str = "unknown user"
     host: str = ""
     pid: int = 0
     run: str = ""
     since: float = 0.0
 
     def __str__(self) -> str:
-        text = f"{self.user}@{self.host} (process {self.pid}" if self.pid else f"{self.user} ("
-        text += f", run {self.run}" if self.run else ""
-        return text + f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))})"
+        about = [f"process {self.pid}"] if self.pid else []
+        about += [f"run {self.run}"] if self.run else []
+        about.append(f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}")
+        return f"{self.user}{'@' if self.host else ''}{self.host} ({', '.join(about)})"
 
 
 def this_owner(run: str = "") -> Owner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from badger_k2eg.core.model import (
     SetReport,
     plain,
 )
+from badger_k2eg.core.owner import Owner
 from badger_k2eg.errors import PvError, PvNameError
 
 # -- addresses --------------------------------------------------------------------------------------------------------
@@ -224,3 +226,8 @@ def test_every_error_survives_a_pickle_with_its_words(kind: type[Exception]) -> 
         assert str(error) == "X:PV: words"
     if isinstance(error, PvError | errors.LockRefused):
         assert copy.pv == "X:PV"
+
+
+def test_an_owner_tells_what_is_known_of_it() -> None:
+    assert re.fullmatch(r"ada@desk \(process 7, run R, since [\d-]+ [\d:]+\)", str(Owner("ada", "desk", 7, "R", 1.0)))
+    assert re.fullmatch(r"unknown user \(since [\d-]+ [\d:]+\)", str(Owner(since=1.0)))

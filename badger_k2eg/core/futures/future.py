@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from ..deadline import FOREVER, Deadline, Scope, in_seconds, under
 from ..errors import CallCancelled, WaitingForbidden
@@ -18,8 +18,23 @@ from ..errors import CallCancelled, WaitingForbidden
 logger = logging.getLogger("badger_k2eg")
 
 T = TypeVar("T")
-#: A time span: seconds, or a Quantity of any unit of time; -1 is for ever.
-Time = Any
+
+
+class TimeSpan(Protocol):
+    """A Quantity of time, of any unit."""
+
+    @property
+    def magnitude(self) -> Any:
+        """The number."""
+
+    def to(self, other: Any = ..., /) -> Any:
+        """Convert to another unit."""
+
+
+#: Seconds, or a Quantity of time; -1 is for ever.
+Span = float | TimeSpan
+#: A timeout; None adds none to those that apply anyway.
+Time = Span | None
 
 _numbers = itertools.count(1)
 
@@ -221,13 +236,19 @@ def _start(future: Future[T], work: Callable[[], T], name: str) -> None:
     ).start()
 
 
+@overload
+def call(work: Callable[[], T], callback: Absent, *, parent: Deadline | None = ..., name: str = ...) -> T: ...
+@overload
 def call(
-    work: Callable[[], T],
-    callback: Callback | Absent | None,
-    *,
-    parent: Deadline | None = None,
-    name: str = "call",
-) -> Any:
+    work: Callable[[], T], callback: Callback | None, *, parent: Deadline | None = ..., name: str = ...
+) -> Future[T]: ...
+@overload
+def call(
+    work: Callable[[], T], callback: Callback | Absent | None, *, parent: Deadline | None = ..., name: str = ...
+) -> T | Future[T]: ...
+def call(
+    work: Callable[[], T], callback: Callback | Absent | None, *, parent: Deadline | None = None, name: str = "call"
+) -> T | Future[T]:
     """Run a call as its argument ``callback=`` says.
 
     :param callback: if left out (``ABSENT``), block and return the result; for a function or None, return a Future at
@@ -253,11 +274,11 @@ def call(
 
 
 @overload
-def sleep(delay: Time, deadline: Deadline | None = ...) -> None: ...
+def sleep(delay: Span, deadline: Deadline | None = ...) -> None: ...
 @overload
-def sleep(delay: Time, deadline: Deadline | None = ..., *, callback: Callback | None) -> Future[None]: ...
+def sleep(delay: Span, deadline: Deadline | None = ..., *, callback: Callback | None) -> Future[None]: ...
 def sleep(
-    delay: Time, deadline: Deadline | None = None, *, callback: Callback | Absent | None = ABSENT
+    delay: Span, deadline: Deadline | None = None, *, callback: Callback | Absent | None = ABSENT
 ) -> Future[None] | None:
     """Wait for at least ``delay``, or less if the deadline ends earlier.
 
@@ -276,4 +297,4 @@ def sleep(
         with condition:
             end.wait(condition, lambda: False, what="sleep")
 
-    return call(wait, callback, parent=deadline, name="sleep")  # type: ignore[no-any-return] # by the overloads
+    return call(wait, callback, parent=deadline, name="sleep")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import concurrent.futures
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from ..deadline import FOREVER, Deadline, in_seconds
-from .future import Time, check_waiting
+from .future import Span, check_waiting
+
+T = TypeVar("T")
 
 
 class Ended(NamedTuple):
@@ -24,9 +26,23 @@ class Ended(NamedTuple):
     error: dict[Hashable, BaseException | None]
 
 
+@overload
+def gather(
+    *futures: concurrent.futures.Future[T],
+    timeout: Span = ...,
+    return_exceptions: Literal[False] = ...,
+    cancel_pending: bool = ...,
+) -> list[T]: ...
+@overload
 def gather(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = ...,
+    return_exceptions: bool = ...,
+    cancel_pending: bool = ...,
+) -> list[Any]: ...
+def gather(
+    *futures: concurrent.futures.Future[Any],
+    timeout: Span = FOREVER,
     return_exceptions: bool = False,
     cancel_pending: bool = True,
 ) -> list[Any]:
@@ -52,7 +68,7 @@ def gather(
 
 def first_completed(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = FOREVER,
     cancel_pending: bool = True,
     **named: concurrent.futures.Future[Any],
 ) -> Ended:
@@ -67,7 +83,7 @@ def first_completed(
 
 def first_exception(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = FOREVER,
     cancel_pending: bool = True,
     **named: concurrent.futures.Future[Any],
 ) -> Ended:
@@ -78,7 +94,7 @@ def first_exception(
 
 def all_completed(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = FOREVER,
     cancel_pending: bool = True,
     **named: concurrent.futures.Future[Any],
 ) -> Ended:
@@ -108,7 +124,7 @@ def _outcome(future: concurrent.futures.Future[Any]) -> Any:
 def _wait(
     futures: Mapping[Any, concurrent.futures.Future[Any]],
     stop: Callable[[], bool],
-    timeout: Time,
+    timeout: Span,
     cancel_pending: bool,
     what: str,
 ) -> Ended:

@@ -7,15 +7,18 @@ An unknown name given by a user is one. pint is imported at the first use of a u
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import egu
 from .egu import FILE_VARIABLE
 
+if TYPE_CHECKING:
+    import pint
+
 __all__ = ["FILE_VARIABLE", "Quantity", "is_known", "is_quantity", "named", "parse_unit", "same", "text_of", "unit"]
 
 
-def parse_unit(text: str) -> Any:
+def parse_unit(text: str) -> pint.Unit:
     """Return the unit of a record's EGU text.
 
     >>> str(parse_unit("Amps")), str(parse_unit("kG/m")), str(parse_unit("DegS"))
@@ -28,7 +31,7 @@ def parse_unit(text: str) -> Any:
     return _opaque(text.strip()) if powers is None else _known(powers)
 
 
-def named(text: str) -> Any:
+def named(text: str) -> pint.Unit:
     """Return the unit of a name or symbol given by a user.
 
     :raises UnknownUnit: (a ValueError) if it does not exist, suggesting the closest.
@@ -37,14 +40,14 @@ def named(text: str) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _known(powers: egu.Powers) -> Any:
+def _known(powers: egu.Powers) -> pint.Unit:
     from .registry import unit_of
 
     return unit_of(powers)
 
 
 @lru_cache(maxsize=4096)
-def _opaque(text: str) -> Any:
+def _opaque(text: str) -> pint.Unit:
     from .registry import opaque
 
     return opaque(text)
@@ -76,7 +79,7 @@ def is_quantity(value: object) -> bool:
     return hasattr(value, "magnitude") and hasattr(value, "units") and hasattr(value, "to")
 
 
-def Quantity(value: Any, unit: Any = "") -> Any:  # noqa: N802 - called like pint's class
+def Quantity(value: Any, unit: str | pint.Unit = "") -> pint.Quantity[Any]:  # noqa: N802 - called like pint's class
     """Return a number or an array with a unit: ``Quantity(5, "mA")``.
 
     :param value: a number, an array, or a quantity of another pint registry; the latter without ``unit``.
@@ -86,7 +89,7 @@ def Quantity(value: Any, unit: Any = "") -> Any:  # noqa: N802 - called like pin
     from .registry import registry
 
     if is_quantity(value):
-        if getattr(value, "_REGISTRY", None) is registry():
+        if isinstance(value, registry().Quantity):
             return value
         value, unit = value.magnitude, str(value.units)
     return registry().Quantity(value, named(unit) if isinstance(unit, str) else unit)
@@ -95,7 +98,7 @@ def Quantity(value: Any, unit: Any = "") -> Any:  # noqa: N802 - called like pin
 class _Units:
     """Every unit as an attribute: ``unit.ampere``, ``unit.milliampere``, ``unit.mA``."""
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> pint.Unit:
         if name.startswith("__"):
             raise AttributeError(name)
         try:
@@ -103,7 +106,7 @@ class _Units:
         except ValueError as error:
             raise AttributeError(str(error)) from None
 
-    def __call__(self, text: str) -> Any:
+    def __call__(self, text: str) -> pint.Unit:
         """Return a unit whose name is not a Python name: ``unit("kG/m")``.
 
         :raises UnknownUnit: if it does not exist.

@@ -6,12 +6,15 @@ The class that uses the mixin says how a result is made; this module knows nothi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from . import Quantity, is_quantity, text_of
+
+if TYPE_CHECKING:
+    import pint
 
 
 class Arithmetic(NDArrayOperatorsMixin):
@@ -31,14 +34,14 @@ class Arithmetic(NDArrayOperatorsMixin):
         raise NotImplementedError
 
     @property
-    def unit(self) -> Any:
+    def unit(self) -> pint.Unit:
         """The unit as pint's; an opaque one for an unknown text."""
         from . import parse_unit
 
         return parse_unit(self.units)
 
     @property
-    def quantity(self) -> Any:
+    def quantity(self) -> pint.Quantity[Any]:
         """The value with its unit, as pint's Quantity.
 
         :raises TypeError: for a value that is not a number: a text, a table.

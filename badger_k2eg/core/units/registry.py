@@ -36,15 +36,15 @@ def registry() -> pint.UnitRegistry[Any]:
     return made
 
 
-def unit_of(powers: egu.Powers) -> Any:
+def unit_of(powers: egu.Powers) -> pint.Unit:
     """Return pint's unit."""
-    made = registry().Unit("")
+    made: pint.Unit = registry().Unit("")
     for name, power in powers:
         made = made * getattr(registry(), name) ** (int(power) if power == int(power) else power)
     return made
 
 
-def opaque(text: str) -> Any:
+def opaque(text: str) -> pint.Unit:
     """Return a unit of which only the text is known: it equals itself, and converts to nothing.
 
     A text with spaces around its operators is a product of such units, as pint writes it.
@@ -63,8 +63,9 @@ def opaque(text: str) -> Any:
         return registry().Unit(_names[text])
 
 
-def _composed(text: str) -> Any:
-    made, sign = registry().Unit(""), 1
+def _composed(text: str) -> pint.Unit:
+    made: pint.Unit = registry().Unit("")
+    sign = 1
     for part in re.split(r" ([*/]) ", text):
         if part in ("*", "/"):
             sign = 1 if part == "*" else -1

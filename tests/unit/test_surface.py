@@ -158,3 +158,35 @@ def test_a_private_import_would_be_found() -> None:
     assert list(_private("import badger_k2eg.run\nfrom badger_k2eg.testing.soft_ioc import Part")) == [
         "badger_k2eg.run"
     ]
+
+
+# -- types -----------------------------------------------------------------------------------------------------------
+
+USER = """
+from typing import Any, assert_type
+
+from pint import Quantity as PintQuantity
+from badger_k2eg import Control, Future, MemoryBackend, Quantity, Reading, SetReport, errors, gather, sleep, unit
+
+control = Control(MemoryBackend({"A": 1.0}))
+assert_type(control.set({"A": 1.0}, timeout=10 * unit.second), SetReport)
+assert_type(control.set({"A": Quantity(1, "mA")}, callback=None), Future[SetReport])
+assert_type(control.read(["A"]), dict[str, Reading])
+assert_type(gather(control.set({"A": 1.0}, callback=None), timeout=5), list[SetReport])
+assert_type(gather(control.set({"A": 1.0}, callback=None), sleep(1, callback=None)), list[Any])
+assert_type(control.read(["A"])["A"].quantity, PintQuantity[Any])
+try:
+    control.set({"A": 2.0})
+except errors.SetError as error:
+    assert_type(error.report, SetReport | None)
+"""
+
+
+@pytest.mark.extended
+def test_a_users_program_is_type_checked(tmp_path: Path) -> None:
+    """In the plain run the types are checked with the package's own."""
+    pytest.importorskip("mypy", reason="needs pip install 'badger-k2eg[dev]'")
+    (tmp_path / "user.py").write_text(USER)
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "pyproject.toml", str(tmp_path / "user.py")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout

@@ -10,8 +10,7 @@
 
 from __future__ import annotations
 
-from .gate import Attachment
-from .guards import Guards
+from .gate import Attachment, Guards
 from .process import begin, current, declare, end, inside, running, stop
 from .run import Reason, Run
 from .settings import RunSettings

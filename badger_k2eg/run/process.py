@@ -41,7 +41,7 @@ _EXIT_PRIORITY = 100
 
 
 class _Process:
-    """The state. One instance; every function below works on it."""
+    """The state of the process. There is one instance, on which every function below works."""
 
     def __init__(self) -> None:
         self.reset()

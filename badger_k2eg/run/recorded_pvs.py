@@ -30,7 +30,7 @@ _MOST = 20_000
 _WARNING = Level.WARNING
 
 
-class Samples:
+class RecordedPvs:
     """Records PVs until it is closed.
 
     :param control: by which they are watched.

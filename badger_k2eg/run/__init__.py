@@ -1,10 +1,10 @@
-"""A run: baseline, locks, guards, record, its one end with a reason, and the way back. Knows no Badger.
+"""A run: baseline, locks, guards, record, its one end with a reason, and the restore. Independent of Badger.
 
 ::
 
     from badger_k2eg import run
 
-    with run.running({"what": "a scan by hand"}):   # or nothing at all: the first set opens one
+    with run.running({"what": "a scan by hand"}):   # or nothing at all: the first set begins one
         control.set({"QUAD:1:BCTRL": 1.2})
 """
 

@@ -372,23 +372,26 @@ class Run:
             if not self.is_closing:
                 self.ended.wait(self.settings.restore_timeout + 5.0)
             return False
-        self.pending.deny(self._over())
-        if not self.pending.wait(_CALLS_END):
-            logger.warning("run %s: a set of another thread has not ended; it sends nothing more", self.id)
-        self.foreign_moves.close()
+        # Each step is taken even if the one before is interrupted: Ctrl-C may come again while it waits.
         try:
-            with self.closing() as deadline:
-                self._follow_policy(deadline)
+            self.pending.deny(self._over())
+            if not self.pending.wait(_CALLS_END):
+                logger.warning("run %s: a set of another thread has not ended; it sends nothing more", self.id)
         finally:
-            _call_all(self.before_end)
-            self._write_end()
-            # Last: until the end is recorded, no other run may set these PVs.
-            with self._locking:
-                if self._claim is not None:
-                    self._claim.close()
-                self._move_on(Event.DONE)
-                self.ended.set()
-            _call_all(self.on_end, self)
+            try:
+                self.foreign_moves.close()
+                with self.closing() as deadline:
+                    self._follow_policy(deadline)
+            finally:
+                _call_all(self.before_end)
+                self._write_end()
+                # Last: until the end is recorded, no other run may set these PVs.
+                with self._locking:
+                    if self._claim is not None:
+                        self._claim.close()
+                    self._move_on(Event.DONE)
+                    self.ended.set()
+                _call_all(self.on_end, self)
         return True
 
     def _follow_policy(self, deadline: Deadline) -> None:

@@ -11,7 +11,7 @@ from ..core.errors import NoSuchRecord
 from ..core.suggestions import did_you_mean
 from ..journal import RecordedRun, query
 from ..journal.export import about, time_text
-from ..journal.tags import TagFilter, all_fit
+from ..journal.query import TagFilter, all_fit
 from . import journal_output as text
 from .console import Console, Table, Text, say
 

@@ -88,6 +88,21 @@ def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
     return target
 
 
+def attached(directory: Path, record: Record) -> Path:
+    """Return the place of an attached file in a journal.
+
+    :raises JournalError: when the line points out of the journal.
+    """
+    told = str((record.data or {}).get("path", ""))
+    try:
+        path = (directory / told).resolve()
+        if path.is_relative_to((directory / ATTACHMENTS).resolve()):
+            return path
+    except (OSError, ValueError, RuntimeError):  # a NUL in it, too long, a circle of links
+        pass
+    raise JournalError(f"line {record.line}: {told} is not an attachment of this journal")
+
+
 def tag_value(text: str) -> str | float:
     """Read the value of a tag: a number where it is one."""
     try:

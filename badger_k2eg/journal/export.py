@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -26,7 +27,7 @@ from ..core.errors import JournalError
 from ..core.printable import json_text
 from ..core.records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
 from . import segments
-from .annotate import ATTACHMENTS, sha256
+from .annotate import ATTACHMENTS, attached, sha256
 from .index import Index
 from .journal import Journal
 from .lookup import Reader
@@ -40,6 +41,11 @@ FORMAT = "badger-k2eg run"
 RECORDS = "records.ndjson"
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
+#: An export may unpack to this many bytes, or to so many times its own size where that is more: no run is packed as
+#: densely as a file that was made to fill a disk.
+LARGEST = 256 << 20
+_DENSEST = 100
+_LONGEST_MANIFEST = 16 << 20
 #: A member that is missing, damaged, encrypted, or packed in a way that this Python does not know.
 _UNREADABLE = (KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PUT_COLUMNS = (
@@ -128,21 +134,6 @@ def _contents(journal: Journal, run: RecordedRun) -> Iterator[tuple[str, Iterabl
         yield f"{ATTACHMENTS}/{name}", [content]
 
 
-def attached(directory: Path, record: Record) -> Path:
-    """Say where an attached file is.
-
-    :raises JournalError: when the line points out of the journal.
-    """
-    told = str((record.data or {}).get("path", ""))
-    try:
-        path = (directory / told).resolve()
-        if path.is_relative_to((directory / ATTACHMENTS).resolve()):
-            return path
-    except (OSError, ValueError, RuntimeError):  # a NUL in it, too long, a circle of links
-        pass
-    raise JournalError(f"line {record.line}: {told} is no attachment of this journal")
-
-
 def _table(columns: Iterable[str], records: Iterable[Record]) -> Iterator[bytes]:
     columns = list(columns)
     yield _row(columns)
@@ -200,21 +191,24 @@ def reason(error: Exception) -> str:
 def verify_export(file: Path) -> list[str]:
     """Check every file of an export against its checksums; gives one line for each thing wrong.
 
-    :raises JournalError: when it is no export at all.
+    :raises JournalError: when it is not an export, or unpacks to too much.
     :raises OSError: when it cannot be read.
     """
     with _zip(file) as archive:
         manifest = _manifest(archive, file)
         wrong = []
         try:
-            sums = archive.read(CHECKSUMS).decode(errors="replace")
+            with archive.open(CHECKSUMS) as member:
+                sums = member.read(_LONGEST_MANIFEST).decode(errors="replace")
         except _UNREADABLE:
             sums = ""
         if f"{hashlib.sha256(archive.read(MANIFEST)).hexdigest()}  {MANIFEST}\n" not in sums:
             wrong.append(f"{MANIFEST}: its checksum does not fit")
         for name, entry in manifest["files"].items():
             try:
-                if hashlib.sha256(archive.read(name)).hexdigest() != entry["sha256"]:
+                with archive.open(name) as member:
+                    digest = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type] # it suffices
+                if digest != entry["sha256"]:
                     wrong.append(f"{name}: its checksum does not fit")
             except (*_UNREADABLE, TypeError):
                 wrong.append(f"{name}: is missing, or damaged")
@@ -223,8 +217,8 @@ def verify_export(file: Path) -> list[str]:
         if RECORDS not in manifest["files"]:
             wrong.append(f"{RECORDS}: is missing")
         if not wrong:
-            lines = archive.read(RECORDS).splitlines()
-            wrong += [f"{RECORDS}: line {number} {words}" for number, words in _bad_lines(lines)]
+            with archive.open(RECORDS) as lines:
+                wrong += [f"{RECORDS}: line {number} {words}" for number, words in _bad_lines(lines)]
     return wrong
 
 
@@ -247,12 +241,13 @@ def _bad_lines(texts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 def opened(file: Path) -> Iterator[RecordedRun]:
     """Read a run from an export, as from a journal; what is attached stays in the file.
 
-    :raises JournalError: when it is no export.
+    :raises JournalError: when it is not an export, or unpacks to too much.
     """
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder, _zip(file) as archive:
         _manifest(archive, file)
         try:
-            (Path(folder) / segments.name_of(1, 0)).write_bytes(archive.read(RECORDS))
+            with archive.open(RECORDS) as lines, (Path(folder) / segments.name_of(1, 0)).open("wb") as segment:
+                shutil.copyfileobj(lines, segment)
         except _UNREADABLE:
             raise JournalError(f"{file}: its {RECORDS} is missing, or damaged") from None
         index = Index(Path(folder), None, whole=False)
@@ -269,6 +264,12 @@ def opened(file: Path) -> Iterator[RecordedRun]:
 def _zip(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
+            # What a member is said to unpack to is the most that zipfile makes of it.
+            size, unpacked = file.stat().st_size, sum(member.file_size for member in archive.infolist())
+            if unpacked > max(LARGEST, _DENSEST * size):
+                raise JournalError(
+                    f"{file}: was not read: {size} bytes would unpack to {unpacked}, more than any export of a run does"
+                )
             yield archive
     except zipfile.BadZipFile as error:
         raise JournalError(f"{file}: is no export of a run, or damaged: {error}") from None
@@ -276,6 +277,8 @@ def _zip(file: Path) -> Iterator[zipfile.ZipFile]:
 
 def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
     try:
+        if archive.getinfo(MANIFEST).file_size > _LONGEST_MANIFEST:
+            raise ValueError("too long for a manifest")
         found: dict[str, Any] = json.loads(archive.read(MANIFEST))
         if found["format"] != FORMAT or not isinstance(found["files"], dict):
             raise ValueError("another format")

@@ -116,6 +116,44 @@ class Written:
     way: tuple[Any, Any] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a run did to its setpoints, each PV by the name that it has in the baseline.
+
+    :ivar one: gives the name of a PV here, whatever it is called elsewhere.
+    :ivar baseline: the line of each PV from before the run moved anything.
+    :ivar lines: where each PV stood: its line of the baseline, or of the last put that was applied.
+    :ivar written: what each PV that something was sent to may hold by that, whatever evaluation was asked for.
+    :ivar validators: the validator that each PV was set with last, in plain values.
+    :ivar validator_lines: the lines of these.
+    :ivar tolerances: how far from the value asked each PV may rest, in its unit, where that was declared.
+    :ivar damaged: ``{pv: line}``: lines by which ``lines`` must not be trusted, for their checksum does not fit. Under
+        None stands one that is gone or cannot be read: it may have told of any PV.
+    """
+
+    one: Callable[[str], str]
+    baseline: dict[str, Record]
+    lines: dict[str, Record]
+    written: dict[str, Written] = field(default_factory=dict)
+    validators: dict[str, Any] = field(default_factory=dict)
+    validator_lines: dict[str, Record] = field(default_factory=dict)
+    tolerances: dict[str, float] = field(default_factory=dict)
+    damaged: dict[str | None, int] = field(default_factory=dict)
+
+    @property
+    def setpoints(self) -> dict[str, Any]:
+        """Where each PV stood, by its value."""
+        return {pv: r.value if r.kind is RecordKind.BASELINE else r.asked for pv, r in self.lines.items()}
+
+    @property
+    def last_written(self) -> dict[str, Record]:
+        """The line of the last put to each PV that was done, or may have been.
+
+        A put that was begun and whose call did not end (its process died) is UNKNOWN.
+        """
+        return {pv: written.last for pv, written in self.written.items()}
+
+
 class RecordedRun:
     """One run of a journal. Everything is looked up when it is asked for.
 
@@ -269,36 +307,48 @@ class RecordedRun:
 
     @property
     def evaluation_count(self) -> int:
-        """How many evaluations it began."""
+        """The number of evaluations that it began."""
         sql = "SELECT count(DISTINCT evaluation) FROM events WHERE kind = 'evaluation' AND run = ?"
         return int(self._reader.index.ask(sql, (self.id,))[0][0])
 
     def evaluations(self) -> list[Evaluation]:
-        """Give its evaluations, with what was asked and read in each."""
-        found = {
-            event.evaluation: Evaluation(event.evaluation, event.start, event.end, event.began_ns, event.ended_ns)
-            for event in self._reader.events(("evaluation",), run=self.id)
-            if event.evaluation is not None
-        }
-        wanted = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.READ, RecordKind.EVALUATION_END)
-        for record in self.records(Query(kinds=wanted)):
-            if (evaluation := found.get(record.evaluation or 0)) is not None:
-                _add(evaluation, record)
-        return list(found.values())
+        """Return its evaluations, with what was asked and read in each."""
+        return list(self._evaluations(None).values())
 
     def evaluation(self, number: int) -> Evaluation:
-        """Give one evaluation.
+        """Return one evaluation.
 
         :raises NoSuchRecord: when it has none of that number.
         """
-        found = {each.number: each for each in self.evaluations()}
+        found = self._evaluations(number)
         if number not in found:
-            has = f"1 to {max(found)}" if found else "none"
+            events = self._reader.events(("evaluation",), run=self.id)
+            last = max((event.evaluation for event in events if event.evaluation is not None), default=None)
+            has = "none" if last is None else f"1 to {last}"
             raise NoSuchRecord(f"run {self.id} has no evaluation {number}; it has {has}")
         return found[number]
 
-    def naming(self) -> Callable[[str], str]:
-        """Give a function that tells the one name of each PV: as its baseline has it, however it was set later."""
+    def _evaluations(self, number: int | None) -> dict[int, Evaluation]:
+        found = {
+            event.evaluation: Evaluation(event.evaluation, event.start, event.end, event.began_ns, event.ended_ns)
+            for event in self._reader.events(("evaluation",), run=self.id)
+            if event.evaluation is not None and number in (None, event.evaluation)
+        }
+        if found:
+            kinds = (
+                RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.READ, RecordKind.EVALUATION_END
+            )  # fmt: skip
+            for record in self.records(Query(kinds=kinds, evaluation=number)):
+                if (evaluation := found.get(record.evaluation or 0)) is not None:
+                    _add(evaluation, record)
+        return found
+
+    def baseline(self) -> dict[str, Record]:
+        """Return the value of each PV before the run moved anything, as its line; without a value if none was read."""
+        return self._names()[0]
+
+    def _names(self) -> tuple[dict[str, Record], Callable[[str], str]]:
+        """Return the baseline, and a function that gives each PV the name it has there, whatever a line calls it."""
         aliases: dict[str, str] = {}
         spelt: dict[str, str] = {}
 
@@ -306,35 +356,32 @@ class RecordedRun:
             name = own_name(pv)
             return spelt.setdefault(aliases.get(name, name), pv)
 
-        for record in self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))):
+        lines = list(self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))))
+        for record in lines:
             if record.kind is RecordKind.BASELINE:
                 one(record.pv or "")
             elif record.name == ALIAS and record.intact and isinstance(real := (record.data or {}).get("record"), str):
                 aliases[own_name(record.pv or "")] = real
-        return one
+        found = (record for record in lines if record.kind is RecordKind.BASELINE)
+        return {one(record.pv): record for record in found if record.pv is not None}, one
 
-    def baseline(self) -> dict[str, Record]:
-        """Give the value of each PV before the run moved anything, as its line; without a value where none was read."""
-        one = self.naming()
-        found = self.records(Query(kinds=(RecordKind.BASELINE,)))
-        return {one(record.pv): record for record in found if record.pv is not None}
+    def history(self, evaluation: int | None = None) -> History:
+        """Read what it did to its setpoints, and where they stood at the end of an evaluation.
 
-    def last_written(self) -> dict[str, Record]:
-        """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
-
-        A put that was begun and whose call did not end (its process died) is UNKNOWN.
+        :param evaluation: its number; None takes the end of the run, 0 the baseline.
+        :raises NoSuchRecord: when there is no such evaluation.
         """
-        return {pv: written.last for pv, written in self.written().items()}
-
-    def written(self) -> dict[str, Written]:
-        """Return, for each PV that this run has sent something to, what it may hold."""
-        found: dict[str, Written] = {}
+        end = self.evaluation(evaluation).end if evaluation else None
+        baseline, one = self._names()
+        found = History(one, baseline, {pv: line for pv, line in baseline.items() if line.value is not None})
+        if evaluation != 0 and (gap := self._gap(end)) is not None:
+            found.damaged[None] = gap
+        last = math.inf if evaluation is None else evaluation
         begun: dict[str, Record] = {}
-        one = self.naming()
-        before = {pv: MayHold(sure=(line.value,)) for pv, line in self.baseline().items() if line.value is not None}
+        before = {pv: MayHold(sure=(line.value,)) for pv, line in found.lines.items()}
 
         def put(pv: str, record: Record) -> None:
-            found[pv] = _after(found.get(pv), before.get(pv, MayHold()), record)
+            found.written[pv] = _after(found.written.get(pv), before.get(pv, MayHold()), record)
 
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
         for record in self.records(Query(kinds=kinds)):
@@ -342,74 +389,40 @@ class RecordedRun:
                 for pv, asked in record.part("setpoints").items():
                     words = "begun, and not known to have ended"
                     begun[one(pv)] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
-            elif record.kind is RecordKind.SET_END:
-                # Of another thread, or another call within this one, nothing has ended.
+                for pv, told in record.part("validators").items():
+                    found.validators[one(pv)], found.validator_lines[one(pv)] = told, record
+                continue
+            if record.kind is RecordKind.SET_END:
+                # Calls of other threads, and calls nested in this one, have not ended with it.
                 begun = {pv: line for pv, line in begun.items() if line.line != record.begin}
-            elif record.pv is not None:
-                if record.kind is RecordKind.SETPOINT:
-                    begun.pop(one(record.pv), None)
-                if record.outcome in KEPT:
-                    put(one(record.pv), record)
+                continue
+            name = None if record.pv is None else one(record.pv)
+            # The baseline needs none of the lines after it.
+            counts = evaluation != 0 and (end is None or record.line < end)
+            if counts and not record.intact:
+                found.damaged.setdefault(name, record.line)
+            if name is None:
+                continue
+            if counts and record.outcome is Outcome.APPLIED and (record.evaluation or 0) <= last:
+                found.lines[name] = record
+            if record.kind is RecordKind.SETPOINT:
+                begun.pop(name, None)
+                if (tolerance := _tolerance(record)) is not None:
+                    found.tolerances[name] = tolerance
+            if record.outcome in KEPT:
+                put(name, record)
         for pv, record in begun.items():
             put(pv, record)
         return found
 
     def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
-        """Give the setpoints as they stood at the end of an evaluation: the baseline, and what was put since.
+        """Return the setpoints as they stood at the end of an evaluation; see ``history``."""
+        return self.history(evaluation).setpoints
 
-        :param evaluation: its number; None takes the state at the end of the run, 0 the baseline.
-        :raises NoSuchRecord: when there is no such evaluation.
-        """
-        lines = self.setpoint_lines(evaluation).items()
-        return {pv: line.value if line.kind is RecordKind.BASELINE else line.asked for pv, line in lines}
+    def _gap(self, end: int | None) -> int | None:
+        """Find a line between the first and the last that is gone or cannot be read: it may have told of any PV.
 
-    def setpoint_lines(self, evaluation: int | None = None) -> dict[str, Record]:
-        """Give the lines that ``setpoints`` are taken from: one of the baseline, or of a put, for each PV."""
-        found = {pv: record for pv, record in self.baseline().items() if record.value is not None}
-        if evaluation == 0:
-            return found
-        end = None if evaluation is None else self.evaluation(evaluation).end
-        one = self.naming()
-        kinds = (RecordKind.PUT, RecordKind.SETPOINT)
-        for record in self.records(Query(kinds=kinds, outcomes=(Outcome.APPLIED,), end=end)):
-            if record.pv is not None and (evaluation is None or (record.evaluation or 0) <= evaluation):
-                found[one(record.pv)] = record
-        return found
-
-    def validators(self) -> dict[str, Any]:
-        """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
-        found: dict[str, Any] = {}
-        one = self.naming()
-        for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
-            found.update({one(pv): told for pv, told in record.part("validators").items()})
-        return found
-
-    def validator_lines(self) -> dict[str, Record]:
-        """Give the lines that ``validators`` are taken from."""
-        one = self.naming()
-        lines = self.records(Query(kinds=(RecordKind.SET_BEGIN,)))
-        return {one(pv): record for record in lines for pv in record.part("validators")}
-
-    def tolerances(self) -> dict[str, float]:
-        """Give, for each PV of which it was declared, how far from what was asked it may rest, in its unit."""
-        found: dict[str, float] = {}
-        one = self.naming()
-        for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
-            tolerance = (record.data or {}).get("tolerance")
-            # A wider one takes a PV for restored that is not: only what is intact is believed.
-            if record.pv is None or not record.intact or not isinstance(tolerance, int | float):
-                continue
-            if 0.0 < tolerance < math.inf:
-                found[one(record.pv)] = float(tolerance)
-        return found
-
-    def damaged(self, end: int | None = None) -> dict[str | None, int]:
-        """Find out which puts must not be trusted: ``{pv: line}``, a line of each PV whose checksum does not fit.
-
-        Under None stands a line, between the first and the last, that is gone or can be read no more: it may have told
-        of any PV. One that its writer died in is none of these: that writer wrote no more.
-
-        :param end: looks no further than to this line.
+        The line in which a writer died does not count: that writer wrote no more.
         """
         end = min(end or _NO_END, self.event.end or _NO_END)
         sql = (
@@ -419,12 +432,7 @@ class RecordedRun:
             " AND NOT EXISTS (SELECT 1 FROM records WHERE line = here.line + 2 AND kind = ?) LIMIT 1"
         )
         gone = self._reader.index.ask(sql, (self.event.start, end, KINDS[RecordKind.TORN]))
-        found: dict[str | None, int] = {None: gone[0][0]} if gone else {}
-        one = self.naming()
-        for record in self.records(Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), end=end)):
-            if not record.intact:
-                found.setdefault(None if record.pv is None else one(record.pv), record.line)
-        return found
+        return int(gone[0][0]) if gone else None
 
     def latencies(self) -> dict[str, list[float]]:
         """Give the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
@@ -436,6 +444,14 @@ class RecordedRun:
             if found:
                 break
         return dict(sorted(found.items(), key=lambda item: -statistics.median(item[1])))
+
+
+def _tolerance(record: Record) -> float | None:
+    tolerance = (record.data or {}).get("tolerance")
+    # A wider one would take a PV for restored that is not: only an intact line is believed.
+    if not record.intact or not isinstance(tolerance, int | float):
+        return None
+    return float(tolerance) if 0.0 < tolerance < math.inf else None
 
 
 def _after(last: Written | None, before: MayHold, record: Record) -> Written:

@@ -14,14 +14,13 @@ from typing import Any
 from ..control import Control
 from ..core.deadline import Deadline
 from ..core.errors import JournalError, NoSuchRecord, SettingsError
-from ..core.model import Outcome, PvAddress, Reading
+from ..core.model import PvAddress, Reading
 from ..core.owner import this_owner
 from ..core.pv_names import own_name
 from ..core.records import Record, RecordKind
 from ..journal import Journal
-from ..journal.query import Query
 from ..journal.reading_fields import update_of
-from ..journal.recorded_run import RecordedRun
+from ..journal.recorded_run import History, RecordedRun
 from . import lost_runs
 from .manifest import validator_of
 from .outside_puts import Outside
@@ -74,16 +73,17 @@ class Restore:
         self._journal, self._deadline = journal, deadline
         if self.recorded.open and self.recorded.alive is not False:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
-        if validators is None:
-            validators = {pv: _validator_of(told) for pv, told in self.recorded.validators().items()}
         if not force:
             _check_whole(self.recorded, self.to)
+        history = self.recorded.history(_evaluation(self.recorded, self.to))
+        if validators is None:
+            validators = {pv: _validator_of(told) for pv, told in history.validators.items()}
         # A Control of its own: the tolerances of the record hold for the restore alone.
         self._control = Control(control.backend, control.settings)
         self._control.record_names = control.record_names
-        declared = {own_name(pv): tolerance for pv, tolerance in self.recorded.tolerances().items()}
+        declared = {own_name(pv): tolerance for pv, tolerance in history.tolerances.items()}
         self._control.tolerances = declared | control.tolerances
-        self._wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
+        self._wanted = _wanted(history, validators)
         self._force = force
         self.steps = self._plan()
 
@@ -164,7 +164,7 @@ def _evaluation(run: RecordedRun, to: str) -> int:
         return run.best
     if not to.isdigit() or to == "0":
         raise SettingsError(f"--to {to}: write start, best, or the number of an evaluation")
-    return run.evaluation(int(to)).number
+    return int(to)
 
 
 def _check_whole(run: RecordedRun, to: str) -> None:
@@ -182,18 +182,15 @@ def _doubt(*lines: Record | None) -> str | None:
     return None
 
 
-def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) -> list[Wanted]:
+def _wanted(history: History, validators: Mapping[str, Any]) -> list[Wanted]:
     """Return where every PV that the run has set is to go; the one that it set last comes first."""
-    written, baseline, one = run.written(), run.baseline(), run.naming()
-    validators = {one(pv): validator for pv, validator in validators.items()}
-    targets, sources = run.setpoints(evaluation), _sources(run, evaluation)
-    lines, validated = run.setpoint_lines(evaluation), run.validator_lines()
-    # The baseline does not depend on the lines after it.
-    damaged = run.damaged(run.evaluation(evaluation).end) if evaluation else {}
+    written, baseline = history.written, history.baseline
+    validators = {history.one(pv): validator for pv, validator in validators.items()}
+    targets, damaged = history.setpoints, history.damaged
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
-        last, way = written[pv].last, written[pv].way
-        doubt = _doubt(lines.get(pv), last, validated.get(pv))
+        line, put = history.lines.get(pv), written[pv]
+        doubt = _doubt(line, put.last, history.validator_lines.get(pv))
         validator = validators.get(pv)
         if isinstance(validator, JournalError):
             doubt, validator = doubt or str(validator), None
@@ -201,8 +198,14 @@ def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) ->
             doubt = doubt or _DAMAGED.format(damaged[pv])
         elif None in damaged:
             doubt = doubt or f"line {damaged[None]} of the run cannot be read, and may have set it later"
-        wanted[pv] = Wanted(pv, targets.get(pv), written[pv].held.values, validator, sources.get(pv), doubt, way)
+        wanted[pv] = Wanted(pv, targets.get(pv), put.held.values, validator, _source(line), doubt, put.way)
     return list(reversed(wanted.values()))
+
+
+def _source(line: Record | None) -> Reading | None:
+    """Return the reading of the baseline that a PV is to go back to; None where it is to go to what was put."""
+    update = update_of(line) if line is not None and line.kind is RecordKind.BASELINE else None
+    return update if isinstance(update, Reading) else None
 
 
 def _validator_of(told: Any) -> Any:
@@ -211,16 +214,3 @@ def _validator_of(told: Any) -> Any:
         return validator_of(told)
     except JournalError as error:
         return error
-
-
-def _sources(run: RecordedRun, evaluation: int) -> dict[str, Reading]:
-    """Return the readings of the baseline, of those PVs that an evaluation had not moved at its end."""
-    found = {pv: update for pv, record in run.baseline().items() if isinstance(update := update_of(record), Reading)}
-    if evaluation:
-        end = run.evaluation(evaluation).end
-        puts = Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), outcomes=(Outcome.APPLIED,), end=end)
-        one = run.naming()
-        for record in run.records(puts):
-            if (record.evaluation or 0) <= evaluation:
-                found.pop(one(record.pv or ""), None)
-    return found

@@ -169,7 +169,7 @@ def test_with_the_validators_that_are_on_record(memory: MemoryBackend, journal: 
     tied.set({"A": 5.0, "B": 6.0}, {"A": partial(wait_for_readback, readback_pv="READ", tolerance=0.1, count_down=2)})
     tied.set({"A": 7.0}, {"A": within("READ", tolerance=0.1, timeout=1.5)})
     run.end()
-    recorded = {pv: validator_of(told).parts for pv, told in journal.run("last").validators().items()}
+    recorded = {pv: validator_of(told).parts for pv, told in journal.run("last").history().validators.items()}
     assert recorded == {"A": (within("READ", tolerance=0.1, timeout=1.5),)}
     restore = Restore(control(memory), journal, "last")
     restore.run()

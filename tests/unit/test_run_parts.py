@@ -167,6 +167,6 @@ def test_a_run_and_its_record_agree(outcomes: tuple[Outcome, ...], last: Outcome
         if ends:
             moved.wrote(result, ended=True)
             recorder.set_finished(SetReport((result,)))
-    written = journal.run("r").written()
+    written = journal.run("r").history().written
     assert set(written["A"].held.values if written else ()) == set(moved.held.values)
     journal.close()

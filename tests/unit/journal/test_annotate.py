@@ -9,8 +9,8 @@ import pytest
 
 from badger_k2eg.errors import JournalError, NoSuchRecord
 from badger_k2eg.journal import Journal, JournalSettings, annotate
+from badger_k2eg.journal.query import TagFilter, all_fit
 from badger_k2eg.journal.settings import network_file_system
-from badger_k2eg.journal.tags import TagFilter, all_fit
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def test_what_was_last_written_counts_what_may_have_been(journal: Journal) -> No
     begin(A=2.0, D=2.0)
     # And then it was killed: D may have been sent once more.
     journal.write(put("r", 2, "D", 2.0, Outcome.NOT_SENT))
-    written = journal.run("r").last_written()
+    written = journal.run("r").history().last_written
     assert {pv: (record.asked, record.outcome) for pv, record in written.items()} == {
         "A": (2.0, Outcome.UNKNOWN),
         "B": (1.0, Outcome.APPLIED),
@@ -345,5 +345,5 @@ def test_a_run_tells_of_a_pv_by_the_name_of_its_baseline(journal: Journal) -> No
     journal.write(Record(kind=K.RUN_END, run="one", begin=begin, name="success"), sync=True)
     run = journal.run("one")
     assert run.setpoints() == {"pva://X.VAL": 2.0} and list(run.baseline()) == ["pva://X.VAL"]
-    assert {pv: record.asked for pv, record in run.last_written().items()} == {"pva://X.VAL": 3.0}
-    assert run.validators() == {"pva://X.VAL": "v"}
+    assert {pv: record.asked for pv, record in run.history().last_written.items()} == {"pva://X.VAL": 3.0}
+    assert run.history().validators == {"pva://X.VAL": "v"}

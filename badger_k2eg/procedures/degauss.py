@@ -46,8 +46,8 @@ def degauss(
 
 
 def _widest(mover: Mover, magnet: Knob, centre: float) -> float:
-    limits = mover.bounds.find([magnet]).get(magnet.setpoint)
-    if limits is None or limits.low is None or limits.high is None:
+    limits = mover.bounds.find([magnet])[magnet.setpoint]
+    if limits.low is None or limits.high is None:
         raise SetpointBlocked(f"{magnet.setpoint} has no drive limits: say which amplitude")
     widest = min(limits.high - centre, centre - limits.low)
     if widest <= 0.0:

@@ -143,7 +143,7 @@ def check_bounds(mover: Mover, values: Mapping[Knob, Sequence[float]]) -> None:
     limits = mover.bounds.find(values)
     for knob, wanted in values.items():
         for value in wanted:
-            if knob.setpoint in limits and value not in limits[knob.setpoint]:
+            if value not in limits[knob.setpoint]:
                 raise SetpointBlocked(
                     f"nothing was set: {value:g} is outside the bounds of {knob.setpoint}, {limits[knob.setpoint]}"
                 )

@@ -11,6 +11,7 @@ from ..core.errors import ConditionNotMet
 from ..core.futures import Time
 from ..core.model import Reading
 from ..tuning import Condition
+from ..tuning.conditions import all_hold
 from .progress import progress
 
 
@@ -30,7 +31,7 @@ def wait_for_beam(
     deadline = Deadline(seconds)
 
     def beam(values: Mapping[str, Any]) -> bool:
-        return all(condition.holds(values[condition.pv].reading) for condition in conditions)
+        return all_hold(conditions, {pv: value.reading for pv, value in values.items()})
 
     tries = 0
     while True:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..core.errors import PvError, PvInvalid, ReadError, read_failure
 from ..core.model import Reading
 from ..core.printable import printable
-from .observables import Buffer, Expression, Measurable, Observable, Sample
-from .reducers import reducer
-
-if TYPE_CHECKING:
-    from .sampler import _Take
+from .observables import Buffer, Expression, Measurable, Observable, Sample, reducer
 
 #: Name of the observable, and of its part.
 Key = tuple[str, str]
@@ -35,18 +31,6 @@ def newest_of(leaves: Mapping[Key, Observable | Buffer], taken: Mapping[Key, Seq
 def leaves_of(what: Measurable) -> dict[str, Observable | Buffer]:
     """Give what it is made of, by the names in its formula."""
     return dict(what.parts) if isinstance(what, Expression) else {"": what}
-
-
-def results_of(takes: Mapping[Key, _Take]) -> tuple[dict[Key, list[Reading]], dict[Key, PvError]]:
-    """Give the readings of each, or why there are too few."""
-    taken: dict[Key, list[Reading]] = {}
-    errors: dict[Key, PvError] = {}
-    for key, take in takes.items():
-        try:
-            taken[key] = take.result()
-        except PvError as error:
-            errors[key] = error
-    return taken, errors
 
 
 def masks_of(

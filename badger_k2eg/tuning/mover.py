@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..control import Control
-from ..core import clock, futures
+from ..core import futures
 from ..core.backend import Update
 from ..core.conversion import Refusal, in_units_of
 from ..core.deadline import Deadline
-from ..core.errors import CallCancelled, PutTimeout, PutUnknown, SetError, SetpointBlocked
+from ..core.errors import CallCancelled, PutTimeout, PutUnknown, PvError, SetError, SetpointBlocked, read_failure
 from ..core.model import Limits, Outcome, PutResult, PvAddress, Reading, SetReport, plain
 from ..core.suggestions import is_number
 from ..core.units import is_quantity, same
@@ -24,44 +24,42 @@ Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
 #: A tolerance wider than this part of the range is none.
 _WIDE = 0.05
-#: Seconds before a PV that did not answer is asked for its limits again.
-_ASK_AGAIN = 10.0
 
 
 class Bounds:
-    """The bounds of knobs: their own, or the record's drive limits, read once and kept."""
+    """The bounds of knobs: their own, or the drive limits of the setpoint's record, read once and kept."""
 
     def __init__(self, control: Control) -> None:
         """Read nothing yet."""
         self._control = control
         self._limits: dict[str, Limits] = {}
-        #: When those were asked that did not answer; a look at the bounds is part of every step and every click.
-        self._silent: dict[str, float] = {}
 
     def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
-        """Give the bounds by setpoint PV; those of a record that does not answer are missing.
+        """Return the bounds by setpoint PV, within the interface's own limits (option ``limits``).
 
-        The interface's own limits (option ``limits``) are within them.
+        :raises ReadError: naming the records that do not answer, where the bounds are to come from these.
         """
-        knobs = list(knobs)
-        again = clock.monotonic() - _ASK_AGAIN
-        pvs = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
-        ask = [pv for pv in pvs if self._silent.get(pv, again) <= again]
-        if ask:
-            addresses = [PvAddress.parse(pv) for pv in ask]
-            # Not by way of the policy on alarms: a record that was never processed has limits all the same.
-            updates = self._control.backend.get_many(addresses, deadline or Deadline(self._control.settings.timeout))
-            for address, update in updates.items():
-                if isinstance(update, Reading):
-                    self._limits[address.text] = update.limits
-                else:
-                    self._silent[address.text] = clock.monotonic()
-        found = {}
-        for knob in knobs:
-            limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
-            if limits is not None:
-                found[knob.setpoint] = limits.tightened(self._control.settings.limits_of(knob.setpoint))
-        return found
+        limits = {knob.setpoint: None if knob.bounds is None else Limits(*knob.bounds) for knob in knobs}
+        ask = [pv for pv, own in limits.items() if own is None and pv not in self._limits]
+        updates = self.read(ask, deadline or Deadline(self._control.settings.timeout))
+        if errors := {pv: update for pv, update in updates.items() if isinstance(update, PvError)}:
+            lines = [f"{error}; the bounds of its knob are to come from its record" for error in errors.values()]
+            raise read_failure(errors, {}, "\n".join(lines))
+        guard = self._control.settings
+        return {pv: (own or self._limits[pv]).tightened(guard.limits_of(pv)) for pv, own in limits.items()}
+
+    def read(self, pvs: Iterable[str], deadline: Deadline) -> dict[str, Update]:
+        """Read setpoints, and keep their limits.
+
+        Not judged by their alarms: a record that was never processed has its limits and its unit all the same.
+        """
+        if not (addresses := [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]):
+            return {}
+        updates = {a.text: update for a, update in self._control.backend.get_many(addresses, deadline).items()}
+        for pv, update in updates.items():
+            if isinstance(update, Reading):
+                self._limits.setdefault(pv, update.limits)
+        return updates
 
 
 class Mover:
@@ -93,10 +91,17 @@ class Mover:
         for knob in turned.values():
             if knob.setpoint_tolerance is not None:
                 self._control.tolerances[PvAddress.parse(knob.setpoint).own_name] = knob.setpoint_tolerance
-        targets = self._in_units([(turned[name], value) for name, value in values.items()], deadline)
+        # All that must be known of the setpoints is read at once.
+        ask = [knob.setpoint for name, knob in turned.items() if _is_read_first(knob, values[name])]
+        updates = self.bounds.read(ask, deadline.child(self._control.settings.timeout))
+        targets = {knob.setpoint: _in_unit(knob, values[name], updates) for name, knob in turned.items()}
+        before = {
+            pv: float(u.value)
+            for pv, u in updates.items()
+            if isinstance(u, Reading) and isinstance(u.value, int | float)
+        }
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
-        before = self._before(turned.values(), deadline)
-        beyond = self._beyond(targets, turned.values(), before, deadline)
+        beyond = self._beyond(targets, turned.values(), before)
         if beyond and not self._control.settings.read_only:
             # The guard looks at the whole move before its first half is made.
             self._control.check(targets, deadline=deadline)
@@ -140,53 +145,10 @@ class Mover:
                 error.report = report
             raise
 
-    def _in_units(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[str, float]:
-        """Bring every value into its setpoint's unit, by PV.
-
-        :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
-        """
-        ask = [k.setpoint for k, value in values if k.unit is not None or is_quantity(value)]
-        updates = self._now(ask, deadline)
-        targets = {}
-        for knob, value in values:
-            update = updates.get(knob.setpoint)
-            targets[knob.setpoint] = value
-            if not isinstance(update, Reading):
-                continue  # a number; or one that does not answer, which the guard will say
-            unit = update.units
-            if knob.unit is not None and not unit.strip():
-                unit = knob.unit
-            elif knob.unit is not None and not same(knob.unit, unit):
-                raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record says {unit}")
-            try:
-                targets[knob.setpoint] = in_units_of(value, unit)
-            except Refusal as refusal:
-                raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
-        return targets
-
-    def _before(self, knobs: Iterable[Knob], deadline: Deadline) -> dict[str, float]:
-        """Read where those are whose way matters."""
-        ask = [k.setpoint for k in knobs if k.approach is not None or k.settle_per_unit > 0.0]
-        return {
-            pv: float(u.value)
-            for pv, u in self._now(ask, deadline).items()
-            if isinstance(u, Reading) and isinstance(u.value, int | float)
-        }
-
-    def _now(self, pvs: Sequence[str], deadline: Deadline) -> dict[str, Update]:
-        """Read setpoints, whatever alarm they are in: unit and value hold all the same."""
-        addresses = [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]
-        if not addresses:
-            return {}
-        updates = self._control.backend.get_many(addresses, deadline.child(self._control.settings.timeout))
-        return {address.text: update for address, update in updates.items()}
-
     def _beyond(
-        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float], deadline: Deadline
+        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]
     ) -> dict[str, float]:
         """Find the points beyond, for those that would come from the wrong side."""
-        patience = deadline.child(self._control.settings.timeout)
-        limits = self.bounds.find([k for k in knobs if k.approach is not None], patience)
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
@@ -200,7 +162,8 @@ class Mover:
             # Coming up to a setpoint from below needs no detour, and coming down from above neither.
             if (before[pv] - targets[pv]) * sign >= 0.0:
                 continue
-            low, high = limits.get(pv, Limits()).low, limits.get(pv, Limits()).high
+            limits = self.bounds.find([knob])[pv]
+            low, high = limits.low, limits.high
             if low is None or high is None:
                 raise SetpointBlocked(f"{pv}: no bounds to take the overshoot from; its record has no drive limits")
             point = min(max(targets[pv] + sign * knob.beyond * (high - low), low), high)
@@ -237,6 +200,30 @@ class Mover:
             ),
             default=0.0,
         )
+
+
+def _is_read_first(knob: Knob, value: object) -> bool:
+    """Whether the setpoint's unit, or where it is, must be known before it is set."""
+    return knob.unit is not None or is_quantity(value) or knob.approach is not None or knob.settle_per_unit > 0.0
+
+
+def _in_unit(knob: Knob, value: Any, updates: Mapping[str, Update]) -> float:
+    """Return a value in the unit of its setpoint.
+
+    :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
+    """
+    update = updates.get(knob.setpoint)
+    if not isinstance(update, Reading) or (knob.unit is None and not is_quantity(value)):
+        return value  # type: ignore[no-any-return] # a number; or of a PV that does not answer, which the guard refuses
+    unit = update.units
+    if knob.unit is not None and not unit.strip():
+        unit = knob.unit
+    elif knob.unit is not None and not same(knob.unit, unit):
+        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record has {unit}")
+    try:
+        return float(in_units_of(value, unit))
+    except Refusal as refusal:
+        raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
 
 
 def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:

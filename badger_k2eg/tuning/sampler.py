@@ -20,7 +20,7 @@ from ..core.backend import Subscription, Update
 from ..core.deadline import Deadline
 from ..core.errors import PvError, PvInvalid, PvTimeout, ReadError, read_failure
 from ..core.model import Reading
-from .compute import failure_of, hertz, is_single, leaves_of, masks_of, newest_of, results_of, sample_of
+from .compute import Key, failure_of, hertz, is_single, leaves_of, masks_of, newest_of, sample_of
 from .observables import Buffer, Measurable, Observable, Sample
 from .skew import Skew
 
@@ -176,7 +176,7 @@ class Sampler:
         takes = {key: self._take(leaf, feeds[leaf.pv], since, rates) for key, leaf in leaves.items()}
         self._wait(list(takes.values()), deadline)
         with self._changed:
-            taken, errors = results_of(takes)
+            taken, errors = _results_of(takes)
         masks = masks_of(leaves, taken, errors)
         samples: dict[str, Sample] = {}
         for name, what in wanted.items():
@@ -283,6 +283,18 @@ class Sampler:
     def after_fork_in_child(self) -> None:
         """Begin anew: the subscriptions are the parent's."""
         self._begin()
+
+
+def _results_of(takes: Mapping[Key, _Take]) -> tuple[dict[Key, list[Reading]], dict[Key, PvError]]:
+    """Give the readings of each, or why there are too few."""
+    taken: dict[Key, list[Reading]] = {}
+    errors: dict[Key, PvError] = {}
+    for key, take in takes.items():
+        try:
+            taken[key] = take.result()
+        except PvError as error:
+            errors[key] = error
+    return taken, errors
 
 
 def _all_done(takes: Sequence[_Take]) -> bool:

@@ -18,7 +18,7 @@ from badger_k2eg.errors import CallCancelled, InvalidReading, ReadTimeout
 from badger_k2eg.testing.virtual_clock import VirtualClock
 from badger_k2eg.tuning import Buffer, Expression, Observable, Sampler
 from badger_k2eg.tuning.formula import Formula
-from badger_k2eg.tuning.reducers import reducer
+from badger_k2eg.tuning.observables import reducer
 
 
 @pytest.fixture

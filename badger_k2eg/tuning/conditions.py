@@ -1,4 +1,4 @@
-"""Conditions: what must hold on the machine, and the wait for it."""
+"""``Condition``: what must hold on the machine; and ``wait_for``, which waits until it does."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from ..core.model import Limits, Reading
 from ..core.suggestions import declaration, is_number
 from .knobs import check_pv
 
-#: Seconds between two looks at a PV that does not answer.
+#: Seconds between two reads while a PV does not answer.
 _LOOK = 0.2
 
 
 @declaration
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What must hold on the machine, like a permit or a beam rate.
+    """A condition on a PV that must hold, like a permit or a beam rate.
 
     :ivar equals: the value wanted; for an enum its label or its index.
-    :ivar at_least: or the lowest number that will do.
+    :ivar at_least: or the lowest number allowed.
     :ivar at_most: or the highest.
     :ivar timeout: seconds to wait for it; -1 for ever.
-    :ivar reason: in the operator's words, for the message.
+    :ivar reason: the operator's name for it, shown in messages.
     """
 
     pv: str
@@ -43,14 +43,16 @@ class Condition:
         check_pv("condition", self.pv)
         for name in ("at_least", "at_most"):
             if (value := getattr(self, name)) is not None and not is_number(value):
-                raise ValueError(f"condition on {self.pv}: {name} is a number, not {value!r}")
+                raise ValueError(f"condition on {self.pv}: {name} must be a number, not {value!r}")
         if self.equals is None and self.at_least is None and self.at_most is None:
-            raise ValueError(f"condition on {self.pv}: say equals=, at_least= or at_most=")
+            raise ValueError(f"condition on {self.pv}: needs equals=, at_least= or at_most=")
         if self.timeout != -1 and not (is_number(self.timeout) and self.timeout > 0):
-            raise ValueError(f"condition on {self.pv}: the timeout is a number of seconds, or -1, not {self.timeout!r}")
+            raise ValueError(
+                f"condition on {self.pv}: the timeout must be a number of seconds, or -1, not {self.timeout!r}"
+            )
 
     def holds(self, reading: Reading) -> bool:
-        """Whether it holds."""
+        """Whether a reading fulfils it."""
         if self.equals is not None:
             return reading.equals(self.equals)
         return isinstance(reading.value, int | float) and reading.value in Limits(self.at_least, self.at_most)

@@ -1,4 +1,4 @@
-"""``Mover``: turns knobs through Control, and ``Bounds``: how far they may be turned."""
+"""``Mover``: moves knobs through Control; ``Bounds``: the range in which they may be moved."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ logger = logging.getLogger("badger_k2eg")
 
 Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
-#: A tolerance wider than this part of the range is none.
+#: A tolerance wider than this fraction of the range is warned of.
 _WIDE = 0.05
 
 
@@ -63,12 +63,12 @@ class Bounds:
 
 
 class Mover:
-    """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
+    """Moves knobs: approach, set, wait until the machine has arrived, let it settle."""
 
     def __init__(self, control: Control, write: Write | None = None) -> None:
-        """Stand on the control: its guard, its retries, its record.
+        """Move through a control: its guard, its retries, its record.
 
-        :param write: in place of ``Control.set``, for somebody who wants to know of every set; must end there.
+        :param write: called in place of ``Control.set``, to observe every set; it must call that.
         """
         self._control = control
         self._write: Write = write or (
@@ -80,10 +80,10 @@ class Mover:
     def move(
         self, values: Mapping[str, float], knobs: Mapping[str, Knob], deadline: Deadline | None = None
     ) -> SetReport:
-        """Turn knobs to values, all of them by one guard.
+        """Move knobs to values, and wait until the machine has arrived and settled. One guard checks them all.
 
         :param values: by the names of ``knobs``: a number in the setpoint's unit, or a Quantity.
-        :returns: what became of each setpoint PV; when it returns, the machine has settled.
+        :returns: the outcome of each setpoint PV.
         :raises SetError: as ``Control.set``.
         """
         deadline = deadline or Deadline()
@@ -91,7 +91,7 @@ class Mover:
         for knob in turned.values():
             if knob.setpoint_tolerance is not None:
                 self._control.tolerances[PvAddress.parse(knob.setpoint).own_name] = knob.setpoint_tolerance
-        # All that must be known of the setpoints is read at once.
+        # One read for all that must be known of the setpoints.
         ask = [knob.setpoint for name, knob in turned.items() if _is_read_first(knob, values[name])]
         updates = self.bounds.read(ask, deadline.child(self._control.settings.timeout))
         targets = {knob.setpoint: _in_unit(knob, values[name], updates) for name, knob in turned.items()}
@@ -103,7 +103,7 @@ class Mover:
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
         beyond = self._beyond(targets, turned.values(), before)
         if beyond and not self._control.settings.read_only:
-            # The guard looks at the whole move before its first half is made.
+            # The guard checks the whole move before its first half is made.
             self._control.check(targets, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
@@ -121,7 +121,7 @@ class Mover:
         knobs: Iterable[Knob],
         deadline: Deadline,
     ) -> SetReport:
-        """Go past the targets, stay until the machine has got there, and go to the targets."""
+        """Go past the targets, stay until the machine has arrived there, and go to the targets."""
         before = self._control.last_report
         try:
             self._write(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline)
@@ -130,7 +130,7 @@ class Mover:
                 raise PutTimeout("the time of the call is over")
             return self._write(targets, validators, deadline)
         except BaseException as error:
-            # Where it ended in a half, that one's report; else (a stop past the targets, an interrupt) the last one.
+            # The report of the half in which it ended; after a stop between the halves, or an interrupt, the last one.
             own = getattr(error, "report", None)
             last = own or (self._control.last_report if self._control.last_report is not before else None)
             report = _cut_short(last, beyond, targets) if last else None
@@ -138,7 +138,7 @@ class Mover:
                 raise
             self._control.ended(report)
             if isinstance(error, SetError):
-                # The second half may have been blocked as a whole; of the move it is not true that nothing was set.
+                # The second half may have been blocked as a whole, but the first one was set.
                 kind = PutUnknown if isinstance(error, SetpointBlocked) else type(error)
                 raise kind(str(report), report) from error
             if isinstance(error, CallCancelled):
@@ -148,7 +148,7 @@ class Mover:
     def _beyond(
         self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]
     ) -> dict[str, float]:
-        """Find the points beyond, for those that would come from the wrong side."""
+        """Return the points past the targets of the knobs that would come from the wrong side."""
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
@@ -156,26 +156,26 @@ class Mover:
                 continue
             if pv not in before:
                 raise SetpointBlocked(
-                    f"{pv}: it does not tell where it is, and is to be approached from {knob.approach}"
+                    f"{pv}: its present value cannot be read, so it cannot be approached from {knob.approach}"
                 )
             sign = -1.0 if knob.approach == "below" else 1.0
-            # Coming up to a setpoint from below needs no detour, and coming down from above neither.
+            # Coming up from below, or down from above, needs no detour.
             if (before[pv] - targets[pv]) * sign >= 0.0:
                 continue
             limits = self.bounds.find([knob])[pv]
             low, high = limits.low, limits.high
             if low is None or high is None:
-                raise SetpointBlocked(f"{pv}: no bounds to take the overshoot from; its record has no drive limits")
+                raise SetpointBlocked(f"{pv}: no bounds for the overshoot: its record has no drive limits")
             point = min(max(targets[pv] + sign * knob.beyond * (high - low), low), high)
             if point != targets[pv]:
                 beyond[pv] = point
         return beyond
 
     def _doubt_tolerances(self, turned: Mapping[str, Knob], report: SetReport) -> None:
-        """Warn, once for each knob, where "arrived" says little: the readback was within the tolerance all the time."""
+        """Warn, once for each knob, if its tolerance is so wide that it counts as arrived before it moves."""
         for name, knob in turned.items():
             before = report[knob.setpoint].before
-            # Where a flag shows the move, the readback alone decides nothing.
+            # With a flag, the readback alone decides nothing.
             if knob.tolerance is None or knob.done is not None or name in self._doubted:
                 continue
             if not isinstance(before, Reading) or not is_number(before.value):
@@ -188,7 +188,7 @@ class Mover:
                 against = f"this step of {step:g}"
             if against is not None:
                 self._doubted.add(name)
-                text = "%s: the tolerance %g is not small against %s: it counts as arrived before it moves"
+                text = "%s: the tolerance %g is not small compared with %s: it counts as arrived before it moves"
                 logger.warning(text, name, knob.tolerance, against)
 
     def _settling(self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]) -> float:
@@ -203,14 +203,14 @@ class Mover:
 
 
 def _is_read_first(knob: Knob, value: object) -> bool:
-    """Whether the setpoint's unit, or where it is, must be known before it is set."""
+    """Whether the setpoint's unit or present value must be known before it is set."""
     return knob.unit is not None or is_quantity(value) or knob.approach is not None or knob.settle_per_unit > 0.0
 
 
 def _in_unit(knob: Knob, value: Any, updates: Mapping[str, Update]) -> float:
     """Return a value in the unit of its setpoint.
 
-    :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
+    :raises SetpointBlocked: for another dimension, or a declared unit that differs from the record's.
     """
     update = updates.get(knob.setpoint)
     if not isinstance(update, Reading) or (knob.unit is None and not is_quantity(value)):
@@ -219,7 +219,7 @@ def _in_unit(knob: Knob, value: Any, updates: Mapping[str, Update]) -> float:
     if knob.unit is not None and not unit.strip():
         unit = knob.unit
     elif knob.unit is not None and not same(knob.unit, unit):
-        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record has {unit}")
+        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, but its record has {unit}")
     try:
         return float(in_units_of(value, unit))
     except Refusal as refusal:
@@ -227,10 +227,10 @@ def _in_unit(knob: Knob, value: Any, updates: Mapping[str, Update]) -> float:
 
 
 def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:
-    """Tell of a whole move that ended on its way what its last half tells of itself.
+    """Return the report of a whole move that was cut short, from the report of its last half.
 
-    :param last: of the way past the targets, or of the one to them.
-    :returns: None where nothing is past its target.
+    :param last: of the half past the targets, or of the half to them.
+    :returns: None if nothing is past its target.
     """
     results = []
     on_the_way = False

@@ -197,19 +197,19 @@ def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
     ("wrong", "message"),
     [
         (lambda: Knob("Q", readback="R"), "needs a tolerance"),
-        (lambda: Knob("Q", tolerance=1.0), "which readback"),
+        (lambda: Knob("Q", tolerance=1.0), "tolerance needs readback"),
         (lambda: Knob("Q", readback="R", tolerance=-1.0), "tolerance"),
-        (lambda: Knob("Q", bounds=(2.0, 1.0)), "bounds are a low and a higher number"),
-        (lambda: Knob("Q", approach="left"), "from below or above"),
+        (lambda: Knob("Q", bounds=(2.0, 1.0)), "bounds must be a low and a higher number"),
+        (lambda: Knob("Q", approach="left"), "approach must be below or above"),
         (lambda: Knob("Q", done="S"), "done_value"),
         (lambda: Knob("Q", settle=-1.0), "settle"),
-        (lambda: Condition("P"), "say equals="),
+        (lambda: Condition("P"), "needs equals="),
         (lambda: Condition("P", equals=1, timeout=0.0), "timeout"),
-        (lambda: Knob("Q", readback="R", tolerance="0.1"), "knob Q: tolerance is a number >= 0, not '0.1'"),
-        (lambda: Knob("Q", timeout="5"), "knob Q: timeout is a number of seconds, not '5'"),
-        (lambda: Knob("Q", bounds=3), "bounds are a low and a higher number, not 3"),
-        (lambda: Knob("Q", readback=3, tolerance=1.0), "knob Q: a PV is a text, not 3"),
-        (lambda: Condition("P", at_least="x"), "condition on P: at_least is a number, not 'x'"),
+        (lambda: Knob("Q", readback="R", tolerance="0.1"), "knob Q: tolerance must be a number >= 0, not '0.1'"),
+        (lambda: Knob("Q", timeout="5"), "knob Q: timeout must be a number of seconds, not '5'"),
+        (lambda: Knob("Q", bounds=3), "bounds must be a low and a higher number, not 3"),
+        (lambda: Knob("Q", readback=3, tolerance=1.0), "knob Q: a PV must be a text, not 3"),
+        (lambda: Condition("P", at_least="x"), "condition on P: at_least must be a number, not 'x'"),
         (lambda: Knob("Q", readback="R", tolerence=1.0), "Knob Q: there is no 'tolerence'; did you mean 'tolerance'?"),
         (lambda: Knob(setpoint="Q", readbck="R"), "Knob Q: there is no 'readbck'; did you mean 'readback'?"),
         (lambda: Condition("P", equal=1), "Condition P: there is no 'equal'; did you mean 'equals'?"),
@@ -238,7 +238,7 @@ def test_a_tolerance_that_is_not_small_is_warned_of_once(
     for value in (1.25, 1.5):
         mover.move({"q": value}, knobs)
     warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    said = f"q: the tolerance {tolerance:g} is not small against {against}: it counts as arrived before it moves"
+    said = f"q: the tolerance {tolerance:g} is not small compared with {against}: it counts as arrived before it moves"
     assert warned == ([said] if against else [])
 
 
@@ -276,7 +276,7 @@ def test_a_quantity_is_turned_to_in_the_setpoints_unit() -> None:
     ):
         with pytest.raises(SetpointBlocked, match=says):
             mover.move({name: value}, knobs)
-    with pytest.raises(SetpointBlocked, match="declares mA, and its record has Amps"):
+    with pytest.raises(SetpointBlocked, match="declares mA, but its record has Amps"):
         mover.move({"x": 1.0}, {"x": Knob("AMPS", unit="mA")})
     assert memory.value("AMPS") == -2.0
 
@@ -293,5 +293,5 @@ def test_a_setpoint_that_quantises_is_declared(machine: MemoryBackend) -> None:
         Mover(control(machine)).move({"dac": 3.33}, {"dac": Knob("DAC:SET")})
     report = Mover(control(machine)).move({"dac": 3.33}, {"dac": Knob("DAC:SET", setpoint_tolerance=0.05)})
     assert report["DAC:SET"].ok and report["DAC:SET"].readback.value == 3.3
-    with pytest.raises(ValueError, match="setpoint_tolerance is a number >= 0"):
+    with pytest.raises(ValueError, match="setpoint_tolerance must be a number >= 0"):
         Knob("DAC:SET", setpoint_tolerance=-1.0)

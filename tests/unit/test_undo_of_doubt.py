@@ -208,7 +208,7 @@ def test_the_tolerance_of_a_record_is_not_left_with_the_control(lost: Journal, m
 @pytest.mark.parametrize("option", ["limits", "max_step", "put_tolerance"])
 def test_one_pattern_stands_once(option: str) -> None:
     value = {"limits": "Q=0..1, Q=0..100"}.get(option, "Q=1, Q=50")
-    with pytest.raises(SettingsError, match=f"{option}.*Q stands there twice"):
+    with pytest.raises(SettingsError, match=f"{option}.*Q appears twice"):
         parse({option: value}, lambda name: f"option {name}")
 
 

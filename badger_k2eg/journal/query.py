@@ -1,6 +1,6 @@
 """``Query`` and ``TagFilter``: which lines and which runs of a journal are wanted, and how a user writes that. Pure.
 
-An unknown word is an error that says what was meant: it must never count as "no filter".
+An unknown word is an error with a suggestion: it must never count as "no filter".
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which lines; what is None, or empty, asks for nothing in particular.
+    """Which lines to return; an attribute that is None or empty does not restrict them.
 
     :ivar first: the first line.
     :ivar end: the line after the last: ranges are half open.
     :ivar since_ns: nanoseconds since the Unix epoch.
-    :ivar until_ns: the first time that is too late.
+    :ivar until_ns: the end of the time range, exclusive.
     :ivar run: the id of a run, whole.
-    :ivar pvs: names, however they are written, or patterns (see ``names.fits``).
-    :ivar level: the least.
-    :ivar limit: the most lines.
-    :ivar newest_first: in the order of falling numbers.
+    :ivar pvs: names in any spelling, or patterns (see ``core.pv_names.fits``).
+    :ivar level: the lowest.
+    :ivar limit: how many lines at most.
+    :ivar newest_first: in descending order of their numbers.
     """
 
     first: int | None = None
@@ -61,9 +61,9 @@ class Query:
 
 
 def kinds(words: Iterable[str]) -> tuple[RecordKind, ...]:
-    """Read kinds: ``put``, ``run.begin``, or ``run`` for both ends of one.
+    """Return the kinds that words name: ``put``, ``run.begin``, or ``run`` for both its begin and its end.
 
-    :raises NoSuchRecord: for a word that is none.
+    :raises NoSuchRecord: for an unknown word.
     """
     found: list[RecordKind] = []
     known = {**{kind.value: [kind] for kind in RecordKind}}
@@ -77,18 +77,18 @@ def kinds(words: Iterable[str]) -> tuple[RecordKind, ...]:
 
 
 def outcomes(words: Iterable[str]) -> tuple[Outcome, ...]:
-    """Read outcomes of puts; ``not-sent`` and ``not_sent`` are ``not sent``.
+    """Return the outcomes that words name; ``not-sent`` and ``not_sent`` are ``not sent``.
 
-    :raises NoSuchRecord: for a word that is none.
+    :raises NoSuchRecord: for an unknown word.
     """
     known = {outcome.value: outcome for outcome in Outcome}
     return tuple(_known(re.sub("[-_]", " ", word.lower()), known, "outcome", "outcomes") for word in words)
 
 
 def level(word: str) -> Level:
-    """Read a level.
+    """Return the level that a word names.
 
-    :raises NoSuchRecord: for a word that is none.
+    :raises NoSuchRecord: for an unknown word.
     """
     known = {level.name.lower(): level for level in Level}
     found: Level = _known(word.lower(), known, "level", "levels")
@@ -102,13 +102,13 @@ def _known(word: str, known: dict[str, Any], what: str, plural: str) -> Any:
 
 
 def moment(text: str, now: float | None = None) -> int:
-    """Read a point in time: ``2026-11-21 12:00``, ``12:00`` (today), ``today``, ``yesterday``, ``90min``, ``2 h ago``.
+    """Parse a time: ``2026-11-21 12:00``, ``12:00`` (today), ``today``, ``yesterday``, ``90min``, ``2 h ago``.
 
     A time without a zone is local time.
 
     :param now: seconds since the Unix epoch.
     :returns: nanoseconds since the Unix epoch.
-    :raises NoSuchRecord: when it is none of these.
+    :raises NoSuchRecord: for any other text.
     """
     now = clock.time() if now is None else now
     words = text.strip().lower()
@@ -128,16 +128,16 @@ def moment(text: str, now: float | None = None) -> int:
         return round(found.timestamp() * 1e6) * 1000
     except (ValueError, OverflowError, OSError):
         hint = "write 2026-11-21 12:00, 12:00, today, yesterday, or how long ago: 90min, 2h, 3d"
-        raise NoSuchRecord(f"{text!r} is no time; {hint}") from None
+        raise NoSuchRecord(f"{text!r} is not a time; {hint}") from None
 
 
 @dataclass(frozen=True, slots=True)
 class TagFilter:
-    """One condition on the tags of a run.
+    """A condition on one tag of a run: ``operator=Ada``, ``charge=0.2..0.5``, ``charge>0.2``, ``golden``.
 
-    :ivar text: a pattern for the text (``*``, ``?``); None where a range of numbers is asked for, or any value.
-    :ivar low: inclusive, but for ``open``.
-    :ivar open: whether the ends do not belong to it.
+    :ivar text: a pattern for the text (``*``, ``?``); None asks for a range of numbers, or any value.
+    :ivar low: inclusive, unless ``open``.
+    :ivar open: whether the range excludes its ends.
     """
 
     name: str
@@ -149,13 +149,13 @@ class TagFilter:
 
     @classmethod
     def parse(cls, words: str) -> TagFilter:
-        """Read a condition.
+        """Parse a condition.
 
-        :raises NoSuchRecord: when it is none.
+        :raises NoSuchRecord: for any other text.
         """
         match = _TAG.fullmatch(words.strip())
         if match is None:
-            raise NoSuchRecord(f"{words!r} is no condition on a tag; write NAME, NAME=TEXT, NAME=0.2..0.5 or NAME>0.2")
+            raise NoSuchRecord(f"{words!r} is not a tag condition; write NAME, NAME=TEXT, NAME=0.2..0.5 or NAME>0.2")
         name, sign, value = match["name"], match["sign"], match["value"]
         if sign is None:
             return cls(name)
@@ -170,11 +170,11 @@ class TagFilter:
             return cls(name, low=float(value), high=float(value), ranged=True)
         except ValueError:
             if sign != "=" or dots:
-                raise NoSuchRecord(f"{words!r}: a range of a tag needs numbers") from None
+                raise NoSuchRecord(f"{words!r}: the range of a tag needs numbers") from None
             return cls(name, text=value)
 
     def fits(self, tags: Mapping[str, str | float]) -> bool:
-        """Whether a run with these tags is meant."""
+        """Whether a run with these tags meets it."""
         value = tags.get(self.name)
         if value is None:
             return False

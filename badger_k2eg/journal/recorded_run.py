@@ -1,4 +1,4 @@
-"""``RecordedRun``: one run as the journal has it; what it set, what it read, and what was said of it since."""
+"""``RecordedRun``: one run in the journal: what it set, what it read, and its annotations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .index_tables import KINDS
 from .lookup import Event, Reader
 from .query import Query
 
-#: The name of the event that tells of an alias; ``data`` has the record.
+#: The name of the event that records an alias; ``data`` has the name of the record.
 ALIAS = "alias"
 _NAMED = 5
 _NO_END = (1 << 63) - 1
@@ -31,12 +31,13 @@ _NO_END = (1 << 63) - 1
 class Evaluation:
     """One evaluation of a run.
 
-    :ivar lines: half open; ``end`` is None while it is open, or its writer died in it.
+    :ivar start: its first line.
+    :ivar end: the line after its last; None while it is open, or if its writer died in it.
     :ivar asked: ``{pv: value}`` of the setpoints, in the order of setting.
     :ivar readings: ``{pv or observable: value}``, the last of each.
     :ivar failed: the lines of puts and setpoints that did not end as asked.
-    :ivar data: what its last line brought (observables, objectives).
-    :ivar damaged: the numbers of its lines whose checksum does not fit; what they say is in the others all the same.
+    :ivar data: what its last line holds (observables, objectives).
+    :ivar damaged: the numbers of its lines whose checksum does not match; their contents are included above.
     """
 
     number: int
@@ -52,7 +53,7 @@ class Evaluation:
 
     @property
     def ok(self) -> bool:
-        """Whether it came to its end, and every setpoint ended as asked."""
+        """Whether it ended, with every setpoint as asked."""
         return self.end is not None and not self.failed
 
 
@@ -123,12 +124,12 @@ class History:
     :ivar one: gives the name of a PV here, whatever it is called elsewhere.
     :ivar baseline: the line of each PV from before the run moved anything.
     :ivar lines: where each PV stood: its line of the baseline, or of the last put that was applied.
-    :ivar written: what each PV that something was sent to may hold by that, whatever evaluation was asked for.
+    :ivar written: what each PV that was sent something may hold, up to the end of the run.
     :ivar validators: the validator that each PV was set with last, in plain values.
     :ivar validator_lines: the lines of these.
     :ivar tolerances: how far from the value asked each PV may rest, in its unit, where that was declared.
-    :ivar damaged: ``{pv: line}``: lines by which ``lines`` must not be trusted, for their checksum does not fit. Under
-        None stands one that is gone or cannot be read: it may have told of any PV.
+    :ivar damaged: ``{pv: line}``: lines whose checksum does not match; ``lines`` cannot be trusted for these PVs. None
+        stands for a line that is gone or cannot be read: it may have set any PV.
     """
 
     one: Callable[[str], str]
@@ -142,27 +143,27 @@ class History:
 
     @property
     def setpoints(self) -> dict[str, Any]:
-        """Where each PV stood, by its value."""
+        """The value at which each PV stood."""
         return {pv: r.value if r.kind is RecordKind.BASELINE else r.asked for pv, r in self.lines.items()}
 
     @property
     def last_written(self) -> dict[str, Record]:
-        """The line of the last put to each PV that was done, or may have been.
+        """The line of the last put to each PV that was done or may have been done.
 
-        A put that was begun and whose call did not end (its process died) is UNKNOWN.
+        A put whose call did not end (its process died) is UNKNOWN.
         """
         return {pv: written.last for pv, written in self.written.items()}
 
 
 class RecordedRun:
-    """One run of a journal. Everything is looked up when it is asked for.
+    """One run of a journal. Everything is read when it is asked for.
 
-    :ivar id: given by who began it.
-    :ivar event: its range of lines, its times; open for a run that goes on, or crashed.
+    :ivar id: as its first line has it.
+    :ivar event: its range of lines and its times; open for a run that is still going, or has crashed.
     """
 
     def __init__(self, reader: Reader, event: Event) -> None:
-        """Keep where it is."""
+        """Remember where it is."""
         self._reader = reader
         self.event = event
         self.id = event.run or str(event.start)
@@ -174,12 +175,12 @@ class RecordedRun:
 
     @property
     def started_ns(self) -> int:
-        """Nanoseconds since the Unix epoch."""
+        """When it began, in nanoseconds since the Unix epoch."""
         return self.event.began_ns
 
     @property
     def ended_ns(self) -> int | None:
-        """Nanoseconds since the Unix epoch; None while it is open."""
+        """When it ended, in nanoseconds since the Unix epoch; None while it is open."""
         return self.event.ended_ns
 
     @property
@@ -189,23 +190,23 @@ class RecordedRun:
 
     @property
     def open(self) -> bool:
-        """Whether nothing has ended it: it goes on, or its process died."""
+        """Whether no line has ended it: it is still going, or its process died."""
         return self.event.open
 
     @cached_property
     def first(self) -> Record:
-        """The line by which it began: with its origin, and its manifest in ``data``."""
+        """Its first line, with its host, user and process, and its manifest in ``data``."""
         lines = Query(first=self.event.start, end=self.event.start + 1)
         return next(self._reader.records(lines), Record(kind=RecordKind.RUN_BEGIN, run=self.id))
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """What was said at its beginning: environment, interface, options, PVs."""
+        """What it recorded at its beginning: environment, interface, options, PVs."""
         return self.first.data or {}
 
     @property
     def alive(self) -> bool | None:
-        """Whether its process is still there; None where this host cannot know. False of an open run: it crashed."""
+        """Whether its process exists; None if this host cannot know. An open run without a process has crashed."""
         if not self.open:
             return False
         if self.first.host != socket.gethostname() or not self.first.process:
@@ -215,7 +216,7 @@ class RecordedRun:
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # somebody else's, and there
+            pass  # another user's: it exists
         return True
 
     @property
@@ -223,7 +224,7 @@ class RecordedRun:
         """The reason of its end, ``open``, or ``crashed``."""
         return self.reason or ("ended" if not self.open else "crashed" if self.alive is False else "open")
 
-    # -- what was said of it since --------------------------------------------------------------------------------
+    # -- annotations ----------------------------------------------------------------------------------------------
 
     @cached_property
     def _said(self) -> list[Record]:
@@ -236,13 +237,13 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """The last name that it was given; empty for none."""
+        """The last name that it was given, or an empty text."""
         renamed = self._of(RecordKind.RENAME)
         return (renamed[-1].name if renamed else self.event.name) or ""
 
     @property
     def tags(self) -> dict[str, str | float]:
-        """``{tag: text or number}``; the last value of each."""
+        """Its tags: ``{tag: text or number}``, with the last value of each."""
         found = {record.name or "": record.value for record in self._of(RecordKind.TAG)}
         return {
             name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
@@ -252,7 +253,7 @@ class RecordedRun:
 
     @property
     def notes(self) -> list[Record]:
-        """What was noted of it, with who and when."""
+        """The lines of its notes, with user and time."""
         return self._of(RecordKind.NOTE)
 
     @property
@@ -264,27 +265,27 @@ class RecordedRun:
 
     @property
     def attachments(self) -> list[Record]:
-        """Files that were attached; ``data`` has path, bytes and sha256."""
+        """The lines of its attached files; ``data`` has path, bytes and sha256."""
         return self._of(RecordKind.ATTACH)
 
     @property
     def bests(self) -> list[int]:
-        """The numbers of the evaluations that were the best so far, where somebody said."""
+        """The numbers of the evaluations that were the best so far, in order; empty if none was marked."""
         return [record.evaluation for record in self._of(RecordKind.BEST) if record.evaluation is not None]
 
     @property
     def best(self) -> int | None:
-        """The number of its best evaluation, where somebody said."""
+        """The number of its best evaluation; None if none was marked."""
         return self.bests[-1] if self.bests else None
 
     @property
     def best_line(self) -> Record | None:
-        """The line that says which evaluation was the best."""
+        """The line that marks its best evaluation."""
         return next((r for r in reversed(self._of(RecordKind.BEST)) if r.evaluation is not None), None)
 
     @cached_property
     def unguarded(self) -> str:
-        """What it lacked where its setpoints did not come through its interface; empty where they did."""
+        """What shows that it set PVs past its interface; empty if nothing does."""
         end = next(self.records(Query(kinds=(RecordKind.RUN_END,))), None)
         if end is not None:
             return str((end.data or {}).get("unguarded", ""))
@@ -294,31 +295,31 @@ class RecordedRun:
     # -- what it did ----------------------------------------------------------------------------------------------
 
     def records(self, query: Query | None = None) -> Iterator[Record]:
-        """Give its lines; also those said of it after its end.
+        """Yield its lines, those after its end (annotations, restores) included.
 
-        :param query: which of them.
+        :param query: restricts them.
         """
-        # What is not in it at all is nothing, and no mistake.
+        # A PV that the run does not have gives no lines, and is not an error.
         return self._reader.records(replace(query or Query(), run=self.id), strict=False)
 
     def texts(self) -> Iterator[bytes]:
-        """Give its lines as they are in the journal, without their newlines."""
+        """Yield its lines as they are in the journal, without newlines."""
         return (text for _, text in self._reader.texts(Query(run=self.id)))
 
     @property
     def evaluation_count(self) -> int:
-        """The number of evaluations that it began."""
+        """How many evaluations it began."""
         sql = "SELECT count(DISTINCT evaluation) FROM events WHERE kind = 'evaluation' AND run = ?"
         return int(self._reader.index.ask(sql, (self.id,))[0][0])
 
     def evaluations(self) -> list[Evaluation]:
-        """Return its evaluations, with what was asked and read in each."""
+        """Return its evaluations, each with what was asked and read in it."""
         return list(self._evaluations(None).values())
 
     def evaluation(self, number: int) -> Evaluation:
         """Return one evaluation.
 
-        :raises NoSuchRecord: when it has none of that number.
+        :raises NoSuchRecord: when it has no evaluation of that number.
         """
         found = self._evaluations(number)
         if number not in found:
@@ -344,11 +345,11 @@ class RecordedRun:
         return found
 
     def baseline(self) -> dict[str, Record]:
-        """Return the value of each PV before the run moved anything, as its line; without a value if none was read."""
+        """Return, for each PV, the line of its value before the run set anything; it has no value if none was read."""
         return self._names()[0]
 
     def _names(self) -> tuple[dict[str, Record], Callable[[str], str]]:
-        """Return the baseline, and a function that gives each PV the name it has there, whatever a line calls it."""
+        """Return the baseline, and a function that maps every spelling and alias of a PV to its name there."""
         aliases: dict[str, str] = {}
         spelt: dict[str, str] = {}
 
@@ -366,7 +367,7 @@ class RecordedRun:
         return {one(record.pv): record for record in found if record.pv is not None}, one
 
     def history(self, evaluation: int | None = None) -> History:
-        """Read what it did to its setpoints, and where they stood at the end of an evaluation.
+        """Return what it did to its setpoints, and where they stood at the end of an evaluation.
 
         :param evaluation: its number; None takes the end of the run, 0 the baseline.
         :raises NoSuchRecord: when there is no such evaluation.
@@ -420,9 +421,9 @@ class RecordedRun:
         return self.history(evaluation).setpoints
 
     def _gap(self, end: int | None) -> int | None:
-        """Find a line between the first and the last that is gone or cannot be read: it may have told of any PV.
+        """Return a line between the first and the last that is gone or cannot be read, or None.
 
-        The line in which a writer died does not count: that writer wrote no more.
+        The line in which a writer died does not count: that writer wrote nothing after it.
         """
         end = min(end or _NO_END, self.event.end or _NO_END)
         sql = (
@@ -435,7 +436,7 @@ class RecordedRun:
         return int(gone[0][0]) if gone else None
 
     def latencies(self) -> dict[str, list[float]]:
-        """Give the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
+        """Return the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
         found: dict[str, list[float]] = {}
         for kind in (RecordKind.SETPOINT, RecordKind.PUT):
             for record in self.records(Query(kinds=(kind,), outcomes=(Outcome.APPLIED,))):
@@ -467,7 +468,7 @@ def _after(last: Written | None, before: MayHold, record: Record) -> Written:
 
 
 def _add(evaluation: Evaluation, record: Record) -> None:
-    """Put what a line tells into its evaluation."""
+    """Add a line to its evaluation."""
     if not record.intact:
         evaluation.damaged.append(record.line)
     if record.kind is RecordKind.EVALUATION_END:
@@ -479,21 +480,21 @@ def _add(evaluation: Evaluation, record: Record) -> None:
     elif record.pv is not None:
         evaluation.asked[record.pv] = record.asked
         if record.kind is RecordKind.SETPOINT:
-            # The last word on a setpoint; what its attempts said does not count beside it.
+            # The final outcome of a setpoint replaces those of its attempts.
             evaluation.failed[:] = [each for each in evaluation.failed if each.pv != record.pv]
         if record.own_level >= Level.WARNING:
             evaluation.failed.append(record)
 
 
 def all_runs(reader: Reader) -> list[RecordedRun]:
-    """List the runs of a journal, the newest last."""
+    """Return the runs of a journal, the newest last."""
     return [RecordedRun(reader, event) for event in reader.events(("run",))]
 
 
 def find_run(reader: Reader, text: str) -> RecordedRun:
-    """Find a run by its id, the unique beginning of one, the name it was given, or ``last``.
+    """Return a run by its id, the unique beginning of one, its name, or ``last``.
 
-    :raises NoSuchRecord: when there is none, or more than one.
+    :raises NoSuchRecord: when no run matches, or more than one.
     """
     events = {event.run: event for event in reader.events(("run",)) if event.run is not None}
     if text == "last" and events:
@@ -507,7 +508,7 @@ def find_run(reader: Reader, text: str) -> RecordedRun:
         return RecordedRun(reader, events[found[0]])
     if found:
         shown = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
-        raise NoSuchRecord(f"{text!r} may be any of {len(found)} runs: {shown}")
+        raise NoSuchRecord(f"{text!r} matches {len(found)} runs: {shown}")
     if not events:
         raise NoSuchRecord(f"there is no run {text!r}: the journal has no run yet")
     close = close_to(text, events)

@@ -26,10 +26,13 @@ from .kafka_parts import native_threads, within, write
 
 pytestmark = pytest.mark.kafka
 
-FORKS = 20
+FORKS = pytest.mark.parametrize("forks", [3, pytest.param(20, marks=pytest.mark.extended)])
 
 
-def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer, topics: Topics, topic: str) -> None:
+@FORKS
+def test_forks_in_a_row_with_live_reader_and_writer(
+    broker: Broker, writer: Writer, topics: Topics, topic: str, forks: int
+) -> None:
     got: list[KafkaRecord] = []
     reader = Reader(broker.connection, got.append, topics=topics)
     reader.assign([topic], within())
@@ -59,7 +62,7 @@ def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer
     flooding = threading.Thread(target=flood)
     flooding.start()
     try:
-        for _ in range(FORKS):
+        for _ in range(forks):
             answer, took = in_fork(child, seconds=15)
             assert answer == {"values": ["b'child 1'", "b'child 2'"], "threads": 1}
             assert took < 15 * pace()
@@ -71,7 +74,8 @@ def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer
     reader.close()
 
 
-def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str) -> None:
+@FORKS
+def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str, forks: int) -> None:
     """As librdkafka's threads do whenever they connect: a child may inherit a lock of the C library locked."""
     assert topics.exists(topic, within())
     done = threading.Event()
@@ -84,7 +88,7 @@ def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: T
     for thread in threads:
         thread.start()
     try:
-        for _ in range(FORKS):
+        for _ in range(forks):
             assert in_fork(lambda: [native_threads(), topics.exists(topic, Deadline(10))], seconds=15)[0] == [1, True]
     finally:
         done.set()
@@ -113,7 +117,8 @@ def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Wri
     group.close()
 
 
-def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child() -> None:
+@FORKS
+def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child(forks: int) -> None:
     """An error of a call keeps the frames of that call, and in them the handle, until the garbage is collected."""
     with EmbeddedBroker() as broker:
         broker.create_topic("mine")
@@ -124,7 +129,7 @@ def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child() -> N
             gc.collect()
             return found
 
-        for _ in range(FORKS):
+        for _ in range(forks):
             topics = Topics(broker.connection)
             assert topics.exists("mine", within())
             broker.down()

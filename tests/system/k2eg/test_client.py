@@ -117,7 +117,7 @@ def test_a_refusal_has_the_gateways_words_and_code(double: Double, client: K2egC
         client.get(double.uri("A"))
     assert (caught.value.error, caught.value.message) == (-2, "no rights")
     double.instead[Get] = lambda command: double.refuse(command, -1, None) or True
-    with pytest.raises(OperationError, match="the gateway rejects the command"):
+    with pytest.raises(OperationError, match="the gateway rejected the command"):
         client.get(double.uri("A"))
 
 

@@ -194,7 +194,9 @@ def test_an_export_that_would_fill_the_disk_is_not_read(
                 zeros.write(bytes(2**20))
     assert bomb.stat().st_size < LARGEST / 100
     for look in (verify_export, lambda file: opened(file).__enter__()):
-        with pytest.raises(JournalError, match=r"bomb.zip: was not read: \d+ bytes would unpack to \d+, more") as told:
+        with pytest.raises(
+            JournalError, match=r"bomb.zip: was not read: its \d+ bytes would unpack to \d+, more"
+        ) as told:
             look(bomb)
         assert "\n" not in str(told.value)
 

@@ -75,10 +75,10 @@ def test_a_run_is_found_by_what_is_unique_of_it(journal: Journal, record_run: An
     journal.write(Record(kind=K.RENAME, run="20260101-130000-bbbb", name="golden"))
     assert journal.run("golden").id == "20260101-130000-bbbb"
     for text, said in (
-        ("202601", "'202601' may be any of 2 runs: 20260101-120000-aaaa, 20260101-130000-bbbb"),
+        ("202601", "'202601' matches 2 runs: 20260101-120000-aaaa, 20260101-130000-bbbb"),
         ("20260101-12000-aaaa", "there is no run '20260101-12000-aaaa'; did you mean '20260101-120000-aaaa'?"),
         ("", "there is no run ''; the newest is 20260202-120000-cccc"),
-        ("morning", "'morning' may be any of 2 runs: 20260101-120000-aaaa, 20260202-120000-cccc"),
+        ("morning", "'morning' matches 2 runs: 20260101-120000-aaaa, 20260202-120000-cccc"),
     ):
         with pytest.raises(NoSuchRecord) as error:
             journal.run(text)
@@ -277,7 +277,7 @@ def test_points_in_time(text: str, expected: float) -> None:
 
 @pytest.mark.parametrize("text", ["tomorrow-ish", "", "25:00", "12:61", "2026-13-01", "5 parsecs ago"])
 def test_what_is_no_time_is_told(text: str) -> None:
-    with pytest.raises(NoSuchRecord, match="is no time; write 2026-11-21 12:00"):
+    with pytest.raises(NoSuchRecord, match="is not a time; write 2026-11-21 12:00"):
         query.moment(text)
 
 

@@ -6,13 +6,14 @@ import math
 import os
 import socket
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
 from ..core.errors import NoSuchRecord
-from ..core.model import Outcome
+from ..core.model import Outcome, plain
 from ..core.pv_names import own_name
 from ..core.records import Level, Record, RecordKind
 from ..core.suggestions import close_to
@@ -22,8 +23,6 @@ from .query import Query
 
 #: The name of the event that records an alias; ``data`` has the name of the record.
 ALIAS = "alias"
-#: A server may refuse a put and have written it all the same: what was refused is judged by what the PV holds now.
-_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
 _NAMED = 5
 _NO_END = (1 << 63) - 1
 
@@ -58,20 +57,62 @@ class Evaluation:
         return self.end is not None and not self.failed
 
 
+class Kept(Enum):
+    """Which of the values before a put a PV may still hold after it."""
+
+    NONE = "none"
+    #: What it held when that was last certain: of a ramp, the steps before are over.
+    SURE = "sure"
+    ALL = "all"
+
+
+#: What a PV may still hold besides what was asked and read back, by the outcome of a put: while its call goes on (an
+#: answer is not read back yet), and after its end. An outcome that is not listed was not sent.
+KEPT: Mapping[Outcome, tuple[Kept, Kept]] = {
+    Outcome.APPLIED: (Kept.SURE, Kept.NONE),
+    Outcome.UNKNOWN: (Kept.ALL, Kept.ALL),
+    # A server may refuse a put, and have written all the same.
+    Outcome.REFUSED: (Kept.ALL, Kept.ALL),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MayHold:
+    """What a PV may hold because of a run.
+
+    :ivar values: every value that it may hold; none as long as nothing was sent.
+    :ivar sure: what it held when that was last certain: before the run, or after a set that was read back.
+    """
+
+    values: tuple[Any, ...] = ()
+    sure: tuple[Any, ...] = ()
+
+    def after(self, outcome: Outcome, *told: Any, ended: bool) -> MayHold:
+        """Return what it may hold after one more put.
+
+        :param told: the value asked, and the one read back where there is one.
+        :param ended: whether the call has ended.
+        """
+        if outcome not in KEPT:
+            return self
+        kept = KEPT[outcome][ended]
+        more = () if kept is Kept.NONE else self.sure if kept is Kept.SURE else self.values or self.sure
+        values = tuple({repr(plain(value)): value for value in (*told, *more)}.values())
+        return MayHold(values, values if kept is Kept.NONE else self.sure)
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one PV may hold after the puts of a run.
+    """What a run has put to one PV.
 
     :ivar last: the last line about it.
-    :ivar values: every value that it may hold.
-    :ivar sure: the values of the last set that was read back.
+    :ivar held: what it may hold.
     :ivar reached: the last value whose put was answered in a call that has not ended.
     :ivar way: the last point and the target of an interrupted ramp.
     """
 
     last: Record
-    values: tuple[Any, ...]
-    sure: tuple[Any, ...] = ()
+    held: MayHold
     reached: Any = None
     way: tuple[Any, Any] | None = None
 
@@ -338,6 +379,11 @@ class RecordedRun:
             found.damaged[None] = gap
         last = math.inf if evaluation is None else evaluation
         begun: dict[str, Record] = {}
+        before = {pv: MayHold(sure=(line.value,)) for pv, line in found.lines.items()}
+
+        def put(pv: str, record: Record) -> None:
+            found.written[pv] = _after(found.written.get(pv), before.get(pv, MayHold()), record)
+
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
         for record in self.records(Query(kinds=kinds)):
             if record.kind is RecordKind.SET_BEGIN:
@@ -364,10 +410,10 @@ class RecordedRun:
                 begun.pop(name, None)
                 if (tolerance := _tolerance(record)) is not None:
                     found.tolerances[name] = tolerance
-            if record.outcome in _WRITTEN:
-                found.written[name] = _after(found.written.get(name), record)
+            if record.outcome in KEPT:
+                put(name, record)
         for pv, record in begun.items():
-            found.written[pv] = _after(found.written.get(pv), record)
+            put(pv, record)
         return found
 
     def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
@@ -409,23 +455,16 @@ def _tolerance(record: Record) -> float | None:
     return float(tolerance) if 0.0 < tolerance < math.inf else None
 
 
-def _after(before: Written | None, record: Record) -> Written:
+def _after(last: Written | None, before: MayHold, record: Record) -> Written:
     """Return what a PV may hold after one more line about it."""
     told = [value for value in (record.asked, record.value) if value is not None]
-    sure = before.sure if before is not None else ()
-    if record.outcome is Outcome.APPLIED and record.kind is RecordKind.SETPOINT:
-        return Written(record, _distinct(told), sure=_distinct(told))
+    ended = record.kind is RecordKind.SETPOINT
+    held = last.held if last is not None else before
+    held = held.after(record.outcome or Outcome.UNKNOWN, *told, ended=ended)
     if record.outcome is Outcome.APPLIED:
-        # Answered, but not read back yet; earlier steps of a ramp no longer count.
-        return Written(record, _distinct([*told, *sure]), sure=sure, reached=record.asked)
-    values = _distinct([*told, *(before.values if before is not None else ())])
-    is_open = record.kind is RecordKind.SET_BEGIN and before is not None and before.reached is not None
-    way = (before.reached, record.asked) if is_open and before is not None else None
-    return Written(record, values, sure=sure, way=way)
-
-
-def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple({repr(value): value for value in values}.values())
+        return Written(record, held, reached=None if ended else record.asked)
+    is_open = record.kind is RecordKind.SET_BEGIN and last is not None and last.reached is not None
+    return Written(record, held, way=(last.reached, record.asked) if is_open and last is not None else None)
 
 
 def _add(evaluation: Evaluation, record: Record) -> None:

@@ -105,10 +105,10 @@ class MayHold:
 class Written:
     """What a run has put to one PV.
 
-    :ivar last: the last line on it.
+    :ivar last: the last line about it.
     :ivar held: what it may hold.
-    :ivar reached: the last value that was answered in a call that has not ended.
-    :ivar way: where a ramp that was cut off began and was to end.
+    :ivar reached: the last value whose put was answered in a call that has not ended.
+    :ivar way: the last point and the target of an interrupted ramp.
     """
 
     last: Record
@@ -456,7 +456,7 @@ def _tolerance(record: Record) -> float | None:
 
 
 def _after(last: Written | None, before: MayHold, record: Record) -> Written:
-    """Return what a PV may hold after one more line on it."""
+    """Return what a PV may hold after one more line about it."""
     told = [value for value in (record.asked, record.value) if value is not None]
     ended = record.kind is RecordKind.SETPOINT
     held = last.held if last is not None else before

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,6 +36,15 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     if text.replace("\n", "").isprintable():
         return text
     return "".join(json.dumps(c)[1:-1] if c != "\n" and _is_obeyed(c) else c for c in text)
+
+
+def finite(value: Any) -> Any:
+    """Return a plain value with a text in the place of each NaN and infinity, which JSON does not have."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

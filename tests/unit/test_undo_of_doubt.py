@@ -224,7 +224,7 @@ def test_a_setpoint_in_alarm_has_its_unit_and_its_place(memory: MemoryBackend) -
 def test_an_approach_from_nowhere_is_refused(memory: MemoryBackend) -> None:
     memory.add("K", 5.0, limits=Limits(0.0, 10.0))
     memory.fault("K", "missing")
-    with pytest.raises(SetpointBlocked, match="does not tell where it is"):
+    with pytest.raises(SetpointBlocked, match="its present value cannot be read"):
         Mover(control(memory)).move({"k": 3.0}, {"k": Knob("K", approach="below", dwell=0.0)})
 
 

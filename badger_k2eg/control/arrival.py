@@ -241,10 +241,7 @@ class Arrival:
         message: str | None = None,
         kind: type[ValidationFailed] = ValidationFailed,
     ) -> None:
-        setpoint.message = f"not arrived: {message or error}"
-        failure = kind(f"{setpoint.key} = {setpoint.asked!r}: {setpoint.message}")
-        failure.__cause__ = error
-        setpoint.fail(failure)
+        setpoint.not_arrived(message or error, kind, error)
 
     def close(self) -> None:
         """Stop watching."""

@@ -17,9 +17,9 @@ from ..core.printable import printable
 from ..core.settings import Settings, matches
 from ..core.units import is_quantity
 from .arrival import Arrival
-from .put_rules import after_silence, check_setpoint, path_to
+from .put_rules import after_silence, can_prove, check_setpoint, path_to
 from .read_back import ReadBack
-from .setpoint import Setpoint, twice
+from .setpoint import Event, Setpoint, State, twice
 from .validators import adapt
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class SetCall:
 
     def report(self) -> SetReport:
         """Tell what has become of every setpoint, in the caller's order."""
-        return SetReport(tuple(setpoint.result() for setpoint in self._setpoints))
+        now = clock.monotonic()
+        return SetReport(tuple(setpoint.result(now) for setpoint in self._setpoints))
 
     def check(self) -> None:
         """Look at every setpoint as before a set, and send nothing.
@@ -108,18 +109,13 @@ class SetCall:
                     # The gate may take the right back while the call goes on.
                     if late := {s: denied[s.address] for s in group if s.address in denied}:
                         for setpoint, reason in late.items():
-                            setpoint.end(Outcome.BLOCKED, reason, SetpointBlocked)
+                            setpoint.on(Event.DENY, reason, SetpointBlocked)
                         break
                     self._write(group, arrival)
                     if not all(setpoint.ok for setpoint in group):
                         break
                 # One that follows may have written over one that was read back before it.
-                self._read_back.look([s for group in groups[:-1] for s in group if s.outcome is Outcome.APPLIED])
-            except BaseException:
-                for setpoint in self._setpoints:
-                    setpoint.cut_short()
-                self._read_back.interrupted(self._setpoints)
-                raise
+                self._read_back.look([s for group in groups[:-1] for s in group if s.state is State.APPLIED])
             finally:
                 arrival.close()
         return self._finish()
@@ -199,6 +195,9 @@ class SetCall:
         blocked = arrival.unusable | blocked
         lost = arrival.missing([] if self._dead else self._setpoints, patience)
         self._silent |= lost.keys() - blocked.keys()
+        for setpoint in self._setpoints:
+            if setpoint not in lost | blocked:
+                setpoint.on(Event.PASS)
         return lost | blocked
 
     def _refuse_if(self, blocked: Mapping[Setpoint, str]) -> None:
@@ -207,13 +206,15 @@ class SetCall:
         if not blocked:
             return
         over = self._deadline.expired and blocked.keys() <= self._silent
-        outcome, kind = (Outcome.NOT_SENT, PutTimeout) if over else (Outcome.BLOCKED, SetpointBlocked)
+        kind: type[SetError] = PutTimeout if over else SetpointBlocked
         for setpoint in self._setpoints:
             if setpoint in blocked:
-                setpoint.end(outcome, blocked[setpoint], kind)
+                setpoint.blame(blocked[setpoint], kind)
             else:
                 what = "did not answer" if over else "was refused"
-                setpoint.end(outcome, f"not sent, because another setpoint of the call {what}")
+                setpoint.blame(f"not sent, because another setpoint of the call {what}", None)
+            if not over:
+                setpoint.on(Event.DENY)
         lines = [printable(f"{s.key} = {s.asked!r}: {blocked[s]}") for s in self._setpoints if s in blocked]
         words = f"nothing was set, {self._over}" if over else "nothing was set"
         raise kind(f"{words}:\n" + "\n".join(lines), self.report())
@@ -234,7 +235,7 @@ class SetCall:
         words = ", ".join(f"{s.key} = {plain(s.value)!r}" for s in self._setpoints)
         logger.info("read-only: nothing is set; would have set %s", words or "nothing")
         for setpoint in self._setpoints:
-            setpoint.end(Outcome.SKIPPED, "read-only")
+            setpoint.on(Event.READ_ONLY, "read-only")
         return self.report()
 
     # -- 3: put, and once more where that is safe -------------------------------------------------------------
@@ -245,26 +246,23 @@ class SetCall:
             setpoint.began = now
             if self._already_there(setpoint):
                 setpoint.path = []
-                setpoint.end(Outcome.APPLIED, "already there since the call before, not put again")
-                setpoint.answer(Outcome.APPLIED, setpoint.message)
+                setpoint.on(Event.FOUND, "already there since the call before, not put again")
         moving = [s for s in group if s.path]
         while moving:
             for setpoint in moving:
-                setpoint.attempts, setpoint.unanswered = 0, False
-                # What an interrupt leaves behind until the next step is sent, which is taken off the path before.
-                setpoint.cut_short()
-            self._put({s: s.path.pop(0) for s in moving})
-            moving = [s for s in moving if s.path and s.ok]
-        applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
-        arrival.arm(applied)
-        validated = [s for s in applied if s.validator is not None]
+                setpoint.attempts = 0
+            self._put(moving)
+            moving = [s for s in moving if s.state is State.STEPPED]
+        done = [s for s in group if s.state in (State.DONE, State.APPLIED)]
+        arrival.arm(done)
+        validated = [s for s in done if s.validator is not None]
         # While the machine moves: this look costs no time. A setpoint that itself follows slowly has its validator's.
         self._read_back.look(group, later=validated)
-        if validated := [s for s in validated if s.error is None]:
+        if validated:
             arrival.wait(validated)
             # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now; nor do the
             # others hold for ever what they held before it.
-            self._read_back.look([*validated, *(s for s in applied if s.ok and s.validator is None)])
+            self._read_back.look([*validated, *(s for s in done if s.ok and s.validator is None)])
         for setpoint in group:
             setpoint.ended = clock.monotonic()
 
@@ -272,34 +270,37 @@ class SetCall:
         result = self._repeats.get(setpoint.key) if self._repeats is not None else None
         return result is not None and result.outcome is Outcome.APPLIED and setpoint.holds(setpoint.before)
 
-    def _put(self, values: dict[Setpoint, Any]) -> None:
-        """Send one value to each: up to ``put_attempts`` times, and never again what may have happened."""
+    def _put(self, setpoints: Sequence[Setpoint]) -> None:
+        """Send the next value of each: up to ``put_attempts`` times, and never again what may have happened."""
+        on_the_way = {s: s.path[0] for s in setpoints if len(s.path) > 1}
         for attempt in range(1, self._settings.put_attempts + 1):
             left = attempt < self._settings.put_attempts
-            answers = self._send(values)
-            for setpoint, value in values.items():
-                self._note(setpoint, value, answers[setpoint.address])
+            answers = self._send(setpoints)
+            for setpoint in setpoints:
+                self._note(setpoint, answers[setpoint.address])
+            now = clock.monotonic()
+            told = {s: s.attempted(now) for s in setpoints}
             # On the way (a ramp) the setpoint holds the step, not yet what was asked.
-            told = {s.address: replace(s.result(), asked=plain(v)) if s.path else s.result() for s, v in values.items()}
-            self._control.sink.puts_attempted(told)
-            silent = [
-                s for s in values if s.outcome is Outcome.UNKNOWN and answers[s.address].outcome is not Outcome.REFUSED
-            ]
-            unsettled = [s for s in values if s.outcome in (Outcome.UNKNOWN, Outcome.NOT_SENT)]
+            told |= {s: replace(told[s], asked=plain(on_the_way[s])) for s in setpoints if s in on_the_way}
+            for setpoint in setpoints:
+                self._vouch(setpoint)
+            self._control.sink.puts_attempted({s.address: result for s, result in told.items()})
+            silent = [s for s in setpoints if s.state is State.SILENT]
+            unsettled = [s for s in setpoints if s.state in (State.SILENT, State.UNSENT)]
             if not unsettled or self._deadline.cancelled:
                 break
             if left:
                 futures.sleep(self._settings.retry_delay, self._deadline)
-            untouched = self._after_silence(silent, values, left)
-            values = {s: values[s] for s in unsettled if s.outcome is Outcome.NOT_SENT or s in untouched}
-            if not values or not left or self._deadline.expired:
+            self._after_silence(silent, left)
+            setpoints = [s for s in unsettled if s.state in (State.UNSENT, State.DOUBTED)]
+            if not setpoints or not left or self._deadline.expired:
                 break
-            logger.warning("%s: put again, attempt %d", ", ".join(s.key for s in values), attempt + 1)
+            logger.warning("%s: put again, attempt %d", ", ".join(s.key for s in setpoints), attempt + 1)
 
-    def _send(self, values: Mapping[Setpoint, Any]) -> dict[PvAddress, PutAnswer]:
-        singly = self._control.pacer.one_by_one and len(values) > 1
+    def _send(self, setpoints: Sequence[Setpoint]) -> dict[PvAddress, PutAnswer]:
+        singly = self._control.pacer.one_by_one and len(setpoints) > 1
         answers: dict[PvAddress, PutAnswer] = {}
-        for group in [[s] for s in values] if singly else [list(values)]:
+        for group in [[s] for s in setpoints] if singly else [list(setpoints)]:
             self._control.pacer.wait([s.address.own_name for s in group], self._deadline)
             # In mid-call too: between the steps of a ramp, between two PVs, before another attempt.
             denied = {s.address: self._denied[s.address] for s in group if s.address in self._denied}
@@ -308,73 +309,73 @@ class SetCall:
                 continue
             waiting = [s.address for s in group if matches(s.address, self._settings.wait)]
             for setpoint in group:
-                # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
-                setpoint.attempts += 1
-                setpoint.sent()
-                setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "interrupted while it was being sent"
-            answers.update(
-                self._backend.put_many(
-                    {s.address: values[s] for s in group}, self._deadline.child(self._settings.timeout), waiting
-                )
-            )
+                setpoint.send()
+            values = {s.address: s.path[0] for s in group}
+            answers.update(self._backend.put_many(values, self._deadline.child(self._settings.timeout), waiting))
         return answers
 
-    def _note(self, setpoint: Setpoint, value: Any, answer: PutAnswer) -> None:
-        if setpoint.on_the_way and answer.outcome is not Outcome.APPLIED:
-            answer = replace(answer, message=f"{answer.message}; it was put to a step on the way before")
-        setpoint.outcome, setpoint.message, setpoint.error = answer.outcome, answer.message, None
-        setpoint.answered = None
-        if answer.outcome is Outcome.APPLIED:
-            setpoint.answer(Outcome.APPLIED, answer.message)
-            setpoint.stood = value
-        elif setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.BLOCKED):
+    def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:
+        """Take what the server, the way to it or the gate has answered."""
+        message, outcome = answer.message, answer.outcome
+        if outcome is Outcome.APPLIED:
+            setpoint.stand(Event.STEP_DONE, Event.DONE, message)
+            return
+        if setpoint.stood is not None:
+            message += "; it was put to a step on the way before"
+        times = _times(setpoint.attempts)
+        event, words, kind = {
+            Outcome.BLOCKED: (Event.DENY, message, SetpointBlocked),
+            Outcome.REFUSED: (Event.NO, f"refused: {message}", PutRefused),
+            Outcome.NOT_SENT: (
+                Event.NEVER_LEFT, f"{message} ({times if setpoint.attempts > 1 else 'tried once'})", PutTimeout,
+            ),
+        }.get(outcome, (Event.NOTHING, f"{message} ({times})", PutUnknown))  # fmt: skip
+        if setpoint.doubt and event is not Event.NOTHING:
             # True of this attempt, but not of the one before, which may still happen.
-            message = f"{answer.message} ({_times(setpoint.attempts)}); an attempt before was sent and not answered"
-            setpoint.end(Outcome.UNKNOWN, message, PutUnknown)
-        elif answer.outcome is Outcome.BLOCKED:
-            setpoint.end(Outcome.BLOCKED, answer.message, SetpointBlocked)
-        elif answer.outcome is Outcome.REFUSED:
-            setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
-            setpoint.answer(Outcome.REFUSED, setpoint.message)
-        elif answer.outcome is Outcome.NOT_SENT:
-            times = _times(setpoint.attempts) if setpoint.attempts > 1 else "tried once"
-            setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({times})", PutTimeout)
-        elif answer.outcome is Outcome.UNKNOWN:
-            setpoint.unanswered = True
-            setpoint.end(Outcome.UNKNOWN, f"{answer.message} ({_times(setpoint.attempts)})", PutUnknown)
+            words, kind = f"{message} ({times}); an attempt before was sent and not answered", PutUnknown
+        setpoint.on(event, words, kind)
 
-    def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> set[Setpoint]:
+    def _vouch(self, setpoint: Setpoint) -> None:
+        """Take an answer for the last word where no read-back can tell."""
+        if setpoint.before is None or can_prove(setpoint.address, setpoint.value, setpoint.before, self._settings):
+            return
+        if setpoint.state is State.DONE:
+            setpoint.on(Event.VOUCHED, setpoint.message or "as answered: a read-back cannot tell of it")
+        elif setpoint.state is State.DENIED:
+            setpoint.on(Event.VOUCHED)
+
+    def _after_silence(self, silent: Iterable[Setpoint], left: bool) -> None:
         """Read back what was sent and not answered, before anything is decided about it.
 
-        :returns: those that may be sent once more. Until they are, they are UNKNOWN: they did leave this process.
+        What holds what it held before may be sent once more. Until it is, it is in doubt: it did leave this process.
         """
         ask = [s for s in silent if not matches(s.address, self._settings.relative)]
         updates = self._backend.get_many([s.address for s in ask], self._patience()) if ask else {}
-        untouched = set()
-        for setpoint in ask:
-            update = updates[setpoint.address]
-            setpoint.readback = update if isinstance(update, Reading) else None
+        for setpoint in silent:
+            update = updates.get(setpoint.address)
+            setpoint.readback = now = update if isinstance(update, Reading) else None
             outcome = after_silence(
-                values[setpoint],
+                setpoint.path[0],
                 setpoint.before,
-                setpoint.readback,
-                relative=False,
+                now,
+                relative=setpoint not in ask,
                 attempts_left=left,
                 tolerance=setpoint.tolerance,
             )
             if outcome is Outcome.APPLIED and matches(setpoint.address, self._settings.wait):
                 # A record holds the value from the beginning of its work on.
+                setpoint.on(Event.UNCLEAR)
                 setpoint.message += "; it holds the value, and nobody knows whether the record has finished"
             elif outcome is Outcome.APPLIED:
-                setpoint.error = None
-                setpoint.end(outcome, "no answer came, and a read-back shows that it was applied")
-                setpoint.answer(outcome, setpoint.message)
-                setpoint.stood = values[setpoint]
+                words = "no answer came, and a read-back shows that it was applied"
+                setpoint.stand(Event.READS_STEP, Event.READS_ASKED, words)
             elif outcome is Outcome.NOT_SENT:
-                untouched.add(setpoint)
-            elif setpoint.readback is not None:
-                setpoint.message += f"; it reads {plain(setpoint.readback.value)!r}"
-        return untouched
+                setpoint.on(Event.READS_OLD)
+            elif now is not None:
+                setpoint.on(Event.READS_OTHER)
+                setpoint.message += f"; it reads {plain(now.value)!r}"
+            else:
+                setpoint.on(Event.UNCLEAR)
 
     def _patience(self) -> Deadline:
         return self._deadline.child(self._settings.timeout)
@@ -388,7 +389,7 @@ class SetCall:
         if report.ok:
             return report
         first = next((s.error for s in self._setpoints if s.error is not None), None)
-        kind, words = (type(first) if isinstance(first, SetError) else PutTimeout), str(report)
+        kind, words = (type(first) if first is not None else PutTimeout), str(report)
         if self._deadline.expired:
             kind, words = (PutUnknown if kind is PutUnknown else PutTimeout), f"{self._over}:\n{report}"
         raise kind(words, report) from (first.__cause__ if first is not None else None)

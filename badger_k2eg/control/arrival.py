@@ -9,22 +9,20 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import clock
-from ..core.backend import Subscription, loses_updates
+from ..core.backend import Subscription
 from ..core.deadline import Deadline, under
 from ..core.errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..core.futures import asked_by, asker, check_waiting
 from ..core.model import PvAddress
-from ..core.settings import matches
+from ..core.settings import Settings, matches
 from .put_rules import not_a_reading, same
+from .reader import Reader
+from .setpoint import Setpoint
+from .validator_context import ValidatorContext
 from .validators import AllOf, Watch, name_of
-
-if TYPE_CHECKING:
-    from ..core.settings import Settings
-    from .control import Control
-    from .setpoint import Setpoint
 
 # Seconds for a subscription to tell of itself; then its PV is read.
 _FIRST_PATIENCE = 0.3
@@ -35,13 +33,18 @@ _GRACE = 0.3
 class Arrival:
     """The watches and validators of one call."""
 
-    def __init__(self, control: Control, deadline: Deadline, settings: Settings, patience: float) -> None:
+    def __init__(
+        self, reader: Reader, context: ValidatorContext, deadline: Deadline, settings: Settings, patience: float
+    ) -> None:
         """Watch nothing yet.
 
-        :param settings: in force for this call.
+        :param context: for validators that are not ours.
+        :param deadline: of the call.
+        :param settings: of the call.
         :param patience: seconds that a validator without a time of its own waits.
         """
-        self._control = control
+        self._reader = reader
+        self._context = context
         self._deadline = deadline
         self._settings = settings
         self._patience = patience
@@ -75,7 +78,7 @@ class Arrival:
                     self.unusable[setpoint] = str(error)
                 else:
                     setpoint.watches.append(watch)
-                    self._subscriptions.append(self._control.feeds.attach(address, watch.update))
+                    self._subscriptions.append(self._reader.monitor(address, watch.update))
 
     def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
         """Wait for a first value of every readback; name those that there is none of."""
@@ -178,12 +181,12 @@ class Arrival:
         return silent
 
     def _is_doubtful(self, watch: Watch) -> bool:
-        return watch.settled() and (not watch.heard or loses_updates(self._control.backend))
+        return watch.settled() and (not watch.heard or self._reader.loses_updates)
 
     def _read(self, watches: Sequence[Watch], deadline: Deadline) -> None:
         if watches:
             addresses = {watch: PvAddress.parse(watch.validator.pv) for watch in watches}
-            updates = self._control.backend.get_many(list(dict.fromkeys(addresses.values())), deadline)
+            updates = self._reader.fetch(addresses.values(), deadline)
             for watch, address in addresses.items():
                 watch.update(updates[address])
 
@@ -205,7 +208,7 @@ class Arrival:
                 setpoint.arrived = validate(
                     set_pv=setpoint.key,
                     set_value=setpoint.asked,
-                    context=self._control.context.under(self._deadline),
+                    context=self._context.under(self._deadline),
                     timeout=self._patience,
                 )
             if isinstance(failure := setpoint.arrived, Exception):
@@ -248,7 +251,7 @@ class Arrival:
         for subscription in self._subscriptions:
             subscription.close()
         self._subscriptions.clear()
-        self._control.feeds.prune()
+        self._reader.subscriptions.prune()
 
 
 class _wakes:  # noqa: N801 - reads as a verb where it is used

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from ..core import futures
-from ..core.backend import Backend, Update
+from ..core.backend import Update
 from ..core.deadline import FOREVER, Deadline
 from ..core.errors import PutMismatch, PutUnknown
 from ..core.model import Fields, Reading, plain
 from ..core.settings import Settings
 from .put_rules import can_prove, same, unchanged
+from .reader import Reader
 from .setpoint import Event, Setpoint, State
 
 # An answer of "done" may come a moment before the new value is posted: looked at for about a second.
@@ -30,9 +31,9 @@ class ReadBack:
     :param settings: of the call.
     """
 
-    def __init__(self, backend: Backend, deadline: Deadline, settings: Settings) -> None:
+    def __init__(self, reader: Reader, deadline: Deadline, settings: Settings) -> None:
         """Look at nothing yet."""
-        self._backend = backend
+        self._reader = reader
         self._deadline = deadline
         self._settings = settings
 
@@ -53,7 +54,7 @@ class ReadBack:
                 break
             if number:
                 futures.sleep(_LOOK_AGAIN, self._deadline)
-            updates = self._backend.get_many([setpoint.address for setpoint in left], patience)
+            updates = self._reader.fetch([setpoint.address for setpoint in left], patience)
             for setpoint in left:
                 if isinstance(update := updates[setpoint.address], Reading):
                     seen[setpoint] = setpoint.readback = update

@@ -213,12 +213,19 @@ class Control(SynchronousCalls):
     def _get_one(self, pv: str, timeout: Time) -> Any:
         return self.get([pv], timeout=timeout)[pv]
 
-    def check(self, values: Mapping[str, Any], *, deadline: Deadline | None = None) -> None:
+    def check(
+        self,
+        values: Mapping[str, Any],
+        *,
+        read: Mapping[PvAddress, Update] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
         """Check setpoints by the guard, and send nothing.
 
+        :param read: what they were just read to hold; without it, they are read here.
         :raises SetpointBlocked: when one of them would be refused.
         """
-        self._call(values, {}, deadline or Deadline(), self.settings, self.settings.timeout).check()
+        self._call(values, {}, deadline or Deadline(), self.settings, self.settings.timeout).check(read or {})
 
     def tolerance_of(self, address: PvAddress) -> float:
         """Return how far from the value asked a setpoint may rest, in its unit."""

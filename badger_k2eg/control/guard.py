@@ -62,8 +62,9 @@ class Guard:
         self.silent: set[Setpoint] = set()
         #: Whether a PV of the call is known not to answer: nothing is sent then, and nothing more is waited for.
         self.is_dead = False
-        self._read: Mapping[Setpoint, Update] = {}
-        self._read_at = 0.0
+        #: What the setpoints were just read to hold, if so; by their addresses.
+        self.read: Mapping[PvAddress, Update] = {}
+        self._read_at = clock.monotonic()
 
     def setpoints(self, values: Mapping[str, Any], validators: Mapping[str, Any]) -> tuple[list[Setpoint], Blocked]:
         """Make the setpoints of a call from what was asked; nothing is read for it."""
@@ -97,8 +98,7 @@ class Guard:
             began = clock.monotonic()
             read = self._names.learn(self._reader.backend, addresses, self._deadline, self._settings.timeout)
             if read is not None:
-                self._read = {s: read[address] for s, address in zip(setpoints, addresses, strict=True)}
-                self._read_at = began
+                self.read, self._read_at = read, began
                 self.is_dead = any(isinstance(update, PvError) for update in read.values())
             if not self.is_dead:
                 self._known(setpoints)
@@ -144,7 +144,10 @@ class Guard:
         return blocked
 
     def _updates(self, setpoints: Sequence[Setpoint], patience: Deadline, is_gated: bool) -> Mapping[Setpoint, Update]:
-        if self.is_dead or (self._read and not is_gated and clock.monotonic() - self._read_at < _FRESH):
-            return self._read
+        # An address may have learnt its record's own name since.
+        read = {address.text: update for address, update in self.read.items()}
+        is_fresh = not is_gated and clock.monotonic() - self._read_at < _FRESH
+        if self.is_dead or (is_fresh and all(s.key in read for s in setpoints)):
+            return {s: read[s.key] for s in setpoints}
         updates = self._reader.fetch([setpoint.address for setpoint in setpoints], patience)
         return {setpoint: updates[setpoint.address] for setpoint in setpoints}

@@ -7,13 +7,14 @@ record took the value answers "no". So nothing counts as APPLIED, or as REFUSED,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 from ..core import futures
 from ..core.backend import Update
 from ..core.deadline import FOREVER, Deadline
 from ..core.errors import PutMismatch, PutUnknown
-from ..core.model import Fields, Reading, plain
+from ..core.model import Fields, PvAddress, Reading, plain
 from ..core.settings import Settings
 from .put_rules import can_prove, same, unchanged
 from .reader import Reader
@@ -37,10 +38,16 @@ class ReadBack:
         self._deadline = deadline
         self._settings = settings
 
-    def look(self, setpoints: Iterable[Setpoint], later: Collection[Setpoint] = ()) -> None:
+    def look(
+        self,
+        setpoints: Iterable[Setpoint],
+        later: Collection[Setpoint] = (),
+        read: Mapping[PvAddress, Update] = MappingProxyType({}),
+    ) -> None:
         """Find out what those hold that were answered, and end each by what it holds.
 
         :param later: those that will be looked at once more: what they do not hold yet decides nothing.
+        :param read: what they were just read to hold; without those, they are read here.
         :raises CallCancelled: when the call is cancelled meanwhile.
         """
         left = [setpoint for setpoint in setpoints if self._is_open(setpoint)]
@@ -54,7 +61,8 @@ class ReadBack:
                 break
             if number:
                 futures.sleep(_LOOK_AGAIN, self._deadline)
-            updates = self._reader.fetch([setpoint.address for setpoint in left], patience)
+            addresses = [setpoint.address for setpoint in left]
+            updates = read if not number and read else self._reader.fetch(addresses, patience)
             for setpoint in left:
                 if isinstance(update := updates[setpoint.address], Reading):
                     seen[setpoint] = setpoint.readback = update

@@ -10,10 +10,10 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ..core import clock
-from ..core.backend import Gate, NullGate, Sink
+from ..core.backend import Gate, NullGate, Sink, Update
 from ..core.deadline import Deadline
 from ..core.errors import PutTimeout, PutUnknown, SetError, SetpointBlocked
-from ..core.model import Outcome, SetReport, plain
+from ..core.model import Outcome, PvAddress, SetReport, plain
 from ..core.printable import printable
 from ..core.settings import Settings
 from .arrival import Arrival
@@ -79,11 +79,13 @@ class SetCall:
         now = clock.monotonic()
         return SetReport(tuple(setpoint.result(now) for setpoint in self._setpoints))
 
-    def check(self) -> None:
+    def check(self, read: Mapping[PvAddress, Update]) -> None:
         """Look at every setpoint as before a set, and send nothing.
 
+        :param read: what the PVs were just read to hold.
         :raises SetpointBlocked: when one of them would be refused.
         """
+        self._guard.read = read
         self._begin(None)
         self._refuse_if(self._guard.look(self._setpoints, {}, is_gated=False))
 
@@ -209,10 +211,10 @@ class SetCall:
         # While the machine moves: this look costs no time. A setpoint that itself follows slowly has its validator's.
         self._read_back.look([*group, *(before if not validated else [])], later=validated)
         if validated:
-            self._arrival.wait(validated)
             # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now; nor do the
             # others hold for ever what they held before it.
-            self._read_back.look([*validated, *(s for s in done if s.ok and s.validator is None), *before])
+            again = [*validated, *(s for s in done if s.ok and s.validator is None), *before]
+            self._read_back.look(again, read=self._arrival.wait(validated, [s.address for s in again]))
         for setpoint in group:
             setpoint.ended = clock.monotonic()
 

@@ -50,18 +50,21 @@ class Bounds:
         if ask:
             addresses = [PvAddress.parse(pv) for pv in ask]
             # Not by way of the policy on alarms: a record that was never processed has limits all the same.
-            updates = self._control.backend.get_many(addresses, deadline or Deadline(self._control.settings.timeout))
-            for address, update in updates.items():
-                if isinstance(update, Reading):
-                    self._limits[address.text] = update.limits
-                else:
-                    self._silent[address.text] = clock.monotonic()
+            self.learn(self._control.reader.fetch(addresses, deadline or Deadline(self._control.settings.timeout)))
         found = {}
         for knob in knobs:
             limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
             if limits is not None:
                 found[knob.setpoint] = limits.tightened(self._control.settings.limits_of(knob.setpoint))
         return found
+
+    def learn(self, updates: Mapping[PvAddress, Update]) -> None:
+        """Keep the limits of what was read; those of a PV that has told them once stay."""
+        for address, update in updates.items():
+            if isinstance(update, Reading):
+                self._limits.setdefault(address.text, update.limits)
+            else:
+                self._silent[address.text] = clock.monotonic()
 
 
 class Mover:
@@ -93,20 +96,33 @@ class Mover:
         for knob in turned.values():
             if knob.setpoint_tolerance is not None:
                 self._control.tolerances[PvAddress.parse(knob.setpoint).own_name] = knob.setpoint_tolerance
-        targets = self._in_units([(turned[name], value) for name, value in values.items()], deadline)
+        read = self._read([(turned[name], value) for name, value in values.items()], deadline)
+        now = {address.text: update for address, update in read.items()}
+        targets = {turned[name].setpoint: _in_unit(turned[name], value, now) for name, value in values.items()}
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
-        before = self._before(turned.values(), deadline)
-        beyond = self._beyond(targets, turned.values(), before, deadline)
+        beyond = self._beyond(targets, turned.values(), now)
         if beyond and not self._control.settings.read_only:
             # The guard looks at the whole move before its first half is made.
-            self._control.check(targets, deadline=deadline)
+            self._control.check(targets, read=read, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
             report = self._write(targets, validators, deadline)
         if not self._control.settings.read_only:
             self._doubt_tolerances(turned, report)
-            futures.sleep(self._settling(targets, turned.values(), before), deadline)
+            futures.sleep(_settling(turned.values(), now, report), deadline)
         return report
+
+    def _read(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read the setpoints together where the move depends on more than the guard finds out: a unit, or the way.
+
+        Whatever alarm they are in: unit, limits and value hold all the same.
+        """
+        every = any(knob.approach is not None for knob, _ in values)
+        ask = [k.setpoint for k, value in values if every or k.unit is not None or is_quantity(value)]
+        addresses = [PvAddress.parse(pv) for pv in ask]
+        read = self._control.reader.fetch(addresses, deadline.child(self._control.settings.timeout))
+        self.bounds.learn(read)
+        return read
 
     def _there_and_back(
         self,
@@ -140,65 +156,27 @@ class Mover:
                 error.report = report
             raise
 
-    def _in_units(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[str, float]:
-        """Bring every value into its setpoint's unit, by PV.
-
-        :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
-        """
-        ask = [k.setpoint for k, value in values if k.unit is not None or is_quantity(value)]
-        updates = self._now(ask, deadline)
-        targets = {}
-        for knob, value in values:
-            update = updates.get(knob.setpoint)
-            targets[knob.setpoint] = value
-            if not isinstance(update, Reading):
-                continue  # a number; or one that does not answer, which the guard will say
-            unit = update.units
-            if knob.unit is not None and not unit.strip():
-                unit = knob.unit
-            elif knob.unit is not None and not same(knob.unit, unit):
-                raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record says {unit}")
-            try:
-                targets[knob.setpoint] = in_units_of(value, unit)
-            except Refusal as refusal:
-                raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
-        return targets
-
-    def _before(self, knobs: Iterable[Knob], deadline: Deadline) -> dict[str, float]:
-        """Read where those are whose way matters."""
-        ask = [k.setpoint for k in knobs if k.approach is not None or k.settle_per_unit > 0.0]
-        return {
-            pv: float(u.value)
-            for pv, u in self._now(ask, deadline).items()
-            if isinstance(u, Reading) and isinstance(u.value, int | float)
-        }
-
-    def _now(self, pvs: Sequence[str], deadline: Deadline) -> dict[str, Update]:
-        """Read setpoints, whatever alarm they are in: unit and value hold all the same."""
-        addresses = [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]
-        if not addresses:
-            return {}
-        updates = self._control.backend.get_many(addresses, deadline.child(self._control.settings.timeout))
-        return {address.text: update for address, update in updates.items()}
-
     def _beyond(
-        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float], deadline: Deadline
+        self, targets: Mapping[str, float], knobs: Iterable[Knob], now: Mapping[str, Update]
     ) -> dict[str, float]:
-        """Find the points beyond, for those that would come from the wrong side."""
-        patience = deadline.child(self._control.settings.timeout)
-        limits = self.bounds.find([k for k in knobs if k.approach is not None], patience)
+        """Return the points beyond, for those that would come from the wrong side.
+
+        :param now: what the setpoints read before the move.
+        """
+        limits = self.bounds.find(k for k in knobs if k.approach is not None and k.setpoint in now)
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
             if knob.approach is None:
                 continue
-            if pv not in before:
+            before = _number(now.get(pv))
+            if before is None:
                 raise SetpointBlocked(
                     f"{pv}: it does not tell where it is, and is to be approached from {knob.approach}"
                 )
             sign = -1.0 if knob.approach == "below" else 1.0
             # Coming up to a setpoint from below needs no detour, and coming down from above neither.
-            if (before[pv] - targets[pv]) * sign >= 0.0:
+            if (before - targets[pv]) * sign >= 0.0:
                 continue
             low, high = limits.get(pv, Limits()).low, limits.get(pv, Limits()).high
             if low is None or high is None:
@@ -228,15 +206,43 @@ class Mover:
                 text = "%s: the tolerance %g is not small against %s: it counts as arrived before it moves"
                 logger.warning(text, name, knob.tolerance, against)
 
-    def _settling(self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]) -> float:
-        return max(
-            (
-                knob.settle
-                + knob.settle_per_unit * abs(targets[knob.setpoint] - before.get(knob.setpoint, targets[knob.setpoint]))
-                for knob in knobs
-            ),
-            default=0.0,
-        )
+
+def _in_unit(knob: Knob, value: Any, now: Mapping[str, Update]) -> Any:
+    """Return a value as a number in the setpoint's unit.
+
+    :param now: what the setpoints read: without a reading of its own, the value stays as it is, for the guard.
+    :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
+    """
+    if not isinstance(update := now.get(knob.setpoint), Reading):
+        return value
+    unit = update.units
+    if knob.unit is not None and not unit.strip():
+        unit = knob.unit
+    elif knob.unit is not None and not same(knob.unit, unit):
+        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record says {unit}")
+    try:
+        return in_units_of(value, unit)
+    except Refusal as refusal:
+        raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
+
+
+def _number(update: Update | None) -> float | None:
+    """Return the value of a reading where it is one number."""
+    return float(update.value) if isinstance(update, Reading) and isinstance(update.value, int | float) else None
+
+
+def _settling(knobs: Iterable[Knob], now: Mapping[str, Update], report: SetReport) -> float:
+    """Return the seconds that the machine needs after a move to settle; the longest of all.
+
+    :param now: what the setpoints read before the move, where they were read; else the report tells.
+    """
+    longest = 0.0
+    for knob in knobs:
+        before = _number(now.get(knob.setpoint, report[knob.setpoint].before))
+        asked = report[knob.setpoint].asked
+        distance = abs(asked - before) if before is not None and is_number(asked) else 0.0
+        longest = max(longest, knob.settle + knob.settle_per_unit * distance)
+    return longest
 
 
 def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:

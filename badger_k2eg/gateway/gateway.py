@@ -185,7 +185,7 @@ class Gateway:
 
     def _keep_house(self) -> None:
         """Look after the broker and what nobody uses any more (clock)."""
-        self._control.feeds.prune()
+        self._control.reader.subscriptions.prune()
         in_trouble = self._events.trouble is not None
         if self._in_trouble and not in_trouble:
             self._monitors.repeat()

@@ -8,16 +8,20 @@ first; Badger is imported inside functions only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import SettingsError
-from ..core.suggestions import did_you_mean
+import yaml
+from pydantic import ValidationError
+
+from ..core.errors import ControlError, SettingsError
+from ..core.suggestions import close_to, did_you_mean
 from . import session
 from .evaluation import is_read_only
 from .plugin_files import environment_class
-from .routine_file import RoutineFile, check_range, read_routine_file
 
 if TYPE_CHECKING:
     from badger.environment import Environment
@@ -27,6 +31,104 @@ if TYPE_CHECKING:
 _PROGRESS = ("current_state", "future_state", "is_active", "manual_data_cnt", "x", "y", "data", "model")
 #: The same of the trust region of a Bayesian one; its window forgets these too.
 _TRUST_REGION_PROGRESS = ("center_x", "best_value", "tkwargs")
+
+
+#: Keys that are required, or may stand beside these; none of them is a misspelling of another.
+_KEYS = {"environment", "generator", "vocs", "interface"}
+
+
+# -- the file, without Badger ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RoutineFile:
+    """A routine file, read but not yet understood.
+
+    :ivar path: named in every complaint.
+    :ivar content: the whole of it, taken apart in making the routine.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    def wrong(self, key: str, what: object) -> SettingsError:
+        """Make the one line about a key."""
+        return SettingsError(f"{self.path}: {key}: {what}")
+
+    def mapping(self, holder: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+        """Take a part that holds keys itself; an absent one is empty."""
+        part = holder.pop(key, None)
+        if not isinstance(part, Mapping | None):
+            raise self.wrong(where, f"this is {part!r}, where names with values are expected")
+        return {str(name): value for name, value in (part or {}).items()}
+
+    @contextmanager
+    def complaints(self, key: str) -> Iterator[None]:
+        """Say in one line what pydantic, Xopt or Badger find wrong with a key."""
+        try:
+            yield
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ": ".join([key, *(str(part) for part in first["loc"])])
+            raise self.wrong(place, _plain(first["msg"])) from None
+        except SettingsError as error:
+            text = str(error)
+            raise (error if text.startswith(f"{self.path}: ") else SettingsError(f"{self.path}: {text}")) from None
+        except (ControlError, OSError):
+            # Of the machine, which may be asked here: not the file's fault.
+            raise
+        except Exception as error:
+            # Anything at all: options of generators are checked in as many ways as there are generators.
+            raise self.wrong(key, _plain(str(error)) or type(error).__name__) from None
+
+
+def read_routine_file(path: Path) -> RoutineFile:
+    """Read a routine file; needs no Badger, and asks no machine.
+
+    :raises SettingsError: one line, where it is no routine file or was made for nothing that is here.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        raise SettingsError(f"{path}: not a YAML file: {getattr(error, 'problem', None) or error}{where}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: not a routine file: it holds no names with values")
+    file = RoutineFile(path, {str(key): value for key, value in content.items()})
+    for key in ("environment", "generator"):
+        if not file.content.get(key):
+            if misspelt := close_to(key, file.content.keys() - _KEYS):
+                raise file.wrong(misspelt, f"no such key; did you mean {key!r}?")
+            raise file.wrong(key, "missing")
+    return file
+
+
+def _plain(message: str) -> str:
+    lines = message.strip().removeprefix("Value error, ").splitlines()
+    return lines[0] if lines else ""
+
+
+def check_range(file: RoutineFile, key: str, domain: list[Any]) -> None:
+    """Refuse what is no range.
+
+    :raises SettingsError: naming the key.
+    """
+    try:
+        low, high = map(float, domain)
+    except (TypeError, ValueError):
+        raise file.wrong(key, f"a range is two numbers, not {domain!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise file.wrong(key, f"a range is two finite numbers, not {domain!r}")
+    if low > high:
+        raise file.wrong(key, f"bounds reversed: {low:g} is above {high:g}")
+    if low == high:
+        raise file.wrong(key, f"nothing lies between {low:g} and {high:g}")
+
+
+# -- its routine -------------------------------------------------------------------------------------------------------
 
 
 def load_routine(

@@ -20,8 +20,7 @@ from ..plugin_root import plugin_root
 from . import run_frames
 from .interface import ControlInterface
 from .interface_options import first_line
-from .replay import ReplayInterface
-from .session import plugin_names
+from .plugin_files import plugin_names
 
 #: The first choice of each option: keyword, environment variable and ini file of the interface decide.
 AS_CONFIGURED = "as configured"
@@ -139,13 +138,13 @@ class ConfiguredEnvironment(Environment):
         if wanted != AS_CONFIGURED and (self.interface is None or self.interface.name != wanted):
             # Not by assignment: that would come here again.
             self.__dict__["interface"] = interface_class(wanted)()
-        if isinstance(self.interface, ReplayInterface):
-            self.interface.choose(run=_chosen(self.replay_run), matching=_chosen(self.replay_matching))
         if isinstance(self.interface, ControlInterface):
             self.interface.configure(
                 read_only=_SAYS[self.read_only or AS_CONFIGURED],
                 parallel=_SAYS[self.parallel or AS_CONFIGURED],
                 timeout=None if self.timeout in (None, AS_CONFIGURED) else float(self.timeout),
+                run=_chosen(self.replay_run),
+                matching=_chosen(self.replay_matching),
             )
             said = {"on_cancelled": self.after_stop, "on_exception": self.after_failure}
             self.interface.attachment.policies = {

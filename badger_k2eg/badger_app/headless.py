@@ -21,9 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.replay import NotRecorded
 from ..core import clock
 from ..core.deadline import FOREVER
-from ..core.errors import ControlError, SettingsError
+from ..core.errors import ControlError, ReadError, SettingsError
 from ..run import Run, inside
 from . import run_frames
 from .build_routine import load_routine
@@ -263,13 +264,11 @@ class HeadlessRun:
     # -- the machine --------------------------------------------------------------------------------------------------
 
     def _look_first(self) -> State:
-        from .replay import ReplayInterface
-
         try:
             return self._look()
-        except ControlError:
-            # Badger's window measures nothing before its first set: a replay of such a run has nothing to give here.
-            if not isinstance(self.routine.environment.interface, ReplayInterface):
+        except ReadError as error:
+            # Badger's window measures nothing before its first set, so a replay of its run has nothing to give here.
+            if not error.errors or not all(isinstance(each, NotRecorded) for each in error.errors.values()):
                 raise
         return self._look(measured=False)
 

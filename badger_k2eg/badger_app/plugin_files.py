@@ -7,9 +7,21 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..core.errors import ControlError, SettingsError
+from ..plugin_root import plugin_root as our_plugin_root
+
+
+def plugin_names(kind: str, plugin_root: Path | None = None) -> list[str]:
+    """List plugins without loading one, or Badger.
+
+    :param kind: ``interfaces`` or ``environments``.
+    :param plugin_root: ours by default.
+    """
+    folder = (plugin_root or our_plugin_root()) / kind
+    return sorted(path.parent.name for path in folder.glob("*/configs.yaml"))
 
 
 def environment_class(name: str) -> tuple[Any, Mapping[str, Any]]:

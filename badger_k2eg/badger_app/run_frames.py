@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,6 @@ from ..core.errors import ControlError
 if TYPE_CHECKING:
     from badger.environment import Environment
     from badger.routine import Routine
-
-    from .environment import ControlEnvironment
 
 #: What Badger calls in an evaluation: each is a frame of ours, which a stopped run ends on its way out.
 _CALLS = ("get_variables", "set_variables", "get_observables")
@@ -37,27 +35,10 @@ def _framed(method: Callable[..., Any]) -> Callable[..., Any]:
     return inside
 
 
-def tell(environment: ControlEnvironment, attachment: run.Attachment) -> None:
-    """Tell the run what this environment is, once it begins."""
-
-    def about() -> dict[str, Any]:
-        return {"environment": described(environment)}
-
-    def may_set() -> list[str]:
-        return list(_pvs(environment, list(environment.variables)).values())
-
-    attachment.about["environment"] = about
-    attachment.may_set = may_set
-    attachment.record = environment.recorded_pvs
-    for name in ("on_cancelled", "on_exception"):
-        if callable(hook := getattr(environment, name, None)):
-            attachment.hooks[name] = hook
-
-
 def described(environment: Environment) -> dict[str, Any]:
     """Give what a run's manifest says of an environment."""
     names = list(environment.variables)
-    variables = _pvs(environment, names) if hasattr(environment, "pv") else dict(zip(names, names, strict=True))
+    variables = pvs_of(environment, names) if hasattr(environment, "pv") else dict(zip(names, names, strict=True))
     return {
         "name": environment.name,
         "parameters": _dumped(environment, exclude={"interface"}),
@@ -115,7 +96,8 @@ def _dumped(model: Any, **options: Any) -> dict[str, Any]:
     return dumped
 
 
-def _pvs(environment: Any, variables: list[str]) -> dict[str, str]:
+def pvs_of(environment: Any, variables: Iterable[str]) -> dict[str, str]:
+    """Return the PVs of variables, without those whose parameter is empty."""
     found = {}
     for name in variables:
         try:

@@ -74,15 +74,6 @@ def open_badger(folder: Path, *, plugin_root: Path | None = None) -> Path:
     return file
 
 
-def plugin_names(kind: str, plugin_root: Path | None = None) -> list[str]:
-    """List plugins without loading one, or Badger.
-
-    :param kind: ``interfaces`` or ``environments``.
-    """
-    folder = (plugin_root or our_plugin_root()) / kind
-    return sorted(path.parent.name for path in folder.glob("*/configs.yaml"))
-
-
 def load_environment(
     name: str,
     parameters: Mapping[str, Any] | None = None,
@@ -261,10 +252,6 @@ class _Watched:
             raise
 
 
-#: What says where the PVs of an interface are.
-_ADDRESSES = {"pva": "EPICS_PVA_ADDR_LIST", "ca": "EPICS_CA_ADDR_LIST"}
-
-
 @contextmanager
 def reaching(environment: Environment) -> Iterator[None]:
     """Say what to look at, where not one PV of an environment answers.
@@ -274,12 +261,7 @@ def reaching(environment: Environment) -> Iterator[None]:
     try:
         yield
     except ReadError as error:
-        from .k2eg import K2egInterface
-
-        if isinstance(environment.interface, K2egInterface):
-            # Its gateway searches, not this host; the error names broker, gateway or PV.
-            raise
-        where = _ADDRESSES.get(getattr(environment.interface, "scheme", ""))
+        where = getattr(environment.interface, "address_variable", None)
         silent = error.errors and all(isinstance(each, PvNotConnected) for each in error.errors.values())
         if where is None or error.partial or not silent:
             raise

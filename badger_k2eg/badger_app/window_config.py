@@ -18,7 +18,8 @@ import yaml
 
 from ..core.errors import SettingsError
 from ..plugin_root import plugin_root as our_plugin_root
-from .session import ROOTS, plugin_names
+from .plugin_files import plugin_names
+from .session import ROOTS
 
 PLUGIN_ROOT = "BADGER_PLUGIN_ROOT"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,6 @@ from ..core.units import is_quantity, same
 from .knobs import Knob
 
 logger = logging.getLogger("badger_k2eg")
-
-Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
 #: A tolerance wider than this part of the range is none.
 _WIDE = 0.05
@@ -67,15 +65,9 @@ class Bounds:
 class Mover:
     """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
 
-    def __init__(self, control: Control, write: Write | None = None) -> None:
-        """Stand on the control: its guard, its retries, its record.
-
-        :param write: in place of ``Control.set``, for somebody who wants to know of every set; must end there.
-        """
+    def __init__(self, control: Control) -> None:
+        """Stand on the control: its guard, its retries, its record."""
         self._control = control
-        self._write: Write = write or (
-            lambda values, validators, deadline: control.set(values, validators, deadline=deadline)
-        )
         self.bounds = Bounds(control)
         self._doubted: set[str] = set()
 
@@ -102,7 +94,7 @@ class Mover:
             self._control.check(targets, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
-            report = self._write(targets, validators, deadline)
+            report = self._control.set(targets, validators, deadline=deadline)
         if not self._control.settings.read_only:
             self._doubt_tolerances(turned, report)
             futures.sleep(self._settling(targets, turned.values(), before), deadline)
@@ -119,11 +111,11 @@ class Mover:
         """Go past the targets, stay until the machine has got there, and go to the targets."""
         before = self._control.last_report
         try:
-            self._write(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline)
+            self._control.set(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline=deadline)
             futures.sleep(max(knob.stay for knob in knobs if knob.setpoint in beyond), deadline)
             if deadline.expired:
                 raise PutTimeout("the time of the call is over")
-            return self._write(targets, validators, deadline)
+            return self._control.set(targets, validators, deadline=deadline)
         except BaseException as error:
             # Where it ended in a half, that one's report; else (a stop past the targets, an interrupt) the last one.
             own = getattr(error, "report", None)

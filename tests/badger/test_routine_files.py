@@ -69,7 +69,7 @@ def test_a_mistake_is_one_line_that_names_file_and_key(
 
 @pytest.mark.parametrize("file", sorted((CLONE / "examples" / "routines").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_routines_fit_their_environments(file: Path) -> None:
-    from badger_k2eg.badger_app.routine_file import read_routine_file
+    from badger_k2eg.badger_app.build_routine import read_routine_file
 
     routine = read_routine_file(file).content
     environment = importlib.import_module(f"environments.{routine['environment']['name']}").Environment

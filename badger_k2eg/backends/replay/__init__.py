@@ -20,7 +20,7 @@ from ...core.model import Outcome, PutAnswer, PvAddress, Reading, type_of
 from ...core.records import Record
 from .recording import Match, Point, Recording
 
-__all__ = ["Matching", "Recording", "ReplayBackend"]
+__all__ = ["Matching", "NotRecorded", "Recording", "ReplayBackend"]
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -37,6 +37,10 @@ class Matching(StrEnum):
     NEAREST = "nearest"
     #: The time since the first call, times the speed, whatever is put.
     TIME = "time"
+
+
+class NotRecorded(PvNotConnected):
+    """A PV or an observable that the run did not record."""
 
 
 class ReplayBackend:
@@ -155,7 +159,7 @@ class ReplayBackend:
         except ReplayMismatch as error:
             return PvNotConnected(address.text, str(error))
         if line is None:
-            return PvNotConnected(address.text, f"run {self.recording.run} did not record it")
+            return NotRecorded(address.text, f"run {self.recording.run} did not record it")
         return self.recording.update(line)
 
     def _line(self, name: str) -> Record | None:

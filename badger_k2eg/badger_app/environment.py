@@ -27,21 +27,21 @@ _UNKNOWN = 1e9
 
 
 class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
-    """An environment for our interfaces, declared in class attributes.
+    """An environment for the interfaces of this package, declared in class attributes.
 
     ``knobs`` are its variables and ``measures`` its observables, by name; a text is a PV. ``{name}`` in a PV stands for
     the parameter (field) of that name. ``conditions`` are waited for before anything is measured;
-    ``can_start`` must hold before the first set of a run and ``keep_running`` before every set: where one does not,
-    nothing is set, and its reason is told. Of each PV in ``record`` every update is recorded while a run goes on.
-    Methods ``on_cancelled(run)`` and ``on_exception(run, error)``, where there are any, are called when a run is
-    stopped or fails, and may still set PVs. In place of ``knobs`` and ``measures`` there may be Badger's own
-    ``variables`` and ``observables``: each stands for the PV that the parameter of the same name holds, or else is
-    itself a PV; so is what a user adds by hand in Badger's window.
+    ``can_start`` must hold before the first set of a run and ``keep_running`` before every set: if one does not hold,
+    nothing is set, and the error gives its reason. Of each PV in ``record`` every update is recorded during a run.
+    Methods ``on_cancelled(run)`` and ``on_exception(run, error)``, if defined, are called when a run is stopped or
+    fails, and may still set PVs. Instead of ``knobs`` and ``measures`` there may be Badger's own ``variables`` and
+    ``observables``: each stands for the PV that the parameter of the same name holds, or else is a PV itself, as is one
+    that a user adds in Badger's window.
 
-    What ``measures`` declares counts only when it was taken after the move (``tuning.Observable``); what is just a
-    name is read as it is. With ``skew`` it must also be of one instant, or of one pulse.
+    An observable of ``measures`` counts only when it was taken after the move (``tuning.Observable``); one of
+    ``observables`` is read as it is. With ``skew`` they must also be of one instant, or of one pulse.
 
-    :raises SettingsError: for an unknown parameter or a wrong value; the class itself, for a wrong word or declaration
+    :raises SettingsError: for an unknown parameter or a wrong value; the class itself, for a wrong name or declaration
         in its body. Each is one line.
     """
 
@@ -55,7 +55,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        """Tell Badger the names, and the bounds that are known without the machine."""
+        """Give Badger the names, and the bounds that are known without the machine."""
         super().__pydantic_init_subclass__(**options)
         check_declarations(cls)
         if "knobs" in vars(cls) and "variables" not in vars(cls):
@@ -66,15 +66,15 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
 
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
-        # Badger gives this one, and no other, while it lists plugins: then the machine must not be asked.
+        # Badger gives this one alone, while it lists plugins: the machine must not be asked then.
         self._listed = "params" in parameters
 
     _listed: bool = PrivateAttr(default=False)
 
-    # -- declarations, with the parameters in their places -----------------------------------------------------------
+    # -- declarations, with the parameters filled in -----------------------------------------------------------------
 
     def pv(self, name: str) -> str:
-        """Give the PV of a variable, or of an observable that is one PV.
+        """Return the PV of a variable, or of an observable that is one PV.
 
         :raises SettingsError: when its parameter is empty.
         """
@@ -86,7 +86,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
             return name
         text = getattr(self, name)
         if not isinstance(text, str) or not text.strip():
-            raise SettingsError(f"environment {self.name}: parameter {name} names no PV")
+            raise SettingsError(f"environment {self.name}: parameter {name} is empty; it must name a PV")
         return text.strip()
 
     def _filled(self, name: str, declaration: Any) -> Any:
@@ -105,7 +105,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     def _measure(self, name: str) -> Measurable:
         declared = self.measures.get(name)
         if declared is None:
-            # Just a name may be anything, also what never changes: it is read as it is.
+            # A mere name may be anything, also what never changes: it is read as it is.
             return Observable(self.pv(name), fresh=False, reduce="none")
         what: Measurable = self._filled(name, Observable(declared) if isinstance(declared, str) else declared)
         return what
@@ -116,18 +116,18 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
         for name, knob in knobs.items():
             if knob.setpoint in seen:
                 raise SettingsError(
-                    f"environment {self.name}: two variables of this step stand for {knob.setpoint}: "
+                    f"environment {self.name}: two variables of this step are the PV {knob.setpoint}: "
                     f"{seen[knob.setpoint]} and {name}"
                 )
             seen[knob.setpoint] = name
         return knobs
 
     def recorded_pvs(self) -> list[str]:
-        """List the PVs of which every update is recorded while a run goes on."""
+        """List the PVs of which every update is recorded during a run."""
         return [str(self._filled("record", pv)) for pv in self.record]
 
     def pvs(self) -> list[str]:
-        """List every PV that it stands on: setpoints, readbacks, status, what is measured, conditions.
+        """List every PV in use: setpoints, readbacks, status, observables, conditions.
 
         :raises SettingsError: when a parameter is empty.
         """
@@ -204,9 +204,9 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
         return self._attached().measure(wanted, self._filled_conditions(self.conditions), self.skew)
 
     def get_bounds(self, variable_names: Sequence[str]) -> dict[str, list[float]]:
-        """Give bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
+        """Return bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
 
-        :raises SettingsError: for a record without drive limits: then the knob must have bounds of its own.
+        :raises SettingsError: for a record without drive limits, if the knob has no bounds of its own.
         """
         known = {name: self.variables[name] for name in variable_names if self.variables.get(name)}
         asked = self._knobs([name for name in variable_names if name not in known])

@@ -1,4 +1,4 @@
-"""What an environment tells the run of its process: what it is, which PVs it may set, and when a call of it goes on."""
+"""The run of a routine in this process: its manifest, its beginning and end, and the calls of an environment in it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from badger.environment import Environment
     from badger.routine import Routine
 
-#: What Badger calls in an evaluation: each is a frame of ours, which a stopped run ends on its way out.
+#: What Badger calls in an evaluation: a run that is stopped ends when such a call returns.
 _CALLS = ("get_variables", "set_variables", "get_observables")
 
 
 def framed(cls: type) -> None:
-    """Let the calls that this class itself defines be frames of ours."""
+    """Make the calls that a class itself defines frames of the run."""
     for name in _CALLS:
         if callable(method := vars(cls).get(name)):
             setattr(cls, name, _framed(method))
@@ -36,7 +36,7 @@ def _framed(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def described(environment: Environment) -> dict[str, Any]:
-    """Give what a run's manifest says of an environment."""
+    """Return the part of a run's manifest that describes an environment."""
     names = list(environment.variables)
     variables = pvs_of(environment, names) if hasattr(environment, "pv") else dict(zip(names, names, strict=True))
     return {
@@ -48,9 +48,9 @@ def described(environment: Environment) -> dict[str, Any]:
 
 
 def begin(routine: Routine, *, keeps_policy: bool) -> run.Run:
-    """Open the run of a routine in this process; the caller ends it, and stops it by its own signals.
+    """Open the run of a routine in this process; the caller ends it, and handles signals.
 
-    :param keeps_policy: False where the caller itself sees to where the machine is left.
+    :param keeps_policy: False if the caller itself decides where the machine is left.
     """
     environment, vocs = routine.environment, routine.vocs
     attachment = getattr(environment.interface, "attachment", None)
@@ -76,10 +76,7 @@ def _direction(objective: Any) -> str:
 
 
 def end(ours: run.Run, reason: str, failure: BaseException | None, archive: Path | None) -> None:
-    """End it.
-
-    :param reason: in words.
-    """
+    """End the run of a routine."""
     if archive is not None:
         ours.outcome["archive"] = str(archive)
     ours.failure = failure
@@ -91,7 +88,7 @@ def end(ours: run.Run, reason: str, failure: BaseException | None, archive: Path
 def _dumped(model: Any, **options: Any) -> dict[str, Any]:
     try:
         dumped: dict[str, Any] = model.model_dump(mode="json", **options)
-    except Exception as error:  # a field of somebody's own class; it must not keep a run from beginning
+    except Exception as error:  # a field of the author's own class; it must not keep a run from beginning
         return {"error": f"{type(error).__name__}: {error}"}
     return dumped
 

@@ -59,7 +59,7 @@ def open_window(config: WindowConfig) -> int:
             importlib.import_module(name)
     from badger import __main__ as badger
 
-    _correct_the_window(config.plugin_root)
+    correct_the_window(config.plugin_root)
     sys.argv = ["badger", "-g", "-cf", str(config.file)]
     for number in _ENDS:
         signal.signal(number, _quit)
@@ -95,7 +95,7 @@ def _end_children() -> None:
             child.kill()
 
 
-def _correct_the_window(plugin_root: Path) -> None:
+def correct_the_window(plugin_root: Path) -> None:
     """Replace the window that ``badger -g`` will open by a corrected one."""
     import badger.gui
     from badger.gui.components.routine_runner import BadgerRoutineSubprocess

@@ -21,16 +21,17 @@ from .. import run
 from ..backends import ThroughK2eg, Way
 from ..control import Control, SynchronousCalls, connect
 from ..core import clock
-from ..core.backend import Backend, Sink, Update
+from ..core.backend import Backend
 from ..core.deadline import Deadline, in_seconds
 from ..core.errors import PvError, ReadError, ReadTimeout, SettingsError
 from ..core.futures import ABSENT, Absent, Callback, Future, Time, call
-from ..core.model import Limits, Outcome, PutResult, PvAddress, Reading, SetReport, plain
+from ..core.model import Limits, Reading, SetReport
 from ..core.settings import Options, Settings, from_environment, load
 from ..k2eg.environment import default_app_name, default_environment
 from ..run.manifest import recorded_way
 from ..tuning import Condition, Knob, Measurable, Mover, Sample, Sampler, Skew, wait_for
 from .interface_options import describe, normalised, option, warn_of
+from .recording import RecordingSink, read_entry, recordable
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -76,45 +77,6 @@ class _Live:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Live, (self.context,)
-
-
-class _BadgerRecord:
-    """A sink that also fills Badger's own record of an interface (``_logs``), with copies of builtin types.
-
-    Badger pickles that record at the end of a run: an array that its owner changes meanwhile, or a value that cannot be
-    pickled, would spoil all of it.
-
-    :param sink: the sink that has the last word.
-    :param note: called with Badger's name of the action, its name of the values, and the values.
-    """
-
-    def __init__(self, sink: Sink, note: Callable[[str, str, Mapping[str, Any]], None]) -> None:
-        self._sink = sink
-        self._note = note
-
-    def set_began(
-        self, before: Mapping[PvAddress, Reading], asked: Mapping[str, Any], validators: Mapping[str, Any]
-    ) -> str | None:
-        if (reason := self._sink.set_began(before, asked, validators)) is None:
-            self._note("set_values", "channel_inputs", asked)
-        return reason
-
-    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
-        self._sink.puts_attempted(results)
-
-    def set_finished(self, report: SetReport) -> None:
-        if report and not any(map(_has_begun, report.results)):
-            self._note("set_values", "channel_inputs", {result.pv: result.asked for result in report.results})
-        self._sink.set_finished(report)
-
-    def read_finished(self, updates: Mapping[str, Update]) -> None:
-        values = {name: u.value if isinstance(u, Reading) else math.nan for name, u in updates.items()}
-        self._note("get_values", "channel_outputs", values)
-        self._sink.read_finished(updates)
-
-
-def _has_begun(result: PutResult) -> bool:
-    return result.attempts > 0 or result.outcome not in (Outcome.BLOCKED, Outcome.SKIPPED, Outcome.NOT_SENT)
 
 
 class ControlInterface(SynchronousCalls, BadgerInterface):
@@ -270,7 +232,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         settings = load(together, defaults={"timeout": type(self).model_fields["timeout"].get_default()})
         backend = self._live.once("backend", self._open_backend)
         control = self.attachment.attach(self._new_control(backend, settings))
-        control.sink = _BadgerRecord(control.sink, self._note)
+        control.sink = RecordingSink(control.sink, self._note)
         control.last_report = self._live.report
         return control
 
@@ -289,10 +251,8 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         way = recorded_way(self._way())
         return {"interface": self.name, "way": way, "read_only": self.settings.read_only, "options": options}
 
-    def _note(self, action: str, key: str, values: Mapping[str, Any]) -> None:
-        """Add an entry to Badger's record, in the form of ``badger.interface.log``."""
-        copied = {str(name): recordable(value) for name, value in values.items()}
-        self._logs.append({"timestamp": clock.time(), "action": action, key: copied})
+    def _note(self, entry: dict[str, Any]) -> None:
+        self._logs.append(entry)
 
     def _rebuild(self) -> None:
         """Let the next call find other options; client and last report stay."""
@@ -526,7 +486,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
                 raise
             logger.warning("%s: NaN in its place", error)
             values = {name: error.partial.get(name, math.nan) for name in wanted}
-        self._note("get_values", "channel_outputs", values)
+        self._note(read_entry(values))
         self._observed(values)
         return values
 
@@ -589,22 +549,6 @@ class K2egInterface(ControlInterface):
 
     def _way(self) -> ThroughK2eg:
         return ThroughK2eg(self.environment or default_environment(), self.app_name or default_app_name())
-
-
-def recordable(value: Any) -> Any:
-    """Copy a value into builtin types; any other object is recorded as its text."""
-    value = plain(value.value if isinstance(value, Reading) else value)
-    if value is None or isinstance(value, bool):
-        return value
-    # Subclasses (p4p's ntfloat, an annotated reading) lose what makes them special, and what cannot be pickled.
-    for kind in (int, float, str):
-        if isinstance(value, kind):
-            return kind(value)
-    if isinstance(value, Mapping):
-        return {str(key): recordable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [recordable(item) for item in value]
-    return str(value)
 
 
 def _names(channel_names: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
-from badger_k2eg.badger_app.interface import recordable
+from badger_k2eg.badger_app.recording import recordable
 from badger_k2eg.core.units import Quantity
 from badger_k2eg.errors import ReadError, SetError
 from badger_k2eg.testing.soft_ioc import SoftIoc

@@ -61,7 +61,8 @@ def open_backend(way: Way) -> Backend:
 def identity(way: Way) -> Hashable:
     """Tell which client ``open_backend`` would open: interfaces with the same one share it.
 
-    A mock in the place of p4p's ``Context`` is another client than p4p's own.
+    A mock in the place of p4p's ``Context`` is another client than p4p's own; and a client keeps the addresses that
+    stood in the environment when it was opened, so that with others it is another one, too.
     """
     if isinstance(way, ThroughK2eg):
         from ..k2eg.environment import FOLDER_VARIABLE
@@ -70,5 +71,9 @@ def identity(way: Way) -> Hashable:
     if way == "pva":
         from . import pva
 
-        return way, id(pva.Context)
-    return way
+        return way, id(pva.Context), _addresses("EPICS_PVA_")
+    return way, _addresses("EPICS_CA_")
+
+
+def _addresses(prefix: str) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in os.environ.items() if name.startswith(prefix))

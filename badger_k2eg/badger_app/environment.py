@@ -13,6 +13,7 @@ from badger.interface import InterfaceInfo
 from pydantic import PrivateAttr
 
 from ..core.errors import SettingsError
+from ..core.model import Limits
 from ..run import Attachment
 from ..tuning import Buffer, Condition, Expression, Knob, Measurable, Observable, Sample, Skew, filled
 from . import run_frames
@@ -22,8 +23,9 @@ from .interface import ControlInterface
 
 __all__ = ["AS_CONFIGURED", "ControlEnvironment"]
 
-#: Stands for bounds that are unknown while the machine does not answer; the guard looks at every setpoint anyway.
-_UNKNOWN = 1e9
+#: Stands for the bounds of a record while Badger lists plugins: the machine must not be asked then, and Badger wants
+#: numbers. No run uses them.
+_NOT_ASKED = Limits(-1e9, 1e9)
 
 
 class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
@@ -206,21 +208,23 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     def get_bounds(self, variable_names: Sequence[str]) -> dict[str, list[float]]:
         """Return bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
 
+        While Badger lists plugins the machine is not asked, and bounds that it alone knows are a placeholder.
+
+        :raises ReadError: naming the records that do not answer.
         :raises SettingsError: for a record without drive limits, if the knob has no bounds of its own.
         """
         known = {name: self.variables[name] for name in variable_names if self.variables.get(name)}
         asked = self._knobs([name for name in variable_names if name not in known])
-        is_online = not self._listed and isinstance(self.interface, ControlInterface)
-        limits = self._attached().bounds(asked.values()) if asked and is_online else {}
+        limits = {knob.setpoint: _NOT_ASKED for knob in asked.values()}
+        if asked and not self._listed:
+            limits = self._attached().bounds(asked.values())
         bounds: dict[str, list[float]] = {}
         for name in variable_names:
             if name in known:
                 bounds[name] = [float(end) for end in known[name]]
                 continue
             pv = asked[name].setpoint
-            if pv not in limits:
-                bounds[name] = [-_UNKNOWN, _UNKNOWN]
-            elif limits[pv].low is None or limits[pv].high is None:
+            if limits[pv].low is None or limits[pv].high is None:
                 raise SettingsError(
                     f"environment {self.name}: {pv} has no drive limits; give the knob {name} bounds=(low, high)"
                 )

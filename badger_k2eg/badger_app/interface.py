@@ -19,7 +19,7 @@ from pydantic import Field, PrivateAttr
 
 from .. import run
 from ..backends import ThroughK2eg, Way
-from ..control import Control, SynchronousCalls, connect
+from ..control import Control, Reader, SynchronousCalls, connect
 from ..core import clock
 from ..core.backend import Backend
 from ..core.deadline import Deadline, in_seconds
@@ -286,8 +286,11 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         return call(enclosed, callback, parent=None if callback is ABSENT else self.control.life, name=name)
 
     @property
-    def _control(self) -> Control:
-        return self.control
+    def _reader(self) -> Reader:
+        return self.control.reader
+
+    def _get_one(self, pv: str, timeout: Time) -> Any:
+        return self.control.get([pv], timeout=timeout)[pv]
 
     def _enclosed(self) -> AbstractContextManager[None]:
         return run.inside()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import ControlError, SettingsError
-from ..plugin_root import plugin_root as our_plugin_root
+from ..plugins import plugin_root as our_plugin_root
 
 
 def plugin_names(kind: str, plugin_root: Path | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from ..backends.replay import NotRecorded, ReplayBackend
 from ..backends.replay.source import ReplaySettings, load, open_recording
-from ..control import Control
+from ..control import Control, Reader
 from ..core.backend import Backend, Update
 from ..core.deadline import Deadline
 from ..core.errors import PvError, SettingsError, ValidationFailed, ValidatorCrashed
@@ -42,6 +42,22 @@ class _Unrecorded(Attachment):
         """Leave no record."""
 
 
+class _ReplayReader(Reader):
+    """A reader at the present point of a recorded run."""
+
+    def __init__(self, replayed: ReplayBackend, settings: Settings) -> None:
+        super().__init__(replayed, settings)
+        self._replayed = replayed
+
+    def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
+        """Read at the present point.
+
+        :raises ReplayMismatch: in strict matching, when the run had no such point.
+        """
+        self._replayed.point()
+        return super().updates(names, deadline)
+
+
 class _ReplayControl(Control):
     """A control that sets nothing: it goes to recorded points. What failed at one fails again, validations too.
 
@@ -49,7 +65,7 @@ class _ReplayControl(Control):
     """
 
     def __init__(self, replayed: ReplayBackend, settings: Settings) -> None:
-        super().__init__(replayed, settings)
+        super().__init__(replayed, settings, reader=_ReplayReader(replayed, settings))
         self._replayed = replayed
 
     def set(self, values: Mapping[str, Any], validators: Mapping[str, Any] | None = None, **how: Any) -> Any:
@@ -68,14 +84,6 @@ class _ReplayControl(Control):
         # In the background the deadline ends the task, and with it the call in it.
         parent = None if callback is ABSENT else how.pop("deadline", None) or self.life
         return call(work, callback, parent=parent, name="set")
-
-    def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
-        """Read at the present point.
-
-        :raises ReplayMismatch: in strict matching, when the run had no such point.
-        """
-        self._replayed.point()
-        return super().updates(names, deadline)
 
 
 class ReplayInterface(ControlInterface):
@@ -136,7 +144,8 @@ class ReplayInterface(ControlInterface):
 
     def _new_control(self, backend: Backend, settings: Settings) -> Control:
         # The interface's own settings hold too, except those that wait for a machine.
-        return _ReplayControl(self.replayed, settings.model_copy(update=_AT_ONCE))
+        at_once = settings.model_copy(update=_AT_ONCE)
+        return _ReplayControl(self.replayed, at_once)
 
     def _make_attachment(self) -> Attachment:
         return _Unrecorded()

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ..core.errors import SettingsError
-from ..plugin_root import plugin_root as our_plugin_root
+from ..plugins import plugin_root as our_plugin_root
 from .plugin_files import plugin_names
 from .session import ROOTS
 

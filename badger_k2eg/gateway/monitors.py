@@ -165,11 +165,11 @@ class _Stream:
         self._last: Reading | None = None
 
     def open(self, control: Control) -> None:
-        self._subscription = control.feeds.attach(address_of(self._uri), self._tell)
+        self._subscription = control.reader.monitor(address_of(self._uri), self._tell)
 
     def repeat(self, control: Control) -> None:
         # Through the same feed, so that an older value never follows a newer one.
-        control.feeds.attach(address_of(self._uri), self._tell).close()
+        control.reader.monitor(address_of(self._uri), self._tell).close()
 
     def close(self) -> None:
         if self._subscription is not None:

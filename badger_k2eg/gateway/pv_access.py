@@ -39,7 +39,7 @@ def watch(control: Control, uris: Mapping[str, PvUri], tell: Callable[[str, Upda
     """
 
     def follow(name: str, uri: PvUri) -> Subscription:
-        return control.feeds.attach(address_of(uri), lambda update: tell(name, update))
+        return control.reader.monitor(address_of(uri), lambda update: tell(name, update))
 
     return [follow(name, uri) for name, uri in uris.items()]
 

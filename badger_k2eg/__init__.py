@@ -36,8 +36,7 @@ _MODULES = {
     "k2eg.snapshots": ["SnapshotProperties"],
     # Badger
     "badger_app.environment": ["ControlEnvironment"],
-    "badger_app.interface": ["ControlInterface"],
-    "badger_app.k2eg": ["K2egInterface"],
+    "badger_app.interface": ["ControlInterface", "K2egInterface"],
     "badger_app.replay": ["ReplayInterface"],
     "badger_app.headless": ["HeadlessRun", "load_routine", "open_badger"],
     "plugins": ["plugin_root"],

@@ -7,7 +7,7 @@ from .badger_app.headless import HeadlessRun as HeadlessRun
 from .badger_app.headless import load_routine as load_routine
 from .badger_app.headless import open_badger as open_badger
 from .badger_app.interface import ControlInterface as ControlInterface
-from .badger_app.k2eg import K2egInterface as K2egInterface
+from .badger_app.interface import K2egInterface as K2egInterface
 from .badger_app.replay import ReplayInterface as ReplayInterface
 from .control import Control as Control
 from .control.validators import all_of as all_of

@@ -1,6 +1,6 @@
-"""Badger's rooms: the only importers of badger and xopt. Owns what an import says without the extra ``badger``.
+"""Badger's side: the only importer of badger and xopt. Raises MissingExtra on import without the extra ``badger``.
 
-Everything below these rooms runs without Badger, its window toolkit and torch.
+Everything below this folder runs without Badger, its window toolkit and torch.
 """
 
 from ..core.errors import MissingExtra

@@ -1,48 +1,150 @@
-"""The routine that a file describes, ready to run.
+"""Routine files: what Badger's window saves, or a few lines written by hand; and the routine that one describes.
 
-Badger's own loading forgets the interface, takes whatever name it does not know, and says the rest in pages; so it is
-given objects that are made and checked here, each against what the environment is. ``open_badger`` of ``runner`` comes
-first; Badger is imported inside functions only.
+Badger's own loading forgets the interface, accepts unknown names, and reports other mistakes in pages. So Badger is
+given objects that are made and checked here against the environment; a mistake is one line that names file and key.
+``session.open_badger`` comes first, except for ``read_routine_file``; Badger is imported inside functions only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..core.errors import SettingsError
-from ..core.suggestions import did_you_mean
+import yaml
+from pydantic import ValidationError
+
+from ..core.errors import ControlError, SettingsError
+from ..core.suggestions import close_to, did_you_mean
 from . import session
 from .evaluation import is_read_only
 from .plugin_files import environment_class
-from .routine_file import RoutineFile, check_range, read_routine_file
 
 if TYPE_CHECKING:
     from badger.environment import Environment
     from badger.routine import Routine
 
-#: What a sequential generator has saved of the run that it was in; a run begins anew.
+#: What a sequential generator has saved of its run; a new run begins without it.
 _PROGRESS = ("current_state", "future_state", "is_active", "manual_data_cnt", "x", "y", "data", "model")
-#: The same of the trust region of a Bayesian one; its window forgets these too.
+#: The same for the trust region of a Bayesian one; Badger's window drops these too.
 _TRUST_REGION_PROGRESS = ("center_x", "best_value", "tkwargs")
+
+
+#: Keys that are required, or may stand beside these; none of them is a misspelling of another.
+_KEYS = {"environment", "generator", "vocs", "interface"}
+
+
+# -- the file, without Badger ------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class RoutineFile:
+    """A routine file that has been read, but not yet checked.
+
+    :ivar path: named in every error.
+    :ivar content: all of it; making the routine removes what it has used.
+    """
+
+    path: Path
+    content: dict[str, Any]
+
+    def wrong(self, key: str, what: object) -> SettingsError:
+        """Return the error for a key, in one line."""
+        return SettingsError(f"{self.path}: {key}: {what}")
+
+    def mapping(self, holder: dict[str, Any], key: str, where: str) -> dict[str, Any]:
+        """Remove and return a part that holds keys itself; an absent one is empty."""
+        part = holder.pop(key, None)
+        if not isinstance(part, Mapping | None):
+            raise self.wrong(where, f"names with values are expected, not {part!r}")
+        return {str(name): value for name, value in (part or {}).items()}
+
+    @contextmanager
+    def errors_of(self, key: str) -> Iterator[None]:
+        """Turn what pydantic, Xopt or Badger raise for a key into an error in one line."""
+        try:
+            yield
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ": ".join([key, *(str(part) for part in first["loc"])])
+            raise self.wrong(place, _plain(first["msg"])) from None
+        except SettingsError as error:
+            text = str(error)
+            raise (error if text.startswith(f"{self.path}: ") else SettingsError(f"{self.path}: {text}")) from None
+        except (ControlError, OSError):
+            # From the machine, which may be read here: not a mistake in the file.
+            raise
+        except Exception as error:
+            # Any exception: every generator checks its options in its own way.
+            raise self.wrong(key, _plain(str(error)) or type(error).__name__) from None
+
+
+def read_routine_file(path: Path) -> RoutineFile:
+    """Read a routine file; needs no Badger, and no machine.
+
+    :raises SettingsError: in one line, if it is not a routine file.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark is not None else ""
+        raise SettingsError(f"{path}: not a YAML file: {getattr(error, 'problem', None) or error}{where}") from None
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: not a routine file: it has no keys with values")
+    file = RoutineFile(path, {str(key): value for key, value in content.items()})
+    for key in ("environment", "generator"):
+        if not file.content.get(key):
+            if misspelt := close_to(key, file.content.keys() - _KEYS):
+                raise file.wrong(misspelt, f"no such key; did you mean {key!r}?")
+            raise file.wrong(key, "missing")
+    return file
+
+
+def _plain(message: str) -> str:
+    lines = message.strip().removeprefix("Value error, ").splitlines()
+    return lines[0] if lines else ""
+
+
+def check_range(file: RoutineFile, key: str, domain: list[Any]) -> None:
+    """Check a range.
+
+    :raises SettingsError: unless it is two finite numbers, the lower one first.
+    """
+    try:
+        low, high = map(float, domain)
+    except (TypeError, ValueError):
+        raise file.wrong(key, f"a range must be two numbers, not {domain!r}") from None
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise file.wrong(key, f"a range must be two finite numbers, not {domain!r}")
+    if low > high:
+        raise file.wrong(key, f"bounds reversed: {low:g} is above {high:g}")
+    if low == high:
+        raise file.wrong(key, f"the range is empty: {low:g} to {high:g}")
+
+
+# -- its routine -------------------------------------------------------------------------------------------------------
 
 
 def load_routine(
     path: Path | str, parameters: Mapping[str, Any] | None = None, *, read_only: bool = False, context: Any = None
 ) -> Routine:
-    """Make a routine of a file, with the environment and the interface that it names; ``open_badger`` first.
+    """Return the routine of a file, with the environment and the interface that it names.
 
-    The interface's parameters in the file hold as well, where they differ from its defaults; restrictions only tighten.
-    Data of an earlier run in the file are left out. Where the file has no initial points, or wants them and the ranges
-    relative to the present, the machine is asked where it is.
+    The interface's parameters in the file hold as well, if they differ from its defaults; restrictions only tighten.
+    Data of an earlier run in the file are left out. If the file has no initial points, or wants them and the ranges
+    relative to the present values, the machine is read.
 
     :param parameters: of the environment, in place of the file's.
     :param read_only: set nothing, whatever the file says.
     :param context: for the interface, in place of our own client: a simulated machine.
-    :raises SettingsError: one line that names file and key.
-    :raises ControlError: when the machine does not say where it is.
+    :raises SettingsError: in one line that names file and key.
+    :raises ControlError: when the machine cannot be read.
     """
     file = read_routine_file(Path(path))
     _check_keys(file, file.content)
@@ -70,12 +172,12 @@ def _routine(file: RoutineFile, environment: Environment, generator: Any, points
     rest = {name: value for name, value in file.content.items() if value is not None}
     rest.setdefault("name", file.path.stem)
     if (most := rest.pop("max_evaluations", None)) is not None:
-        # Written by hand; Xopt has come to call it so.
+        # Written by hand; Xopt has a condition for it.
         rest.setdefault("stopping_condition", {"name": "MaxEvaluationsCondition", "max_evaluations": most})
     for name in ("data", "id", "creation_ts", "evaluator"):
         rest.pop(name, None)
     rest |= {"badger_version": get_badger_version(), "xopt_version": get_xopt_version()}
-    with file.complaints("routine"):
+    with file.errors_of("routine"):
         return Routine(
             environment=environment,
             generator=generator,
@@ -111,9 +213,9 @@ def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool,
     fields = environment_class(name)[0].model_fields
     chosen = _interface_name(given | parameters, interface)
     if "interface_name" not in fields:
-        # An environment of somebody's own: the choice is none of its parameters, and holds all the same.
+        # An environment that is not derived from ours: the choice is not one of its parameters, but holds all the same.
         parameters.pop("interface_name", None)
-    with file.complaints("environment"):
+    with file.errors_of("environment"):
         for parameter in (*given, *parameters):
             if parameter not in fields:
                 raise SettingsError(
@@ -129,13 +231,13 @@ def _environment(file: RoutineFile, parameters: dict[str, Any], read_only: bool,
             interface_options=_interface_options(chosen, interface, read_only, context),
         )
     if read_only and not is_read_only(environment):
-        raise SettingsError(f"environment {name} has an interface that knows no read-only mode")
+        raise SettingsError(f"the interface of environment {name} has no read-only mode")
     environment.reset_environment()
     return environment
 
 
 def _interface_name(parameters: Mapping[str, Any], interface: Mapping[str, Any]) -> str | None:
-    """Choose the interface: the environment's parameter, the file's interface, or what configs.yaml names first."""
+    """Return the interface of the parameter, or of the file; None for the first one of configs.yaml."""
     wanted = str(parameters.get("interface_name") or "").strip()
     if wanted and wanted.lower() != "as configured":
         return wanted
@@ -143,9 +245,9 @@ def _interface_name(parameters: Mapping[str, Any], interface: Mapping[str, Any])
 
 
 def _interface_options(chosen: str | None, interface: dict[str, Any], read_only: bool, context: Any) -> dict[str, Any]:
-    """Take the options of the file's interface that somebody has chosen: Badger saves all, untouched ones too.
+    """Return the options of the file's interface that were changed: Badger saves all, untouched ones too.
 
-    Of another interface than the chosen one those count that both have: limits hold on every way to the machine.
+    If another interface is chosen, the options that both have count: limits hold on every way to the machine.
     """
     from badger.factory import get_intf, list_intf
 
@@ -155,7 +257,7 @@ def _interface_options(chosen: str | None, interface: dict[str, Any], read_only:
         options.pop(name, None)
     if own in list_intf():
         fields = get_intf(own)[0].model_fields
-        # What is written equal to a default would be stronger than an operator's variable.
+        # A default that is written out would take precedence over an operator's environment variable.
         options = {
             name: value
             for name, value in options.items()
@@ -178,44 +280,44 @@ def _same(value: Any, default: Any) -> bool:
     )
 
 
-# -- what is varied, and what is looked at ----------------------------------------------------------------------------
+# -- variables, objectives, constraints -------------------------------------------------------------------------------
 
 
 def _vocs(file: RoutineFile) -> Any:
-    """Make the VOCS; Badger saves it within the generator, and an older one beside it."""
+    """Return the VOCS; Badger saves it within the generator, older versions beside it."""
     from xopt import VOCS
 
     generator = file.content["generator"]
     if isinstance(generator, str):
         generator = file.content["generator"] = {"name": generator}
     if not isinstance(generator, dict):
-        raise file.wrong("generator", f"this is {generator!r}, where a name is expected, or names with values")
+        raise file.wrong("generator", f"a name is expected, or names with values, not {generator!r}")
     inner = file.mapping(generator, "vocs", "generator: vocs")
     vocs = file.mapping(file.content, "vocs", "vocs") or inner
     for part in vocs:
         if part not in VOCS.model_fields:
             raise file.wrong(f"vocs: {part}", f"no such key; {did_you_mean(part, VOCS.model_fields)}")
     if not vocs.get("variables"):
-        raise file.wrong("vocs: variables", "there is none")
+        raise file.wrong("vocs: variables", "missing; at least one is needed")
     if not vocs.get("objectives"):
-        raise file.wrong("vocs: objectives", "there is none")
+        raise file.wrong("vocs: objectives", "missing; at least one is needed")
     for part in ("variables", "objectives", "constraints"):
         if not isinstance(vocs.get(part) or {}, Mapping):
-            raise file.wrong(f"vocs: {part}", f"this is {vocs[part]!r}, where names with values are expected")
+            raise file.wrong(f"vocs: {part}", f"names with values are expected, not {vocs[part]!r}")
     for name, given in vocs["variables"].items():
         domain = given.get("domain") if isinstance(given, Mapping) else given
         if isinstance(domain, list) and len(domain) == 2:
             check_range(file, f"vocs: variables: {name}", domain)
         elif domain is not None or not isinstance(given, Mapping):
-            raise file.wrong(f"vocs: variables: {name}", f"a range is two numbers, not {domain!r}")
+            raise file.wrong(f"vocs: variables: {name}", f"a range must be two numbers, not {domain!r}")
     _check_rules(file, vocs)
-    with file.complaints("vocs"):
+    with file.errors_of("vocs"):
         # Xopt does not like empty parts.
         return VOCS(**{part: value for part, value in vocs.items() if value})
 
 
 def _check_rules(file: RoutineFile, vocs: Mapping[str, Any]) -> None:
-    """Look at the words ``MINIMIZE``, ``LESS_THAN`` and so on; Xopt does not say which there are."""
+    """Check the rules ``MINIMIZE``, ``LESS_THAN`` and so on; Xopt's own error does not list them."""
     from gest_api.vocs import CONSTRAINT_CLASSES, OBJECTIVE_CLASSES
 
     for part, rules in (("objectives", OBJECTIVE_CLASSES), ("constraints", CONSTRAINT_CLASSES)):
@@ -228,11 +330,11 @@ def _check_rules(file: RoutineFile, vocs: Mapping[str, Any]) -> None:
 
 
 def _extend(environment: Environment, file: RoutineFile, vocs: Any) -> None:
-    """Let the environment know variables and hard limits that were added in the window."""
+    """Add the variables and hard limits of the window to the environment."""
     hard = file.mapping(dict(file.content), "vrange_hard_limit", "vrange_hard_limit")
     for name, limits in hard.items():
         check_range(file, f"vrange_hard_limit: {name}", list(limits) if isinstance(limits, list | tuple) else [limits])
-    # Badger itself does it so, to the class.
+    # Badger itself changes the class in the same way.
     environment.variables.update(hard)
     for name in file.content.get("additional_variables") or []:
         if name in vocs.variables and name not in environment.variables:
@@ -257,28 +359,26 @@ def _check_names(file: RoutineFile, vocs: Any, environment: Environment) -> None
 
 
 def _check_ranges(file: RoutineFile, vocs: Any, environment: Environment) -> None:
-    """Compare with the environment's bounds now: it would refuse the first point beyond them in mid-run."""
+    """Compare ranges with the environment's bounds, which would refuse a point beyond them in mid-run."""
     for name, (low, high) in environment.get_bounds(list(vocs.variable_names)).items():
         domain = getattr(vocs.variables[name], "domain", None)
         if domain is not None and (domain[0] < low or domain[1] > high):
-            raise file.wrong(
-                f"vocs: variables: {name}",
-                f"{domain[0]:g} to {domain[1]:g} goes beyond environment {environment.name}: {low:g} to {high:g}",
-            )
+            bounds = f"the bounds of environment {environment.name}, {low:g} to {high:g}"
+            raise file.wrong(f"vocs: variables: {name}", f"{domain[0]:g} to {domain[1]:g} exceeds {bounds}")
 
 
 def _around_the_present(file: RoutineFile, vocs: Any, environment: Environment) -> None:
-    """Take ranges and initial points from where the machine is, as the window does."""
+    """Set ranges and initial points around the present values, as the window does."""
     from badger.routine import calculate_variable_bounds
     from xopt.vocs import get_local_region, random_inputs
 
     options = file.mapping(dict(file.content), "vrange_limit_options", "vrange_limit_options")
-    with file.complaints("vrange_limit_options"):
+    with file.errors_of("vrange_limit_options"):
         for name, domain in calculate_variable_bounds(options, vocs, environment).items():
             check_range(file, f"vrange_limit_options: {name}", domain)
             vocs.variables[name].domain = [float(each) for each in domain]
     points: list[dict[str, float]] = []
-    with file.complaints("initial_point_actions"):
+    with file.errors_of("initial_point_actions"):
         here = environment.get_variables(list(vocs.variable_names))
         for action in file.content.get("initial_point_actions") or [{"type": "add_curr"}]:
             if action["type"] == "add_curr":
@@ -300,7 +400,7 @@ def _generator(file: RoutineFile, vocs: Any) -> Any:
     known = {"random"}.union(*all_generator_names.values())
     if name not in known:
         raise file.wrong("generator", f"there is no generator {name!r}; {did_you_mean(name, known)}")
-    with file.complaints(f"generator {name}"):
+    with file.errors_of(f"generator {name}"):
         generator_class = get_generator(name)
         for option in (*_PROGRESS, *(field for field, info in generator_class.model_fields.items() if info.frozen)):
             options.pop(option, None)
@@ -313,7 +413,7 @@ def _generator(file: RoutineFile, vocs: Any) -> Any:
 
 
 def _initial_points(file: RoutineFile, vocs: Any, generator: Any, environment: Environment) -> Any:
-    """Make the table of initial points; from where the machine is, unless the file or the generator has some."""
+    """Return the table of initial points: the file's, or the present values if the generator has none either."""
     from pandas import DataFrame
 
     names = list(vocs.variable_names)
@@ -321,20 +421,20 @@ def _initial_points(file: RoutineFile, vocs: Any, generator: Any, environment: E
     begun = any(getattr(generator, name, None) is not None for name in ("initial_point", "initial_simplex"))
     if given is None:
         given = [] if begun else [environment.get_variables(names)]
-    with file.complaints("initial_points"):
+    with file.errors_of("initial_points"):
         if isinstance(given, Mapping):
             # As Badger saves it: {variable: {row: value}}.
             given = {name: list(v.values()) if isinstance(v, Mapping) else v for name, v in given.items()}
         points = DataFrame(given, columns=None if len(given) else names)
         if set(points.columns) != set(names):
-            raise ValueError(f"a point has {', '.join(names)}, and not {', '.join(map(str, points.columns))}")
+            raise ValueError(f"a point must have {', '.join(names)}, not {', '.join(map(str, points.columns))}")
         points = points[names].astype(float)
     for name in names:
         domain = getattr(vocs.variables[name], "domain", None) or (-math.inf, math.inf)
         for value in points[name]:
             if not domain[0] <= value <= domain[1]:
                 raise file.wrong(
-                    "initial_points", f"{name} = {value:g} is not within its range, {domain[0]:g} to {domain[1]:g}"
+                    "initial_points", f"{name} = {value:g} is outside its range, {domain[0]:g} to {domain[1]:g}"
                 )
     if not begun:
         begin, rest = session.beginning(generator.name, points.to_dict("records"))

@@ -1,12 +1,10 @@
-"""``ControlEnvironment``: an environment that is a declaration. Knobs, measures, conditions, and at most a formula.
+"""``ControlEnvironment``: an environment as a declaration of knobs, measures and conditions, with a formula at most.
 
-Reaches PVs through the ``Control`` of its interface; stays offline while Badger lists it.
+Reaches PVs through its interface; stays offline while Badger lists it.
 """
 
 from __future__ import annotations
 
-import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -14,80 +12,38 @@ from badger.errors import BadgerNoInterfaceError
 from badger.interface import InterfaceInfo
 from pydantic import PrivateAttr
 
-from .. import run
-from ..control import Control
-from ..core import clock
-from ..core.deadline import Deadline
-from ..core.errors import PvError, ReadError, SettingsError
-from ..core.model import Limits, SetReport
-from ..tuning import (
-    Buffer,
-    Condition,
-    Expression,
-    Knob,
-    Measurable,
-    Mover,
-    Observable,
-    Sample,
-    Sampler,
-    Skew,
-    filled,
-    wait_for,
-)
-from . import recording
-from . import run_frames as running
+from ..core.errors import SettingsError
+from ..core.model import Limits
+from ..run import Attachment
+from ..tuning import Buffer, Condition, Expression, Knob, Measurable, Observable, Sample, Skew, filled
+from . import run_frames
 from .environment_checks import DeclaredMeta, check_declarations
 from .environment_options import AS_CONFIGURED, ConfiguredEnvironment
 from .interface import ControlInterface
-from .replay import ReplayInterface
 
 __all__ = ["AS_CONFIGURED", "ControlEnvironment"]
 
-logger = logging.getLogger("badger_k2eg")
-
 #: Stands for the bounds of a record while Badger lists plugins: the machine must not be asked then, and Badger wants
-#: numbers. No run goes by them.
+#: numbers. No run uses them.
 _NOT_ASKED = Limits(-1e9, 1e9)
 
 
-class _Machine:
-    """What is alive in an environment. Never copied and never stored: a copy begins with its own."""
-
-    def __init__(self) -> None:
-        self.control: Control | None = None
-        self.mover: Mover | None = None
-        self.sampler: Sampler | None = None
-        #: Monotonic seconds at which the last move had settled; None before the first.
-        self.moved_at: float | None = None
-        #: What was measured last, with its readings.
-        self.samples: dict[str, Sample] = {}
-
-    def __copy__(self) -> _Machine:
-        return _Machine()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Machine:
-        return _Machine()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Machine, ()
-
-
 class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
-    """An environment for our interfaces, declared in class attributes.
+    """An environment for the interfaces of this package, declared in class attributes.
 
     ``knobs`` are its variables and ``measures`` its observables, by name; a text is a PV. ``{name}`` in a PV stands for
     the parameter (field) of that name. ``conditions`` are waited for before anything is measured;
-    ``can_start`` must hold before the first set of a run and ``keep_running`` before every set: where one does not,
-    nothing is set, and its reason is told. Of each PV in ``record`` every update is recorded while a run goes on.
-    Methods ``on_cancelled(run)`` and ``on_exception(run, error)``, where there are any, are called when a run is
-    stopped or fails, and may still set PVs. In place of ``knobs`` and ``measures`` there may be Badger's own
-    ``variables`` and ``observables``: each stands for the PV that the parameter of the same name holds, or else is
-    itself a PV; so is what a user adds by hand in Badger's window.
+    ``can_start`` must hold before the first set of a run and ``keep_running`` before every set: if one does not hold,
+    nothing is set, and the error gives its reason. Of each PV in ``record`` every update is recorded during a run.
+    Methods ``on_cancelled(run)`` and ``on_exception(run, error)``, if defined, are called when a run is stopped or
+    fails, and may still set PVs. Instead of ``knobs`` and ``measures`` there may be Badger's own ``variables`` and
+    ``observables``: each stands for the PV that the parameter of the same name holds, or else is a PV itself, as is one
+    that a user adds in Badger's window.
 
-    What ``measures`` declares counts only when it was taken after the move (``tuning.Observable``); what is just a
-    name is read as it is. With ``skew`` it must also be of one instant, or of one pulse.
+    An observable of ``measures`` counts only when it was taken after the move (``tuning.Observable``); one of
+    ``observables`` is read as it is. With ``skew`` they must also be of one instant, or of one pulse.
 
-    :raises SettingsError: for an unknown parameter or a wrong value; the class itself, for a wrong word or declaration
+    :raises SettingsError: for an unknown parameter or a wrong value; the class itself, for a wrong name or declaration
         in its body. Each is one line.
     """
 
@@ -99,11 +55,9 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     keep_running: ClassVar[Sequence[Condition]] = ()
     record: ClassVar[Sequence[str]] = ()
 
-    _machine: _Machine = PrivateAttr(default_factory=_Machine)
-
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        """Tell Badger the names, and the bounds that are known without the machine."""
+        """Give Badger the names, and the bounds that are known without the machine."""
         super().__pydantic_init_subclass__(**options)
         check_declarations(cls)
         if "knobs" in vars(cls) and "variables" not in vars(cls):
@@ -114,15 +68,15 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
 
     def __init__(self, **parameters: Any) -> None:
         super().__init__(**parameters)
-        # Badger gives this one, and no other, while it lists plugins: then the machine must not be asked.
+        # Badger gives this one alone, while it lists plugins: the machine must not be asked then.
         self._listed = "params" in parameters
 
     _listed: bool = PrivateAttr(default=False)
 
-    # -- declarations, with the parameters in their places -----------------------------------------------------------
+    # -- declarations, with the parameters filled in -----------------------------------------------------------------
 
     def pv(self, name: str) -> str:
-        """Give the PV of a variable, or of an observable that is one PV.
+        """Return the PV of a variable, or of an observable that is one PV.
 
         :raises SettingsError: when its parameter is empty.
         """
@@ -134,7 +88,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
             return name
         text = getattr(self, name)
         if not isinstance(text, str) or not text.strip():
-            raise SettingsError(f"environment {self.name}: parameter {name} names no PV")
+            raise SettingsError(f"environment {self.name}: parameter {name} is empty; it must name a PV")
         return text.strip()
 
     def _filled(self, name: str, declaration: Any) -> Any:
@@ -153,7 +107,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     def _measure(self, name: str) -> Measurable:
         declared = self.measures.get(name)
         if declared is None:
-            # Just a name may be anything, also what never changes: it is read as it is.
+            # A mere name may be anything, also what never changes: it is read as it is.
             return Observable(self.pv(name), fresh=False, reduce="none")
         what: Measurable = self._filled(name, Observable(declared) if isinstance(declared, str) else declared)
         return what
@@ -164,18 +118,18 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
         for name, knob in knobs.items():
             if knob.setpoint in seen:
                 raise SettingsError(
-                    f"environment {self.name}: two variables of this step stand for {knob.setpoint}: "
+                    f"environment {self.name}: two variables of this step are the PV {knob.setpoint}: "
                     f"{seen[knob.setpoint]} and {name}"
                 )
             seen[knob.setpoint] = name
         return knobs
 
     def recorded_pvs(self) -> list[str]:
-        """List the PVs of which every update is recorded while a run goes on."""
+        """List the PVs of which every update is recorded during a run."""
         return [str(self._filled("record", pv)) for pv in self.record]
 
     def pvs(self) -> list[str]:
-        """List every PV that it stands on: setpoints, readbacks, status, what is measured, conditions.
+        """List every PV in use: setpoints, readbacks, status, observables, conditions.
 
         :raises SettingsError: when a parameter is empty.
         """
@@ -200,33 +154,28 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
             raise SettingsError(f"environment {self.name} needs an interface of badger-k2eg, not {self.interface.name}")
         return self.interface
 
-    def _attached(self) -> _Machine:
-        """Give the living parts, for the options that are in force now."""
-        interface, machine = self._interface(), self._machine
-        if machine.control is not interface.control:
-            if machine.sampler is not None:
-                machine.sampler.close()
-            machine.control = interface.control
-            machine.mover = Mover(interface.control, self._write)
-            machine.sampler = Sampler(interface.control)
-            running.tell(self, interface.attachment)
-            interface.attachment.guard(
-                *(
-                    [self._filled("a condition", condition) for condition in conditions]
-                    for conditions in (self.can_start, self.keep_running)
-                )
-            )
-        return machine
+    def _attached(self) -> ControlInterface:
+        """Return the interface, with its run told what this environment is."""
+        interface = self._interface()
+        self._tell(interface.attachment)
+        return interface
 
-    def _write(self, values: Mapping[str, Any], validators: Mapping[str, Any], deadline: Deadline) -> SetReport:
-        # Through the interface, so that Badger's own recording has it too.
-        report: SetReport = self._interface().set_values(values, validators)
-        return report
+    def _tell(self, attachment: Attachment) -> None:
+        attachment.about["environment"] = lambda: {"environment": run_frames.described(self)}
+        attachment.may_set = lambda: list(run_frames.pvs_of(self, self.variables).values())
+        attachment.record = self.recorded_pvs
+        for name in ("on_cancelled", "on_exception"):
+            if callable(hook := getattr(self, name, None)):
+                attachment.hooks[name] = hook
+        attachment.guard(self._filled_conditions(self.can_start), self._filled_conditions(self.keep_running))
+
+    def _filled_conditions(self, conditions: Sequence[Condition]) -> list[Condition]:
+        return [self._filled("a condition", condition) for condition in conditions]
 
     @property
     def last_samples(self) -> dict[str, Sample]:
         """What was measured last: each value with its readings, and whether it is partial."""
-        return dict(self._machine.samples)
+        return self._interface().last_samples
 
     # -- what Badger asks ---------------------------------------------------------------------------------------------
 
@@ -243,73 +192,32 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
         :raises SettingsError: when two of them stand for the same PV.
         """
         knobs = self._knobs(list(variable_inputs))
-        if isinstance(interface := self._interface(), ReplayInterface):
-            # Nothing turns: there is no way to come by, and nothing to settle.
-            interface.set_values({knobs[name].setpoint: value for name, value in variable_inputs.items()})
-            return
-        machine = self._attached()
-        assert machine.mover is not None  # noqa: S101 - made together with the control
-        try:
-            with self._interface().attachment.point(variable_inputs):
-                machine.mover.move(variable_inputs, knobs)
-        finally:
-            # After a failed move too: what was measured before it says nothing about now.
-            machine.moved_at = clock.monotonic()
+        interface = self._attached()
+        with interface.attachment.point(variable_inputs):
+            interface.move(variable_inputs, knobs)
 
     def get_observables(self, observable_names: Sequence[str]) -> dict[str, Any]:
         """Wait for the conditions, and measure.
 
-        :raises ConditionNotMet: when one does not come true in its time.
+        :raises ConditionNotMet: when one does not hold in time.
         :raises ReadError: when an observable cannot be measured, unless ``on_read_error`` is ``nan``.
         """
         wanted = {name: self._measure(name) for name in observable_names}
-        interface = self._interface()
-        self._machine.samples = {}
-        try:
-            if isinstance(interface, ReplayInterface):
-                values = interface.observe({n: m.pv if isinstance(m, Observable) else "" for n, m in wanted.items()})
-            else:
-                values = self._measured(wanted)
-        except ReadError as error:
-            if interface.settings.on_read_error != "nan":
-                self._tell(error.partial, error.errors)
-                raise
-            logger.warning("%s: NaN in its place", error)
-            values = {name: error.partial.get(name, math.nan) for name in wanted}
-        recording.observed(interface, values)
-        self._tell(values)
-        return values
-
-    def _measured(self, wanted: Mapping[str, Measurable]) -> dict[str, Any]:
-        machine = self._attached()
-        control, sampler = machine.control, machine.sampler
-        assert control is not None and sampler is not None  # noqa: S101 - made together
-        wait_for(control, [self._filled("a condition", condition) for condition in self.conditions])
-        # Where nothing was moved, what is measured must be from after this call.
-        since = None if control.settings.read_only else machine.moved_at
-        machine.samples = sampler.measure(wanted, since=since, skew=self.skew)
-        return {name: sample.value for name, sample in machine.samples.items()}
-
-    def _tell(self, values: Mapping[str, Any], errors: Mapping[str, PvError] | None = None) -> None:
-        if (ours := run.current()) is not None:
-            samples = self._machine.samples
-            ours.evaluations.observed(values, {name: sample.readings for name, sample in samples.items()}, errors)
+        return self._attached().measure(wanted, self._filled_conditions(self.conditions), self.skew)
 
     def get_bounds(self, variable_names: Sequence[str]) -> dict[str, list[float]]:
-        """Give bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
+        """Return bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
 
         While Badger lists plugins the machine is not asked, and bounds that it alone knows are a placeholder.
 
         :raises ReadError: naming the records that do not answer.
-        :raises SettingsError: for a record without drive limits: then the knob must have bounds of its own.
+        :raises SettingsError: for a record without drive limits, if the knob has no bounds of its own.
         """
         known = {name: self.variables[name] for name in variable_names if self.variables.get(name)}
         asked = self._knobs([name for name in variable_names if name not in known])
         limits = {knob.setpoint: _NOT_ASKED for knob in asked.values()}
         if asked and not self._listed:
-            mover = self._attached().mover
-            assert mover is not None  # noqa: S101 - made together with the control
-            limits = mover.bounds.find(asked.values())
+            limits = self._attached().bounds(asked.values())
         bounds: dict[str, list[float]] = {}
         for name in variable_names:
             if name in known:

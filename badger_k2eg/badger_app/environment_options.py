@@ -1,7 +1,7 @@
 """``ConfiguredEnvironment``: a Badger environment whose Parameters hold the choice of its interface and its options.
 
 Badger has no place for the parameters of an interface: its window shows none, and a saved routine loses them. Those of
-an environment survive both. Imports badger.environment; touches no PV, and stays offline while it is listed.
+an environment survive both. Touches no PV, and stays offline while it is listed.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from ..plugins import plugin_root
 from . import run_frames
 from .interface import ControlInterface
 from .interface_options import first_line
-from .replay import ReplayInterface
-from .session import plugin_names
+from .plugin_files import plugin_names
 
 #: The first choice of each option: keyword, environment variable and ini file of the interface decide.
 AS_CONFIGURED = "as configured"
@@ -30,7 +29,7 @@ _SAYS = {"yes": True, "no": False, AS_CONFIGURED: None}
 
 
 class ConfiguredEnvironment(Environment):
-    """An environment for our interfaces.
+    """An environment for the interfaces of this package.
 
     Options have three values, because Badger stores every parameter of a routine, the untouched ones too: a stored "no"
     must not switch off what an operator switched on.
@@ -40,10 +39,10 @@ class ConfiguredEnvironment(Environment):
 
     # Badger's window makes its entry from the default value, and empties it to None.
     interface_name: str | None = Field(
-        AS_CONFIGURED, description="the interface to go through, or as configured: the first one of configs.yaml"
+        AS_CONFIGURED, description="the interface to use, or as configured: the first one of configs.yaml"
     )
     read_only: str | None = Field(
-        AS_CONFIGURED, description="set nothing, only log it: yes, no or as configured; no lifts nothing"
+        AS_CONFIGURED, description="set nothing, only log it: yes, no or as configured; no does not lift a restriction"
     )
     parallel: str | None = Field(
         AS_CONFIGURED, description="send all setpoints of a step at once: yes, no or as configured"
@@ -51,10 +50,10 @@ class ConfiguredEnvironment(Environment):
     timeout: str | None = Field(AS_CONFIGURED, description="seconds for one attempt, or as configured")
     after_stop: str | None = Field(
         AS_CONFIGURED,
-        description="the setpoints of a run that is stopped: leave, restore or as configured",
+        description="the setpoints after a run is stopped: leave, restore or as configured",
     )
     after_failure: str | None = Field(
-        AS_CONFIGURED, description="the setpoints of a run that fails: leave, restore or as configured"
+        AS_CONFIGURED, description="the setpoints after a run has failed: leave, restore or as configured"
     )
 
     replay_run: str | None = Field(
@@ -66,7 +65,7 @@ class ConfiguredEnvironment(Environment):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        """Let the calls of an environment be frames of ours, whoever writes them."""
+        """Make each call of an environment a frame of its run, in classes derived from it too."""
         super().__pydantic_init_subclass__(**options)
         run_frames.framed(cls)
 
@@ -82,7 +81,7 @@ class ConfiguredEnvironment(Environment):
             raise SettingsError(f"environment {self.name}: {first_line(error)}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Take a changed parameter at once.
+        """Apply a changed parameter at once.
 
         :raises SettingsError: as in the constructor.
         """
@@ -98,7 +97,7 @@ class ConfiguredEnvironment(Environment):
             return "yes" if value else "no"
         text = _words(value)
         if text not in _SAYS:
-            raise ValueError(f"say yes, no or {AS_CONFIGURED}, not {value!r}")
+            raise ValueError(f"must be yes, no or {AS_CONFIGURED}, not {value!r}")
         return text
 
     @field_validator("after_stop", "after_failure", mode="before")
@@ -106,7 +105,7 @@ class ConfiguredEnvironment(Environment):
     def _policy(cls, value: Any) -> str:
         text = _words(value)
         if text not in (*_POLICIES, AS_CONFIGURED):
-            raise ValueError(f"say {', '.join(_POLICIES)} or {AS_CONFIGURED}, not {value!r}")
+            raise ValueError(f"must be {', '.join(_POLICIES)} or {AS_CONFIGURED}, not {value!r}")
         return text
 
     @field_validator("timeout", mode="before")
@@ -117,7 +116,7 @@ class ConfiguredEnvironment(Environment):
             try:
                 float(text)
             except ValueError:
-                raise ValueError(f"say a number of seconds or {AS_CONFIGURED}, not {value!r}") from None
+                raise ValueError(f"must be a number of seconds or {AS_CONFIGURED}, not {value!r}") from None
         return text
 
     @field_validator("interface_name", mode="before")
@@ -127,7 +126,7 @@ class ConfiguredEnvironment(Environment):
         if text.lower() in ("", AS_CONFIGURED):
             return AS_CONFIGURED
         if text not in (names := interface_names()):
-            # All of them, besides: who chooses one must know what there is.
+            # All of them in any case: a user who chooses one must know the choices.
             meant = f"did you mean {close!r}? " if (close := close_to(text, names)) else ""
             raise ValueError(f"there is no interface {text!r}; {meant}there are {', '.join(names)}")
         return text
@@ -139,13 +138,13 @@ class ConfiguredEnvironment(Environment):
         if wanted != AS_CONFIGURED and (self.interface is None or self.interface.name != wanted):
             # Not by assignment: that would come here again.
             self.__dict__["interface"] = interface_class(wanted)()
-        if isinstance(self.interface, ReplayInterface):
-            self.interface.choose(run=_chosen(self.replay_run), matching=_chosen(self.replay_matching))
         if isinstance(self.interface, ControlInterface):
             self.interface.configure(
                 read_only=_SAYS[self.read_only or AS_CONFIGURED],
                 parallel=_SAYS[self.parallel or AS_CONFIGURED],
                 timeout=None if self.timeout in (None, AS_CONFIGURED) else float(self.timeout),
+                run=_chosen(self.replay_run),
+                matching=_chosen(self.replay_matching),
             )
             said = {"on_cancelled": self.after_stop, "on_exception": self.after_failure}
             self.interface.attachment.policies = {
@@ -155,20 +154,20 @@ class ConfiguredEnvironment(Environment):
 
 
 def interface_names() -> list[str]:
-    """List the interfaces there are: those of Badger's plugin root, or ours where Badger is not configured yet."""
+    """List the interfaces of Badger's plugin root, or those of this package if Badger is not configured yet."""
     factory = sys.modules.get("badger.factory")
     names: list[str] = factory.list_intf() if factory is not None else plugin_names("interfaces")
     return sorted(names)
 
 
 def interface_class(name: str) -> type[Interface]:
-    """Find the class of an interface; one of ``interface_names``."""
+    """Return the class of an interface; one of ``interface_names``."""
     if (factory := sys.modules.get("badger.factory")) is not None:
         found: type[Interface] = factory.get_intf(name)[0]
         return found
     root = str(plugin_root())
     if root not in sys.path:
-        # As Badger itself does it: plugins are imported as interfaces.NAME.
+        # As Badger itself does: plugins are imported as interfaces.NAME.
         sys.path.append(root)
     module_class: type[Interface] = importlib.import_module(f"interfaces.{name}").Interface
     return module_class

@@ -17,11 +17,11 @@ class Evaluation:
     """One evaluation of a run.
 
     :ivar number: from 1 on.
-    :ivar best: whether it is the best so far; there is no best one of several objectives.
+    :ivar best: whether it is the best so far; False with several objectives.
     :ivar others: the constraints and the further observables.
     :ivar feasible: whether every constraint holds.
-    :ivar was_set: whether the machine was there; not in read-only, where what is measured belongs to another point, and
-        none is the best. None where nobody knows: in read-only, of an environment that goes past its interface.
+    :ivar was_set: whether the machine was set to this point. False in read-only: what is measured belongs to another
+        point, and none is the best. None if unknown: in read-only, of an environment that bypasses its interface.
     """
 
     number: int
@@ -34,11 +34,11 @@ class Evaluation:
 
 
 def evaluation_of(data: Any, routine: Routine, before: Sequence[Evaluation], *, unguarded: bool = False) -> Evaluation:
-    """Take an evaluation out of Xopt's table.
+    """Return the evaluation that Xopt's table holds.
 
     :param data: its rows.
-    :param before: those before it.
-    :param unguarded: whether nothing of it came through the interface.
+    :param before: the evaluations before it.
+    :param unguarded: whether none of its setpoints came through the interface.
     """
     from xopt.vocs import get_feasibility_data
 
@@ -70,25 +70,25 @@ def _is_best(objectives: Mapping[str, float], routine: Routine, before: Sequence
 
 
 def is_read_only(environment: Environment) -> bool:
-    """Whether the environment's interface sets nothing."""
+    """Return whether the environment's interface is in read-only mode."""
     settings = getattr(environment.interface, "settings", None)
     return bool(getattr(settings, "read_only", False))
 
 
 def directions(routine: Routine) -> dict[str, int]:
-    """Give 1 for each objective that is to be large, and -1 for each that is to be small."""
+    """Return 1 for each objective that is maximized, and -1 for each that is minimized."""
     signs = {"MaximizeObjective": 1, "MinimizeObjective": -1}
     kinds = {name: type(objective).__name__ for name, objective in routine.vocs.objectives.items()}
     return {name: signs[kind] for name, kind in kinds.items() if kind in signs}
 
 
 def direction(routine: Routine) -> int | None:
-    """Give 1 where the one objective is to be large, -1 where it is to be small, None where there is no best one."""
+    """Return 1 if the one objective is maximized, -1 if it is minimized, None with several objectives."""
     return next(iter(directions(routine).values()), None) if len(routine.vocs.objectives) == 1 else None
 
 
 def front(routine: Routine, evaluations: Sequence[Evaluation]) -> list[Evaluation]:
-    """Find, of several objectives, the evaluations that no other one beats in all of them; by the first objective."""
+    """Return, for several objectives, the evaluations that no other beats in all of them; sorted by the first."""
     signs = directions(routine)
     if len(signs) < 2:
         return []

@@ -1,10 +1,9 @@
-"""Badger's own window, started so that its children do not hang and its forms do not stand still.
+"""Badger's own window, started so that its children do not hang, and with a few corrections.
 
-Owns what must be imported before the first fork, the few places where the window is helped, and the end of its
-children. The window is Badger's, opened by ``badger -g``; Badger is imported inside functions only, as it reads its
-configuration while it is imported.
+Owns what must be imported before the first fork, the corrections of the window, and the end of its children. The window
+is Badger's, opened by ``badger -g``; Badger is imported inside functions only, as it reads its configuration on import.
 
-Badger forks its children from a thread while the main one goes on importing: a child that then imports p4p first waits
+Badger forks its children from a thread while the main one goes on importing: a child that imports p4p first then waits
 for ever for an import lock that nobody holds (3 of 8 starts, measured on 1.6).
 """
 
@@ -23,9 +22,9 @@ from types import FrameType
 from typing import Any
 
 from .window_config import WindowConfig
-from .witness import look_at_badgers_own
+from .witness import witness_evaluations
 
-#: What a child would otherwise import first: the client libraries, and what our plugins stand on.
+#: What a child would otherwise import first: the client libraries, and what the plugins need.
 _BEFORE_FORK = (
     "importlib.readers",
     "p4p.client.raw",
@@ -39,28 +38,28 @@ _BEFORE_FORK = (
     "badger_k2eg.backends.ca",
     "badger_k2eg.backends.k2eg",
 )
-#: What ends a process from outside: kill, and a console that is closed.
+#: The signals that end a process from outside: kill, and a closed console.
 _ENDS = (signal.SIGTERM, signal.SIGHUP)
-#: Seconds for a child to put the machine where it is to be left; one without a run ends at once.
+#: Seconds for a child to leave the machine as its run is to leave it; one without a run ends at once.
 _PATIENCE = 30.0
 
 
 def open_window(config: WindowConfig) -> int:
     """Open Badger's window, and return when it is closed.
 
-    :param config: of a file that exists. That Badger loads, a display and the plugin root have been looked at.
+    :param config: of a file that exists. Badger itself, the display and the plugin root have been checked.
     :returns: Badger's exit code.
     """
     from badger.settings import init_settings
 
     init_settings(str(config.file))
     for name in _BEFORE_FORK:
-        # An optional part that is not installed is not used by a child either.
+        # An extra that is not installed is not used by a child either.
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
     from badger import __main__ as badger
 
-    _help_the_window(config.plugin_root)
+    correct_the_window(config.plugin_root)
     sys.argv = ["badger", "-g", "-cf", str(config.file)]
     for number in _ENDS:
         signal.signal(number, _quit)
@@ -75,7 +74,7 @@ def open_window(config: WindowConfig) -> int:
 
 
 def _quit(number: int, frame: FrameType | None) -> None:
-    """Close the window, so that its children end too: left alone they would go on turning magnets."""
+    """Close the window and so its children, which would otherwise go on setting magnets."""
     from PyQt5.QtWidgets import QApplication
 
     QApplication.quit()
@@ -88,7 +87,7 @@ def _end_by_signals() -> None:
 
 
 def _end_children() -> None:
-    """End what the window has left: a child that waits for a run would hold up the exit for ever."""
+    """End the children that are left: one that waits for a run would block the exit for ever."""
     for child in multiprocessing.active_children():
         child.terminate()
         child.join(_PATIENCE)
@@ -96,8 +95,8 @@ def _end_children() -> None:
             child.kill()
 
 
-def _help_the_window(plugin_root: Path) -> None:
-    """Put our window in the place of Badger's, which ``badger -g`` will open."""
+def correct_the_window(plugin_root: Path) -> None:
+    """Replace the window that ``badger -g`` will open by a corrected one."""
     import badger.gui
     from badger.gui.components.routine_runner import BadgerRoutineSubprocess
     from badger.gui.windows.docs_window import BadgerDocsWindow
@@ -105,15 +104,15 @@ def _help_the_window(plugin_root: Path) -> None:
     from badger.routine import Routine
 
     class Window(BadgerMainWindow):
-        """Badger's window, with its forms helped."""
+        """Badger's window with corrected forms."""
 
         def __init__(self) -> None:
             super().__init__()
             editor = self.home_page.routine_editor
             _go_on_without_the_machine(editor)
-            _ask_with_present_parameters(editor)
-            _look_before_running(self.home_page)
-            _tell_what_does_not_load(editor.env_box.var_table)
+            _use_present_parameters(editor)
+            _check_before_running(self.home_page)
+            _show_load_errors(editor.env_box.var_table)
 
     def refresh_docs_view(self: Any) -> None:
         # So that a README's picture beside it is found.
@@ -129,11 +128,11 @@ def _help_the_window(plugin_root: Path) -> None:
     asked: Callable[..., Any] = BadgerRoutineSubprocess.handle_measurement_error
     BadgerRoutineSubprocess.handle_measurement_error = handle_measurement_error
     badger.gui.BadgerMainWindow = Window
-    look_at_badgers_own(Routine)
+    witness_evaluations(Routine)
 
 
 def cause(told: str) -> str:
-    """Take what an evaluation raised out of Xopt's error, which has the whole traceback before it.
+    """Return what an evaluation raised, without the traceback that Xopt's error puts before it.
 
     Badger's Retry dialog shows that error in large letters: the cause would be below the edge of the screen. Its
     Details still have all of it.
@@ -150,11 +149,11 @@ def cause(told: str) -> str:
 
 
 def _go_on_without_the_machine(editor: Any) -> None:
-    """Let an environment be chosen whose PVs do not answer.
+    """Let the user choose an environment whose PVs do not answer.
 
-    Badger reads the variables for its automatic ranges, and where that fails leaves the form half filled: no
-    objectives, and no way to correct the Parameters, which every choice sets back. Here the error is told, and the
-    ranges stay the whole ones until Refresh.
+    Badger reads the variables for its automatic ranges, and leaves the form half filled if that fails: no objectives,
+    and no way to correct the Parameters, which every choice resets. Here the error is shown, and the ranges are the
+    full ones until Refresh.
     """
     from badger.errors import BadgerEnvInstantiationError, BadgerEnvVarError
     from PyQt5.QtCore import QTimer
@@ -166,10 +165,10 @@ def _go_on_without_the_machine(editor: Any) -> None:
             limit(*args, **options)
         except (BadgerEnvVarError, BadgerEnvInstantiationError) as error:
             text = (
-                f"{_first_of(str(error))}\n\nThe ranges are the whole ones. Correct the Parameters, or wait for the "
+                f"{_first_of(str(error))}\n\nThe full ranges are shown. Correct the Parameters, or wait for the "
                 "machine; then press Refresh."
             )
-            # After the form is filled: who opens a dialog waits for its end.
+            # After the form is filled: opening a dialog blocks until it is closed.
             QTimer.singleShot(0, partial(_warn, editor, text))
 
     editor.set_vrange = set_vrange
@@ -180,20 +179,20 @@ def _warn(parent: Any, text: str) -> None:
     from PyQt5.QtWidgets import QMessageBox
 
     box = QMessageBox(QMessageBox.Warning, "No present values", text, QMessageBox.Ok, parent)
-    # Of its own accord it takes a <b> in what a machine says for HTML.
+    # By default a <b> in a text of the machine is taken for HTML.
     box.setTextFormat(Qt.TextFormat.PlainText)
     box.exec_()
 
 
 def _first_of(told: str) -> str:
-    """Take the first PV out of Badger's text around ours, one line each, and count the others."""
+    """Return the line of the first PV in Badger's text, with the number of the others."""
     lines = told.removeprefix("Failed to get current variable values : ").splitlines()
     others = len([line for line in lines[1:] if not line.startswith("Please ensure")])
     return f"{lines[0]}; {others} more" if others else lines[0]
 
 
-def _ask_with_present_parameters(editor: Any) -> None:
-    """Let Info and an added variable go by the Parameters as they stand, not as they stood when chosen."""
+def _use_present_parameters(editor: Any) -> None:
+    """Let Info and an added variable use the present Parameters, not those at the time of the choice."""
     table = editor.env_box.var_table
 
     def present(ask: Callable[..., Any]) -> Callable[..., Any]:
@@ -208,11 +207,11 @@ def _ask_with_present_parameters(editor: Any) -> None:
     table.get_bounds = present(table.get_bounds)
 
 
-def _look_before_running(home: Any) -> None:
-    """Tell what is wrong with Parameters or machine before the run begins, in our words.
+def _check_before_running(home: Any) -> None:
+    """Report a mistake in the Parameters, or a silent machine, before the run begins.
 
-    Badger would wrap our line into four of its own, and where the machine does not answer leave a Stop button for a run
-    that there is not.
+    Badger would wrap the one line of the error in four of its own, and leave a Stop button without a run if the machine
+    does not answer.
     """
     prepare: Callable[..., None] = home.prepare_run
     editor = home.routine_editor
@@ -222,7 +221,7 @@ def _look_before_running(home: Any) -> None:
             if editor.env is not None:
                 editor.create_env().get_variables(list(editor.env_box.var_table.export_variables()))
         except Exception:
-            # Whatever it is: the Run button must come back. Badger shows the error.
+            # Whatever is raised: the Run button must come back. Badger shows the error.
             home.sig_routine_invalid.emit()
             raise
         prepare(*args, **options)
@@ -230,8 +229,8 @@ def _look_before_running(home: Any) -> None:
     home.prepare_run = prepare_run
 
 
-def _tell_what_does_not_load(table: Any) -> None:
-    """Let Badger say why a plugin does not load: clearing the form for it fails on its own account before."""
+def _show_load_errors(table: Any) -> None:
+    """Let Badger show why a plugin cannot be loaded: its clearing of the form fails before that."""
     update: Callable[..., None] = table.update_variables
 
     def update_variables(variables: Any, *args: Any, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""``HeadlessRun``: one run of a routine from where the machine is to what is left of it, without Badger's window.
+"""``HeadlessRun``: one run of a routine without Badger's window.
 
 Owns the ends of a run, where it leaves the machine, and the archive, which is written whatever happened. From Python::
 
@@ -8,7 +8,7 @@ Owns the ends of a run, where it leaves the machine, and the archive, which is w
     run.run(print)
     print(run.best, run.archive)
 
-Installs no signal handlers: who has some calls ``stop`` in them. Badger is imported inside functions only.
+Installs no signal handlers: a caller's own may call ``stop``. Badger is imported inside functions only.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..backends.replay import NotRecorded
 from ..core import clock
 from ..core.deadline import FOREVER
-from ..core.errors import ControlError, SettingsError
+from ..core.errors import ControlError, ReadError, SettingsError
 from ..run import Run, inside
 from . import run_frames
 from .build_routine import load_routine
@@ -38,14 +39,14 @@ __all__ = ["AtEnd", "Evaluation", "HeadlessRun", "State", "load_routine", "open_
 
 logger = logging.getLogger("badger_k2eg")
 
-#: Where neither the caller nor the file says when to end.
+#: The end of a run for which neither the caller nor the file gives one.
 DEFAULT_EVALUATIONS = 20
 
 _STAMP = "%Y-%m-%d-%H%M%S"
 
 
 class AtEnd(StrEnum):
-    """Where a run leaves the machine."""
+    """Where a run leaves the machine: at the last point, at the best one, or where it was before."""
 
     STAY = "stay"
     BEST = "best"
@@ -54,7 +55,7 @@ class AtEnd(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What variables and observables were at one moment."""
+    """The values of variables and observables at one moment."""
 
     variables: dict[str, float] = field(default_factory=dict)
     outputs: dict[str, float] = field(default_factory=dict)
@@ -63,22 +64,22 @@ class State:
 class HeadlessRun:
     """One run of a routine.
 
-    :param routine: of ``load_routine`` or ``make_routine``; is used up.
-    :param evaluations: after which it ends, the initial points among them; in place of the routine's own number.
-    :param seconds: after which no further evaluation begins.
-    :param target: value of the one objective that is good enough.
-    :param at_end: where to leave the machine: where the last evaluation put it, at the best one, or where it was.
-    :raises SettingsError: for ends that make no sense.
+    :param routine: of ``load_routine`` or ``make_routine``; it can be run once.
+    :param evaluations: the number after which it ends, initial points included; in place of the routine's own.
+    :param seconds: the time after which no further evaluation begins.
+    :param target: the value of the one objective that is good enough.
+    :param at_end: where to leave the machine.
+    :raises SettingsError: for an end that can never be reached.
 
-    Of all ends, those of the routine (its stopping condition) too, the first to come true ends the run; where there is
-    none at all, 20 evaluations do.
+    The first of all ends to come true ends the run, the routine's stopping condition included; without any, 20
+    evaluations do.
 
-    :ivar start: what was found before anything was set; None before.
-    :ivar end: what was found at the end; None where the machine did not answer, ``end_error`` says why.
+    :ivar start: the state before anything was set; None before.
+    :ivar end: the state at the end; None if the machine did not answer, ``end_error`` says why.
     :ivar reason: why it ended, in words.
-    :ivar archive: the file for Badger's window; None where there was no evaluation.
-    :ivar moved: what became of ``at_end``, in words.
-    :ivar record: the run as it is on record: its ``id``, the ``place`` of its journal; None before.
+    :ivar archive: the file for Badger's window; None without an evaluation.
+    :ivar moved: the outcome of ``at_end``, in words.
+    :ivar record: the recorded run: its ``id``, the ``place`` of its journal; None before.
     """
 
     def __init__(
@@ -115,25 +116,23 @@ class HeadlessRun:
         self.record: Run | None = None
 
     def _take_over_number(self) -> None:
-        """Count evaluations here, where the routine's condition does no more than that."""
+        """Count evaluations here if that is all that the routine's condition does."""
         if type(self._condition).__name__ == "MaxEvaluationsCondition":
             self.most = self.most or self._condition.max_evaluations
             self._condition = None
 
     def _check_ends(self) -> None:
         if self.most is not None and self.most < 1:
-            raise SettingsError(f"a run has 1 evaluation or more, not {self.most}")
+            raise SettingsError(f"a run needs 1 evaluation or more, not {self.most}")
         if self.seconds is not None and not self.seconds > 0:
-            raise SettingsError(f"a run takes more than {self.seconds:g} seconds")
+            raise SettingsError(f"a run needs more than 0 seconds, not {self.seconds:g}")
         if self.direction is None and (self.target is not None or self.at_end == AtEnd.BEST):
             what = "a target" if self.target is not None else "a best point"
-            raise SettingsError(
-                f"{what} needs one objective to minimize or maximize, and this routine has another kind"
-            )
+            raise SettingsError(f"{what} needs a routine with one objective to minimize or maximize")
 
     @property
     def ends(self) -> str:
-        """When the run will end, in words."""
+        """The ends of the run, in words."""
         ends = [] if self.most is None else [f"after {self.most} evaluation{'s' if self.most > 1 else ''}"]
         if self.seconds is not None:
             ends.append(f"after {self.seconds:g} s")
@@ -150,49 +149,49 @@ class HeadlessRun:
 
     @property
     def best(self) -> Evaluation | None:
-        """The best evaluation so far, where there is one."""
+        """The best evaluation so far; None if there is none."""
         return next((each for each in reversed(self.evaluations) if each.best), None)
 
     @property
     def front(self) -> list[Evaluation]:
-        """Of several objectives, the evaluations that no other one beats in all of them; empty for one objective."""
+        """The evaluations that no other beats in all of several objectives; empty for one objective."""
         return front(self.routine, self.evaluations)
 
     @property
     def read_only(self) -> bool:
-        """Whether the interface sets nothing: then every evaluation looks at the machine as it is."""
+        """Whether the interface sets nothing, so that every evaluation measures the machine as it is."""
         return is_read_only(self.routine.environment)
 
     @property
     def unguarded(self) -> str | None:
-        """What is missing, in one line, where evaluations have gone past the interface; None where they have not."""
+        """What is missing, in one line, if evaluations have bypassed the interface; None if they have not."""
         return self._witness.unguarded
 
     @property
     def title(self) -> str:
-        """The routine's name, and that the machine never was at its points where that is so."""
+        """The routine's name; with a remark if the machine may not have been at its points."""
         about = "unguarded" if self.unguarded else "read-only: nothing was set" if self.read_only else ""
         return f"{self.routine.name} ({about})" if about else str(self.routine.name)
 
     @property
     def stopping(self) -> str | None:
-        """Why it is about to stop, in words; None while nobody asked for it."""
+        """The reason for which it is about to stop; None if it is not."""
         if self._stopped is None and self.record is not None and self.record.stopping:
             return self.record.message
         return self._stopped
 
     def stop(self, reason: str) -> None:
-        """End the run: the set or the read that goes on is cancelled. May be called in a signal handler."""
+        """End the run: the present set or read is cancelled. May be called in a signal handler."""
         self._stopped = self._stopped or reason
         if self.record is not None:
             self.record.stop(reason)
 
     def run(self, on_evaluation: Callable[[Evaluation], object] | None = None) -> list[Evaluation]:
-        """Run, leave the machine as asked, and write the archive; this whatever happens.
+        """Run, leave the machine as asked, and write the archive whatever happens.
 
         :param on_evaluation: called after each.
-        :raises ControlError: what a set or a read raised; ``evaluations``, ``archive`` and so on tell of the part that
-            was done. Also where the machine could not be left as asked, or the archive not be written.
+        :raises ControlError: what a set or a read raised; ``evaluations``, ``archive`` and so on describe the part that
+            was done. Also if the machine could not be left as asked, or the archive could not be written.
         """
         environment = self.routine.environment
 
@@ -219,7 +218,7 @@ class HeadlessRun:
             with inside(ends=False):
                 run(self.routine, None, evaluated, ended=self._is_over, witness=self._witness)
         except ControlError as error:
-            # A stop cancels the call that goes on, and refuses the next one.
+            # A stop cancels the present call, and refuses the next one.
             how = "was not begun" if self._witness.refused else "failed"
             self.reason = self.stopping or f"evaluation {len(self.evaluations) + 1} {how}"
             if self.stopping is None:
@@ -232,7 +231,7 @@ class HeadlessRun:
                 self.reason = "interrupted"
             raise
         finally:
-            # Everything in here goes on where something fails: the first error is what the caller must see.
+            # Each step here is done even if another fails: the first error is what the caller must see.
             with self.record.closing(FOREVER):
                 self._leave()
             wrong = self._archive()
@@ -263,13 +262,11 @@ class HeadlessRun:
     # -- the machine --------------------------------------------------------------------------------------------------
 
     def _look_first(self) -> State:
-        from .replay import ReplayInterface
-
         try:
             return self._look()
-        except ControlError:
-            # Badger's window measures nothing before its first set: a replay of such a run has nothing to give here.
-            if not isinstance(self.routine.environment.interface, ReplayInterface):
+        except ReadError as error:
+            # Badger's window measures nothing before its first set, so a replay of its run has nothing to give here.
+            if not error.errors or not all(isinstance(each, NotRecorded) for each in error.errors.values()):
                 raise
         return self._look(measured=False)
 
@@ -289,12 +286,12 @@ class HeadlessRun:
         for name, (low, high) in bounds.items():
             if not low <= start.variables[name] <= high:
                 raise ControlError(
-                    f"{name} is at {start.variables[name]:g}, out of its bounds {low:g} to {high:g}: "
-                    "it could not be put back there, so nothing was begun"
+                    f"{name} is at {start.variables[name]:g}, outside its bounds, {low:g} to {high:g}: "
+                    "it could not be restored, so the run was not begun"
                 )
 
     def _leave(self) -> None:
-        """Bring the machine where it is to be left."""
+        """Move the machine to where it is to be left."""
         if self.read_only:
             where = "through the interface" if self.unguarded else "on the machine"
             self.moved = f"read-only: nothing was set {where}"
@@ -311,7 +308,7 @@ class HeadlessRun:
         try:
             self.end = self._look()
         except Exception as error:
-            # Whatever the environment raises: the run's own outcome is what counts, this is for the table alone.
+            # Whatever the environment raises: the run's outcome is what counts, this is only for the table.
             self.end_error = first_line(error)
 
     def _move(self, target: dict[str, float]) -> None:
@@ -331,9 +328,9 @@ class HeadlessRun:
     # -- the archive --------------------------------------------------------------------------------------------------
 
     def _archive(self) -> str | None:
-        """Write what Badger's window opens: the routine with its data, and its record of the interface.
+        """Write what Badger's window opens: the routine with its data, and the record of the interface.
 
-        :returns: what went wrong.
+        :returns: what went wrong, if anything.
         """
         if not self.evaluations:
             return None
@@ -341,7 +338,7 @@ class HeadlessRun:
 
         environment = self.routine.environment
         stamp = datetime.datetime.strptime(self.routine.creation_ts, _STAMP)
-        # The file's name has seconds only, and must not be another run's.
+        # The file's name has whole seconds, and must not be that of another run.
         while _archive_file(Path(BADGER_ARCHIVE_ROOT), environment.name, stamp).exists():
             stamp += datetime.timedelta(seconds=1)
         self.routine.creation_ts = stamp.strftime(_STAMP)
@@ -362,11 +359,11 @@ def _archive_file(root: Path, environment: str, stamp: datetime.datetime) -> Pat
 
 
 def _number(value: Any) -> float:
-    """Take the first of an array, as the table of evaluations does."""
+    """Return the first element of an array, as the table of evaluations does."""
     return float(value[0] if isinstance(value, list | tuple) and value else value)
 
 
 def first_line(error: BaseException) -> str:
-    """Tell an error in one line; what is foreseen speaks for itself, and others are named."""
+    """Return an error in one line, with its type unless it is one of this package."""
     text = "; ".join(line.strip() for line in str(error).splitlines() if line.strip()).replace(":; ", ": ")
     return text if isinstance(error, ControlError) and text else f"{type(error).__name__}: {text}".rstrip(": ")

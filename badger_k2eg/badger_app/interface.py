@@ -1,54 +1,73 @@
-"""``ControlInterface``: the base of our Badger interfaces. A plugin in ``interfaces/`` names its scheme, and no more.
+"""Badger interfaces over one ``Control``: ``ControlInterface``, and ``K2egInterface`` for PVs behind a K2EG gateway.
 
-Owns what Badger asks of an interface: options as fields, reads and sets of plain values, recording, variable info,
-reset. Every read and set goes through ``Control``. Imports badger.interface, but no client library: `badger intf` stays
-fast and offline.
+A plugin in ``interfaces/`` adds a name and a scheme, and nothing else. No client library is imported before the first
+read or set, so that listing plugins is fast and works offline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, overload
 
+from badger.errors import BadgerInterfaceChannelError
 from badger.interface import Interface as BadgerInterface
 from badger.interface import InterfaceInfo
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from .. import run
-from ..backends import Way
+from ..backends import ThroughK2eg, Way
 from ..control import Control, Reader, SynchronousCalls, connect
+from ..core import clock
 from ..core.backend import Backend
 from ..core.deadline import Deadline, in_seconds
-from ..core.errors import ReadError, SettingsError
-from ..core.futures import ABSENT, Absent, Callback, Time, call
-from ..core.model import Reading, SetReport
+from ..core.errors import PvError, ReadError, ReadTimeout, SettingsError
+from ..core.futures import ABSENT, Absent, Callback, Future, Time, call
+from ..core.model import Limits, Reading, SetReport
 from ..core.settings import Options, Settings, from_environment, load
+from ..k2eg.environment import default_app_name, default_environment
 from ..run.manifest import recorded_way
-from . import recording
-from .channel import in_badgers_words
-from .info import describe, describe_all
-from .interface_options import normalised, option, warn_of
+from ..tuning import Condition, Knob, Measurable, Mover, Sample, Sampler, Skew, wait_for
+from .interface_options import describe, normalised, option, warn_of
+from .recording import RecordingSink, read_entry, recordable
 
-#: Seconds that the window may be held up for the info on a variable.
+logger = logging.getLogger("badger_k2eg")
+
+T = TypeVar("T")
+
+#: Seconds that Badger's window may be held up for the info on a variable.
 _INFO_TIMEOUT = 3.0
+#: Above the ten seconds that a gateway itself waits for a PV, so that its own answer is heard.
+_K2EG_TIMEOUT = 12.0
+#: The environment variables with the addresses at which PVs are searched.
+_ADDRESSES = {"pva": "EPICS_PVA_ADDR_LIST", "ca": "EPICS_CA_ADDR_LIST"}
+
+
+class ChannelNotFound(ReadTimeout, BadgerInterfaceChannelError):
+    """A PV that does not answer. Badger's window knows this error, and explains it in plain words."""
 
 
 class _Live:
-    """What an interface uses and no copy of it may share: left out of every copy and pickle, but for the context.
+    """What an interface uses and no copy or pickle of it may share, except for the context.
 
-    A copy that forgot a context somebody gave (a mock, a simulated machine) would speak to the real one.
+    A copy that forgot the context given by its user (a mock, a simulated machine) would reach the real machine.
     """
 
     def __init__(self, context: Any = None) -> None:
         self.context = context
         self.report: SetReport | None = None
         self.sets = 0
+        self.samples: dict[str, Sample] = {}
+        #: Monotonic seconds at which the last move had settled; None before the first.
+        self.moved_at: float | None = None
 
-    def once(self, name: str, make: Callable[[], Any]) -> Any:
-        """Make a part at its first use; without a lock, which a fork might find held."""
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """Make a part at its first use; without a lock, which might be held during a fork."""
         parts = vars(self)
-        return parts[name] if name in parts else parts.setdefault(name, make())
+        part: T = parts[name] if name in parts else parts.setdefault(name, make())
+        return part
 
     def __copy__(self) -> _Live:
         return _Live(self.context)
@@ -63,15 +82,15 @@ class _Live:
 class ControlInterface(SynchronousCalls, BadgerInterface):
     """PVs for Badger, through one ``Control``.
 
-    Every call that waits takes ``timeout=`` (seconds or a Quantity, -1 for ever) and ``callback=``: given, or None, it
-    returns a Future at once (``badger_k2eg.core.futures``).
+    Every call that waits takes ``timeout=`` (seconds or a Quantity, -1 for ever) and ``callback=``: if that is given,
+    even as None, the call returns a Future at once (``badger_k2eg.core.futures``).
 
     Options are fields, each of which may be given by keyword. One that is not given comes from the environment variable
     ``BADGER_K2EG_<OPTION>``, the ini file, or its default, in this order; restrictions only tighten. Nothing happens
-    before the first get or set: a wrong environment variable is warned about here, and an error there.
+    before the first read or set: a wrong environment variable is a warning until then, and an error there.
 
-    :param context: in place of our own client: a backend of ours (a simulated one, say), or any object with ``get`` and
-        ``put`` as p4p's thread ``Context`` has them. It stays its owner's, who closes it.
+    :param context: used in place of our own client: a ``MemoryBackend`` (a simulated machine), or any object with
+        ``get`` and ``put`` like those of p4p's thread ``Context``. It stays its owner's, who closes it.
     :raises SettingsError: for an unknown option or a wrong value, in one line.
     """
 
@@ -117,7 +136,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         warn_of(from_environment)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Take a changed option at once; None gives it back to the other sources."""
+        """Take a changed option at once; None leaves it to the other sources again."""
         if name not in Options.model_fields:
             super().__setattr__(name, value)
             if name in self._besides():
@@ -139,14 +158,14 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
 
     @classmethod
     def _besides(cls) -> list[str]:
-        """Name the options that only this kind of interface has: they say which client is meant."""
+        """List the options that only this kind of interface has: they say which client is meant."""
         return [name for name in cls.model_fields if name not in ControlInterface.model_fields]
 
     # -- what is in force -----------------------------------------------------------------------------------------
 
     @property
     def settings(self) -> Settings:
-        """The options in force, whatever they come from.
+        """The options in force, from all sources.
 
         :raises SettingsError: for a wrong option in the environment or the ini file.
         """
@@ -155,28 +174,45 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
     @property
     def control(self) -> Control:
         """The write path of this interface, made at its first use."""
-        control: Control = self._live.once("control", self._make_control)
-        return control
+        return self._live.once("control", self._make_control)
 
     @property
     def last_report(self) -> SetReport | None:
-        """What became of the last set, also when it raised; None before the first."""
+        """The outcome of the last set, also when it raised; None before the first."""
         control: Control | None = vars(self._live).get("control")
         return self._live.report if control is None else control.last_report
 
     @property
     def sets(self) -> int:
-        """How many calls to set have come through this interface, in read-only too, and those that failed."""
+        """The number of calls to set, including those in read-only mode and those that failed."""
         control: Control | None = vars(self._live).get("control")
-        return int(self._live.sets + (0 if control is None else control.sets))
+        return self._live.sets + (0 if control is None else control.sets)
+
+    @property
+    def address_variable(self) -> str | None:
+        """The environment variable that says where this host searches for PVs; None if it does not search."""
+        return _ADDRESSES.get(self.scheme)
+
+    @property
+    def attachment(self) -> run.Attachment:
+        """The tie between this interface and the run of its process."""
+        return self._live.once("attachment", self._make_attachment)
 
     def configure(
-        self, *, read_only: bool | None = None, parallel: bool | None = None, timeout: float | None = None
+        self,
+        *,
+        read_only: bool | None = None,
+        parallel: bool | None = None,
+        timeout: float | None = None,
+        run: str | None = None,
+        matching: str | None = None,
     ) -> None:
         """Take the options of the environment that uses this interface; None leaves one as it is configured.
 
-        They are stronger than the interface's own, but ``read_only=False`` lifts nothing.
+        They take precedence over the interface's own, but ``read_only=False`` lifts nothing.
 
+        :param run: the recorded run, for an interface that replays one; this one ignores it.
+        :param matching: likewise, how a recorded point is found.
         :raises SettingsError: for a wrong value.
         """
         configured = normalised({"read_only": read_only, "parallel": parallel, "timeout": timeout})
@@ -185,7 +221,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
             self._rebuild()
 
     def _way(self) -> Way:
-        """Say what leads to the PVs."""
+        """Return the way to the PVs."""
         return self.scheme
 
     def _make_control(self) -> Control:
@@ -194,22 +230,20 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         if own.get("read_only"):
             together["read_only"] = True
         settings = load(together, defaults={"timeout": type(self).model_fields["timeout"].get_default()})
-        backend: Backend = self._live.once("backend", lambda: connect(self._way(), self._live.context))
+        backend = self._live.once("backend", self._open_backend)
         control = self.attachment.attach(self._new_control(backend, settings))
+        control.sink = RecordingSink(control.sink, self._note)
         control.last_report = self._live.report
         return control
+
+    def _open_backend(self) -> Backend:
+        return connect(self._way(), self._live.context)
 
     def _new_control(self, backend: Backend, settings: Settings) -> Control:
         return Control(backend, settings)
 
-    @property
-    def attachment(self) -> run.Attachment:
-        """What ties this interface to the run of its process."""
-        attachment: run.Attachment = self._live.once("attachment", self._make_attachment)
-        return attachment
-
     def _make_attachment(self) -> run.Attachment:
-        # Somebody's own context is a simulation or a test; its PVs only look like the machine's.
+        # A context given by the user is a simulation or a test; its PVs only look like the machine's.
         return run.Attachment(self._manifest, locks=self._live.context is None)
 
     def _manifest(self) -> dict[str, Any]:
@@ -217,16 +251,24 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         way = recorded_way(self._way())
         return {"interface": self.name, "way": way, "read_only": self.settings.read_only, "options": options}
 
+    def _note(self, entry: dict[str, Any]) -> None:
+        self._logs.append(entry)
+
     def _rebuild(self) -> None:
         """Let the next call find other options; client and last report stay."""
-        control: Control | None = vars(self._live).pop("control", None)
+        parts = vars(self._live)
+        parts.pop("mover", None)
+        sampler: Sampler | None = parts.pop("sampler", None)
+        if sampler is not None:
+            sampler.close()
+        control: Control | None = parts.pop("control", None)
         if control is not None:
             self._live.report = control.last_report
             self._live.sets += control.sets
             control.close()
 
     def _give_back(self) -> None:
-        """Let the next call lease a client anew, perhaps another one."""
+        """Let the next call lease a new client, perhaps another one."""
         backend: Backend | None = vars(self._live).pop("backend", None)
         self._rebuild()
         if backend is not None and self._live.context is None:
@@ -253,6 +295,12 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
     def _enclosed(self) -> AbstractContextManager[None]:
         return run.inside()
 
+    @overload
+    def get_values(self, channel_names: Sequence[str], timeout: Time = ...) -> dict[str, Any]: ...
+    @overload
+    def get_values(
+        self, channel_names: Sequence[str], timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[dict[str, Any]]: ...
     def get_values(
         self, channel_names: Sequence[str], timeout: Time = None, callback: Callback | Absent | None = ABSENT
     ) -> Any:
@@ -260,25 +308,27 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
 
         :param timeout: seconds for this call, or a Quantity; None takes the option's.
         :returns: ``{name: value}`` of builtin Python types; arrays are lists, an enum is its index.
-        :raises ReadError: by the first PV that cannot be read (a TimeoutError where it does not answer); ``.partial``
-            has the values of the others. With ``on_read_error="nan"`` NaN stands in the place of a value instead.
+        :raises ReadError: for the first PV that cannot be read (a TimeoutError if it does not answer); ``.partial`` has
+            the values of the others. With ``on_read_error="nan"`` a value that cannot be read is NaN instead.
         """
         names, seconds = _names(channel_names), None if timeout is None else in_seconds(timeout)
-        return self._begin(lambda: self._get_values(names, seconds), callback, "get_values")
+        return self._begin(lambda: self._read(self.control.get, names, seconds), callback, "get_values")
 
-    def _get_values(self, names: list[str], seconds: float | None) -> dict[str, Any]:
-        try:
-            values = recording.get_values(self, names, _deadline(seconds))
-        except ReadError as error:
-            raise in_badgers_words(error) from None
-        # Badger's record holds that dict, and its environments write into what they get.
-        return {name: recording.recordable(value) for name, value in values.items()}
-
+    @overload
+    def get_value(self, channel_name: str, timeout: Time = ...) -> Any: ...
+    @overload
+    def get_value(self, channel_name: str, timeout: Time = ..., *, callback: Callback | None) -> Future[Any]: ...
     def get_value(self, channel_name: str, timeout: Time = None, callback: Callback | Absent | None = ABSENT) -> Any:
         """Read one PV, as ``get_values`` does."""
-        seconds = None if timeout is None else in_seconds(timeout)
-        return self._begin(lambda: self._get_values([channel_name], seconds)[channel_name], callback, "get_value")
+        name, seconds = channel_name, None if timeout is None else in_seconds(timeout)
+        return self._begin(lambda: self._read(self.control.get, [name], seconds)[name], callback, "get_value")
 
+    @overload
+    def get_readings(self, channel_names: Sequence[str], timeout: Time = ...) -> dict[str, Reading]: ...
+    @overload
+    def get_readings(
+        self, channel_names: Sequence[str], timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[dict[str, Reading]]: ...
     def get_readings(
         self, channel_names: Sequence[str], timeout: Time = None, callback: Callback | Absent | None = ABSENT
     ) -> Any:
@@ -288,15 +338,29 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         :raises ReadError: as ``get_values``, whatever ``on_read_error`` is.
         """
         names, seconds = _names(channel_names), None if timeout is None else in_seconds(timeout)
+        return self._begin(lambda: self._read(self.control.read, names, seconds), callback, "get_readings")
 
-        def read() -> dict[str, Reading]:
-            try:
-                return self.control.read(names, _deadline(seconds))
-            except ReadError as error:
-                raise in_badgers_words(error) from None
+    @staticmethod
+    def _read(read: Callable[..., dict[str, T]], names: list[str], seconds: float | None) -> dict[str, T]:
+        try:
+            return read(names, None if seconds is None else Deadline(seconds))
+        except ReadTimeout as error:
+            found = ChannelNotFound(str(error), error.partial, error.errors)
+            raise found.with_traceback(error.__traceback__) from None
 
-        return self._begin(read, callback, "get_readings")
-
+    @overload
+    def set_values(
+        self, channel_inputs: Mapping[str, Any], configs: Mapping[str, Any] | None = ..., timeout: Time = ...
+    ) -> SetReport: ...
+    @overload
+    def set_values(
+        self,
+        channel_inputs: Mapping[str, Any],
+        configs: Mapping[str, Any] | None = ...,
+        timeout: Time = ...,
+        *,
+        callback: Callback | None,
+    ) -> Future[SetReport]: ...
     def set_values(
         self,
         channel_inputs: Mapping[str, Any],
@@ -304,30 +368,41 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         timeout: Time = None,
         callback: Callback | Absent | None = ABSENT,
     ) -> Any:
-        """Set PVs, and wait until each has arrived where ``configs`` has a validator for it.
+        """Set PVs, and wait until each has arrived for which ``configs`` has a validator.
 
         :param channel_inputs: ``{pv: value}``, set in this order unless ``parallel``; a Quantity is converted into the
             PV's unit, a number is taken in it.
         :param timeout: seconds for the whole call, or a Quantity; None leaves it to the attempts' own timeouts.
         :param configs: ``{set pv: functools.partial}``, called with ``set_pv=, set_value=, context=, timeout=``.
-        :returns: what became of each, a SetReport; Badger itself does not look at it.
+        :returns: the outcome for each PV; Badger itself does not look at it.
         :raises SetError: SetpointBlocked or ValidationFailed (ValueErrors), PutTimeout or PutUnknown (TimeoutErrors),
-            PutRefused (a PermissionError) and so on, by the first PV that did not end as asked; ``.report`` tells all.
+            PutRefused (a PermissionError) and so on, for the first PV that did not end as asked; ``.report`` has all.
         """
         return self._put(channel_inputs, configs or {}, timeout=timeout, callback=callback)
 
     def _put(self, values: Mapping[str, Any], validators: Mapping[str, Any], **how: Any) -> Any:
         for what, given in (("set_values", values), ("configs=", validators)):
             if not isinstance(given, Mapping):
-                raise TypeError(f"{what} takes a dict by PV, not {given!r}")
-        recorded = {str(name): recording.recordable(value) for name, value in values.items()}
+                raise TypeError(f"{what} takes a dict with PVs as keys, not {given!r}")
         callback = how.pop("callback", ABSENT)
         if how.get("timeout") is not None:
             how["timeout"] = in_seconds(how["timeout"])
-        return self._begin(
-            lambda: recording.set_values(self, recorded, values, validators, how), callback, "set_values"
-        )
+        return self._begin(lambda: self.control.set(values, validators, **how), callback, "set_values")
 
+    @overload
+    def set_value(
+        self, channel_name: str, channel_value: Any, validation_function: Any = ..., timeout: Time = ...
+    ) -> Any: ...
+    @overload
+    def set_value(
+        self,
+        channel_name: str,
+        channel_value: Any,
+        validation_function: Any = ...,
+        timeout: Time = ...,
+        *,
+        callback: Callback | None,
+    ) -> Future[Any]: ...
     def set_value(
         self,
         channel_name: str,
@@ -339,23 +414,96 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         """Set one PV, as ``set_values`` does.
 
         :param validation_function: its validator.
-        :returns: what the validator returned (the readback, for the shipped ones), or else the value set.
+        :returns: the validator's result (the readback, for those of this package), or else the value set.
         """
         configs = {} if validation_function is None else {channel_name: validation_function}
         seconds = None if timeout is None else in_seconds(timeout)
 
         def put() -> Any:
             result = self._put({channel_name: channel_value}, configs, timeout=seconds)[channel_name]
-            return result.asked if result.arrived is None else recording.recordable(result.arrived)
+            return result.asked if result.arrived is None else recordable(result.arrived)
 
         return self._begin(put, callback, "set_value")
+
+    # -- knobs and observables ------------------------------------------------------------------------------------
+
+    @property
+    def last_samples(self) -> dict[str, Sample]:
+        """The samples of the last measurement, each with its readings; empty if it failed."""
+        return dict(self._live.samples)
+
+    @property
+    def _mover(self) -> Mover:
+        return self._live.once("mover", lambda: Mover(self.control))
+
+    @property
+    def _sampler(self) -> Sampler:
+        return self._live.once("sampler", lambda: Sampler(self.control))
+
+    def bounds(self, knobs: Iterable[Knob]) -> dict[str, Limits]:
+        """Return how far knobs may be turned, by setpoint PV; a PV that does not answer is missing."""
+        return self._mover.bounds.find(knobs)
+
+    def move(self, values: Mapping[str, float], knobs: Mapping[str, Knob]) -> SetReport:
+        """Turn knobs, and return when the machine has arrived and settled.
+
+        :param values: by the names of ``knobs``.
+        :raises SetError: as ``set_values``.
+        """
+        try:
+            with self._enclosed():
+                return self._mover.move(values, knobs)
+        finally:
+            # After a failed move too: what was measured before it says nothing about now.
+            self._live.moved_at = clock.monotonic()
+
+    def sample(
+        self, wanted: Mapping[str, Measurable], conditions: Sequence[Condition] = (), skew: Skew | None = None
+    ) -> dict[str, Sample]:
+        """Wait for conditions, and take samples of observables since the last move.
+
+        :raises ConditionNotMet: when a condition does not hold in time.
+        :raises ReadError: when an observable cannot be measured.
+        """
+        wait_for(self.control, conditions)
+        # Where nothing was moved, what is measured must be from after this call.
+        since = None if self.settings.read_only else self._live.moved_at
+        return self._sampler.measure(wanted, since=since, skew=skew)
+
+    def measure(
+        self, wanted: Mapping[str, Measurable], conditions: Sequence[Condition] = (), skew: Skew | None = None
+    ) -> dict[str, Any]:
+        """Return the values of observables, and put them on record.
+
+        :raises ConditionNotMet: as ``sample``.
+        :raises ReadError: as ``sample``; with ``on_read_error="nan"`` a value that cannot be measured is NaN instead.
+        """
+        self._live.samples = {}
+        try:
+            with self._enclosed():
+                self._live.samples = self.sample(wanted, conditions, skew)
+            values = {name: sample.value for name, sample in self._live.samples.items()}
+        except ReadError as error:
+            if self.settings.on_read_error != "nan":
+                self._observed(error.partial, error.errors)
+                raise
+            logger.warning("%s: NaN in its place", error)
+            values = {name: error.partial.get(name, math.nan) for name in wanted}
+        self._note(read_entry(values))
+        self._observed(values)
+        return values
+
+    def _observed(self, values: Mapping[str, Any], errors: Mapping[str, PvError] | None = None) -> None:
+        if (present := run.current()) is not None:
+            readings = {name: sample.readings for name, sample in self._live.samples.items()}
+            present.evaluations.observed(values, readings, errors)
 
     # -- Badger's other questions ---------------------------------------------------------------------------------
 
     def get_info(self, channels: Sequence[str]) -> InterfaceInfo:
         """Describe PVs for Badger's window: units, limits, alarm, connected, value; all of them texts.
 
-        Ends within three seconds, and raises nothing about a PV or an option: the window could not bear it.
+        Ends within three seconds, and raises no error about a PV or an option: the window could not handle one.
 
         :returns: ``vars`` by name of the PV, as Badger's window looks them up.
         """
@@ -364,13 +512,14 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
             settings = self.settings
             about["read_only"] = "yes" if settings.read_only else "no"
             seconds = min(settings.timeout, _INFO_TIMEOUT) if settings.timeout > 0.0 else _INFO_TIMEOUT
-            variables = describe_all(self.control.updates(list(channels), Deadline(seconds)))
+            updates = self.control.updates(list(channels), Deadline(seconds))
+            variables = {name: describe(update) for name, update in updates.items()}
         except SettingsError as error:
             variables = {name: describe(error) for name in channels}
         return {"interface": about, "vars": variables}
 
     def reset_interface(self) -> None:
-        """Begin anew: options are read again, failures forgotten, the client is given back and leased at the next call.
+        """Forget failures, give the client back, and read options and lease a client again at the next call.
 
         Badger calls it in the process that is about to run a routine: the next set opens its run.
         """
@@ -379,11 +528,33 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         self._live.report = None
 
 
+class K2egInterface(ControlInterface):
+    """PVs for Badger through the K2EG gateways of an environment; otherwise like ``ControlInterface``.
+
+    :raises SettingsError: for a wrong option; at the first read or set for an environment that does not exist, or that
+        cannot be read.
+    """
+
+    scheme = "pva"
+
+    environment: str | None = Field(
+        None, description="the K2EG environment (NAME.ini); else K2EG_CLI_DEFAULT_ENVIRONMENT says, else local"
+    )
+    app_name: str | None = Field(
+        None, description="replies come on APP_NAME-reply; else K2EG_CLI_DEFAULT_APP_NAME says, else badger-k2eg"
+    )
+    timeout: float = Field(_K2EG_TIMEOUT, description=Options.model_fields["timeout"].description)
+
+    @property
+    def address_variable(self) -> None:
+        """None: the gateway searches, not this host."""
+        return None
+
+    def _way(self) -> ThroughK2eg:
+        return ThroughK2eg(self.environment or default_environment(), self.app_name or default_app_name())
+
+
 def _names(channel_names: Sequence[str]) -> list[str]:
     if isinstance(channel_names, str):
-        raise TypeError(f"a list of PVs is expected, not the text {channel_names!r}; for one PV there is get_value")
+        raise TypeError(f"get_values takes a list of PVs, not the text {channel_names!r}; for one PV use get_value")
     return list(channel_names)
-
-
-def _deadline(timeout: float | None) -> Deadline | None:
-    return None if timeout is None else Deadline(timeout)

@@ -31,9 +31,8 @@ def plot_run(
     """Draw a run and save it.
 
     :param evaluations: one or more.
-    :param file: where to; its ending says the format. Its folder is made.
-    :param ranges: of each variable, ``(low, high)``; variables are drawn as fractions of it where there are several
-        ranges.
+    :param file: the picture; its suffix is the format. Its folder is made.
+    :param ranges: of each variable, ``(low, high)``; if they differ, variables are drawn as fractions of their ranges.
     :param target: drawn as a line.
     :param front: of two objectives: drawn in a panel of its own, one objective over the other.
     :returns: the file.
@@ -71,7 +70,7 @@ def _objective(axes: Axes, evaluations: Sequence[Evaluation], name: str) -> None
         if chosen:
             numbers = [each.number for each in chosen]
             axes.plot(numbers, [each.objectives[name] for each in chosen], marker, markersize=5, label=label)
-    # An evaluation is marked as the best one only where there is such a thing.
+    # With several objectives, or in read-only, no evaluation is marked as the best.
     best, line = math.nan, []
     for each in evaluations:
         best = each.objectives[name] if each.best else best
@@ -105,5 +104,5 @@ def _variables(axes: Axes, evaluations: Sequence[Evaluation], ranges: Mapping[st
     asked = "variables, not set" if evaluations[0].was_set is False else "variables"
     axes.set_ylabel(asked if together else f"{asked} (of their range)")
     if lines:
-        # Given one by one: of its own accord a legend leaves out what begins with a _.
+        # Given explicitly: by default a legend leaves out names that begin with a _.
         axes.legend(lines, list(map(printable, evaluations[0].variables)), fontsize="small", ncols=2)

@@ -1,7 +1,7 @@
-"""Whether Qt loads here and finds a display, and which Debian package is missing where it does not.
+"""Whether Qt can be loaded and finds a display here, and which Debian package is missing if not.
 
-Owns the list of the system's libraries that Badger's Qt needs. Asks in a process of its own: a Qt that finds no display
-ends the process that asked. Imports no Badger, and Qt in that process only.
+Owns the list of system libraries that Badger's Qt needs. Tries in a process of its own: a Qt that finds no display ends
+its process. Imports no Badger, and Qt in that process only.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import os
 import subprocess
 import sys
 
-#: Libraries of the system that ``import badger`` needs, and the Debian packages that bring them. The Makefile names the
-#: same ones: it must know before there is a Python.
+#: System libraries that ``import badger`` needs, and their Debian packages. The Makefile names the same ones: it needs
+#: them before there is a Python.
 QT_LIBRARIES = {
     "libGL.so.1": "libgl1",
     "libEGL.so.1": "libegl1",
@@ -21,7 +21,7 @@ QT_LIBRARIES = {
     "libxkbcommon.so.0": "libxkbcommon0",
     "libdbus-1.so.3": "libdbus-1-3",
 }
-#: What a real window needs besides.
+#: What a real window needs as well.
 WINDOW_LIBRARIES = {
     "libX11-xcb.so.1": "libx11-xcb1",
     "libxkbcommon-x11.so.0": "libxkbcommon-x11-0",
@@ -43,14 +43,14 @@ _PATIENCE = 30.0
 
 
 def qt_problem() -> str | None:
-    """Say in one line why Qt does not load here; None where it does."""
+    """Return in one line why Qt cannot be loaded here; None if it can."""
     if (said := _ask("libraries")) is None:
         return None
-    return _missing(QT_LIBRARIES) or f"Badger's window toolkit Qt does not load: {said}"
+    return _missing(QT_LIBRARIES) or f"Badger's window toolkit Qt cannot be loaded: {said}"
 
 
 def display_problem() -> str | None:
-    """Say in one line why no window can be opened here; None where one can. ``qt_problem`` comes first."""
+    """Return in one line why no window can be opened here; None if one can. ``qt_problem`` comes first."""
     has_choice = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "QT_QPA_PLATFORM"))
     if sys.platform.startswith("linux") and not has_choice:
         return "there is no display: DISPLAY is not set (over ssh: ssh -X; without a window: badger-k2eg run)"
@@ -63,7 +63,7 @@ def display_problem() -> str | None:
 
 
 def _ask(what: str) -> str | None:
-    """Let another process try; gives the first that it said when it fails."""
+    """Try in another process; return its message if it fails."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", _ASK[what]],
@@ -86,7 +86,8 @@ def _missing(libraries: dict[str, str]) -> str | None:
     packages = [package for library, package in libraries.items() if not _loads(library)]
     if not packages:
         return None
-    return f"Badger's window toolkit Qt lacks libraries of the system; on Debian: apt install {' '.join(packages)}"
+    needs = "Badger's window toolkit Qt needs system libraries that are missing"
+    return f"{needs}; on Debian: apt install {' '.join(packages)}"
 
 
 def _loads(library: str) -> bool:

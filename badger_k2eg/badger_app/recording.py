@@ -1,32 +1,72 @@
-"""Badger's own recording of an interface (``_logs``), given plain copies.
-
-Badger's ``log`` decorator keeps what it sees by reference and pickles it at the end of a run. A numpy array that the
-caller changes meanwhile, or a value that cannot be pickled, spoils the whole record. So the decorator gets copies made
-of builtin types, and the control system the originals. Imports badger.interface; touches no PV itself.
-"""
+"""Badger's own record of an interface (``_logs``), filled by a sink of its control. Touches no PV."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
-from badger.interface import log
+from ..core import clock
+from ..core.backend import Sink, Update
+from ..core.model import Outcome, PutResult, PvAddress, Reading, SetReport, plain
 
-from ..core.model import Reading
 
-if TYPE_CHECKING:
-    from ..core.deadline import Deadline
-    from ..core.model import SetReport
-    from .interface import ControlInterface
+class RecordingSink:
+    """A sink that also fills Badger's own record of an interface (``_logs``), with copies of builtin types.
+
+    Badger pickles that record at the end of a run: an array that its owner changes meanwhile, or a value that cannot be
+    pickled, would spoil all of it.
+
+    :param sink: the sink that has the last word.
+    :param note: called with each entry.
+    """
+
+    def __init__(self, sink: Sink, note: Callable[[dict[str, Any]], None]) -> None:
+        self._sink = sink
+        self._note = note
+
+    def set_began(
+        self, before: Mapping[PvAddress, Reading], asked: Mapping[str, Any], validators: Mapping[str, Any]
+    ) -> str | None:
+        """Note what is asked, before anything is sent."""
+        if (reason := self._sink.set_began(before, asked, validators)) is None:
+            self._note(set_entry(asked))
+        return reason
+
+    def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
+        """Pass it on."""
+        self._sink.puts_attempted(results)
+
+    def set_finished(self, report: SetReport) -> None:
+        """Note what was asked if nothing was sent."""
+        if report and not any(map(_has_begun, report.results)):
+            self._note(set_entry({result.pv: result.asked for result in report.results}))
+        self._sink.set_finished(report)
+
+    def read_finished(self, updates: Mapping[str, Update]) -> None:
+        """Note what was read; NaN for what could not be read."""
+        values = {name: u.value if isinstance(u, Reading) else math.nan for name, u in updates.items()}
+        self._note(read_entry(values))
+        self._sink.read_finished(updates)
+
+
+def _has_begun(result: PutResult) -> bool:
+    return result.attempts > 0 or result.outcome not in (Outcome.BLOCKED, Outcome.SKIPPED, Outcome.NOT_SENT)
+
+
+def set_entry(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a set, in the form of ``badger.interface.log``."""
+    return {"timestamp": clock.time(), "action": "set_values", "channel_inputs": recordable(values)}
+
+
+def read_entry(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry of a read, in the form of ``badger.interface.log``."""
+    return {"timestamp": clock.time(), "action": "get_values", "channel_outputs": recordable(values)}
 
 
 def recordable(value: Any) -> Any:
-    """Copy a value into builtin types; what is none of them is recorded as its text."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Reading):
-        return recordable(value.value)
+    """Copy a value into builtin types; any other object is recorded as its text."""
+    value = plain(value.value if isinstance(value, Reading) else value)
     if value is None or isinstance(value, bool):
         return value
     # Subclasses (p4p's ntfloat, an annotated reading) lose what makes them special, and what cannot be pickled.
@@ -38,34 +78,3 @@ def recordable(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [recordable(item) for item in value]
     return str(value)
-
-
-# The decorator goes by the names of these two functions, and records the second argument of the first one.
-
-
-@log
-def set_values(
-    interface: ControlInterface,
-    channel_inputs: dict[str, Any],
-    originals: Mapping[str, Any],
-    configs: Mapping[str, Any],
-    how: Mapping[str, Any],
-) -> SetReport:
-    """Set ``originals``, with the keywords of ``how``; ``channel_inputs`` is what Badger records of them."""
-    report: SetReport = interface.control.set(originals, configs, **how)
-    return report
-
-
-def observed(interface: ControlInterface, values: Mapping[str, Any]) -> None:
-    """Record what was measured other than by one read."""
-
-    def get_values(interface: ControlInterface) -> dict[str, Any]:
-        return {name: recordable(value) for name, value in values.items()}
-
-    log(get_values)(interface)
-
-
-@log
-def get_values(interface: ControlInterface, channel_names: Sequence[str], deadline: Deadline | None) -> dict[str, Any]:
-    """Read plain values; Badger records the very dict that is returned: copy it before it is given away."""
-    return interface.control.get(channel_names, deadline)

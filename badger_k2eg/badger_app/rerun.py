@@ -1,7 +1,7 @@
 """The routine of a recorded run, as a file to run again: from the run's manifest, or from Badger's archive.
 
-Badger's window does not tell a plugin which routine it runs: of such a run the archive has it, by environment and time.
-Imports no Badger.
+Badger's window does not tell a plugin which routine it runs: for such a run it is found in the archive, by environment
+and time. Imports no Badger.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from ..core import clock
 from ..core.errors import NoSuchRecord
 from ..journal.recorded_run import RecordedRun
 
-#: Seconds that may pass between Run, of which an archive has its name, and the first set.
+#: Seconds that may pass between Run, the time in an archive's name, and the first set.
 _PREPARES = 3600.0
 
 
 def routine_of(run: RecordedRun, archive_root: Path | None = None) -> str:
-    """Give the text of a routine file that does again what a run did.
+    """Return the text of a routine file that repeats a run.
 
     :param archive_root: Badger's archive, for a run of its window.
     :raises NoSuchRecord: when neither the record nor the archive has its routine.
@@ -36,14 +36,14 @@ def routine_of(run: RecordedRun, archive_root: Path | None = None) -> str:
         raise NoSuchRecord(
             f"run {run.id} was recorded without its routine{where}; give the file itself to badger-k2eg run"
         )
-    # What was varied and where it began are in the file: not again around where the machine is now.
+    # Ranges and initial points are in the file: they must not be set around the present values again.
     archived |= {"relative_to_current": False, "initial_point_actions": []}
     del archived["data"]
     return str(yaml.safe_dump(archived, sort_keys=False))
 
 
 def _archived(run: RecordedRun, root: Path) -> dict[str, Any] | None:
-    """Find the one whose first evaluation was measured during the run; one of a run without any there is not."""
+    """Return the archived routine whose first evaluation was measured during the run."""
     environment = run.manifest.get("environment") or {}
     began, ended = run.started_ns * 1e-9, (run.ended_ns or clock.time_ns()) * 1e-9
     for file in root.glob(f"*/*/*/{environment.get('name', '')}-*.yaml"):
@@ -57,7 +57,7 @@ def _archived(run: RecordedRun, root: Path) -> dict[str, Any] | None:
 
 
 def _named_at(file: Path) -> float:
-    """Read the time in an archive's name: ENVIRONMENT-2026-11-21-125008.yaml; NaN without one."""
+    """Return the time in an archive's name, like ENVIRONMENT-2026-11-21-125008.yaml; NaN without one."""
     try:
         return time.mktime(time.strptime(file.stem[-17:], "%Y-%m-%d-%H%M%S"))
     except ValueError:
@@ -65,7 +65,7 @@ def _named_at(file: Path) -> float:
 
 
 def _first_of(content: Any) -> float | None:
-    """Give the time of the first evaluation in a routine's data, seconds since the Unix epoch."""
+    """Return the time of the first evaluation in a routine's data, in seconds since the Unix epoch."""
     data = content.get("data") if isinstance(content, dict) else None
     times = (data or {}).get("timestamp") or []
     values = list(times.values()) if isinstance(times, dict) else times

@@ -1,10 +1,10 @@
-"""What an environment tells the run of its process: what it is, which PVs it may set, and when a call of it goes on."""
+"""The run of a routine in this process: its manifest, its beginning and end, and the calls of an environment in it."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +15,12 @@ if TYPE_CHECKING:
     from badger.environment import Environment
     from badger.routine import Routine
 
-    from .environment import ControlEnvironment
-
-#: What Badger calls in an evaluation: each is a frame of ours, which a stopped run ends on its way out.
+#: What Badger calls in an evaluation: a run that is stopped ends when such a call returns.
 _CALLS = ("get_variables", "set_variables", "get_observables")
 
 
 def framed(cls: type) -> None:
-    """Let the calls that this class itself defines be frames of ours."""
+    """Make the calls that a class itself defines frames of the run."""
     for name in _CALLS:
         if callable(method := vars(cls).get(name)):
             setattr(cls, name, _framed(method))
@@ -37,27 +35,10 @@ def _framed(method: Callable[..., Any]) -> Callable[..., Any]:
     return inside
 
 
-def tell(environment: ControlEnvironment, attachment: run.Attachment) -> None:
-    """Tell the run what this environment is, once it begins."""
-
-    def about() -> dict[str, Any]:
-        return {"environment": described(environment)}
-
-    def may_set() -> list[str]:
-        return list(_pvs(environment, list(environment.variables)).values())
-
-    attachment.about["environment"] = about
-    attachment.may_set = may_set
-    attachment.record = environment.recorded_pvs
-    for name in ("on_cancelled", "on_exception"):
-        if callable(hook := getattr(environment, name, None)):
-            attachment.hooks[name] = hook
-
-
 def described(environment: Environment) -> dict[str, Any]:
-    """Give what a run's manifest says of an environment."""
+    """Return the part of a run's manifest that describes an environment."""
     names = list(environment.variables)
-    variables = _pvs(environment, names) if hasattr(environment, "pv") else dict(zip(names, names, strict=True))
+    variables = pvs_of(environment, names) if hasattr(environment, "pv") else dict(zip(names, names, strict=True))
     return {
         "name": environment.name,
         "parameters": _dumped(environment, exclude={"interface"}),
@@ -67,9 +48,9 @@ def described(environment: Environment) -> dict[str, Any]:
 
 
 def begin(routine: Routine, *, keeps_policy: bool) -> run.Run:
-    """Open the run of a routine in this process; the caller ends it, and stops it by its own signals.
+    """Open the run of a routine in this process; the caller ends it, and handles signals.
 
-    :param keeps_policy: False where the caller itself sees to where the machine is left.
+    :param keeps_policy: False if the caller itself decides where the machine is left.
     """
     environment, vocs = routine.environment, routine.vocs
     attachment = getattr(environment.interface, "attachment", None)
@@ -95,10 +76,7 @@ def _direction(objective: Any) -> str:
 
 
 def end(ours: run.Run, reason: str, failure: BaseException | None, archive: Path | None) -> None:
-    """End it.
-
-    :param reason: in words.
-    """
+    """End the run of a routine."""
     if archive is not None:
         ours.outcome["archive"] = str(archive)
     ours.failure = failure
@@ -110,12 +88,13 @@ def end(ours: run.Run, reason: str, failure: BaseException | None, archive: Path
 def _dumped(model: Any, **options: Any) -> dict[str, Any]:
     try:
         dumped: dict[str, Any] = model.model_dump(mode="json", **options)
-    except Exception as error:  # a field of somebody's own class; it must not keep a run from beginning
+    except Exception as error:  # a field of the author's own class; it must not keep a run from beginning
         return {"error": f"{type(error).__name__}: {error}"}
     return dumped
 
 
-def _pvs(environment: Any, variables: list[str]) -> dict[str, str]:
+def pvs_of(environment: Any, variables: Iterable[str]) -> dict[str, str]:
+    """Return the PVs of variables, without those whose parameter is empty."""
     found = {}
     for name in variables:
         try:

@@ -1,8 +1,8 @@
 """Badger without its window: a private configuration, a routine for an environment, evaluations with a callback.
 
 Owns the order in which Badger must be started: its factory, archive and routine read the configuration while they are
-imported, so ``open_badger`` comes first, and every such import here is inside a function. Knows no PV and no window.
-``routine_file`` makes the routine of a file, ``headless`` is all that belongs to a run.
+imported, so ``open_badger`` comes first, and every such import here is inside a function. ``build_routine`` makes the
+routine of a file; ``headless`` has all that belongs to a run.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ ROOTS = {
 def open_badger(folder: Path, *, plugin_root: Path | None = None) -> Path:
     """Configure Badger for this process alone: the user's own configuration is neither read nor written.
 
-    :param folder: for Badger's archive, logs and so on; made if it is not there.
+    :param folder: for Badger's archive, logs and so on; made if it does not exist.
     :param plugin_root: ours by default.
     :returns: the configuration file, as for ``badger -cf``.
-    :raises SettingsError: for a plugin root that is none.
-    :raises ControlError: when Badger does not load, or has another configuration in this process already.
+    :raises SettingsError: for a folder that is not a plugin root.
+    :raises ControlError: when Badger cannot be loaded, or has another configuration in this process already.
     """
     root = plugin_root or our_plugin_root()
     for kind in ("interfaces", "environments"):
         if not (root / kind).is_dir():
             ours = our_plugin_root() / kind
-            raise SettingsError(f"plugin root {root}: there is no folder {kind}/ in it; a copy of {ours} will do")
+            raise SettingsError(f"plugin root {root}: it has no folder {kind}/; copy {ours} into it")
     file = folder / "badger.yaml"
     for name in ROOTS.values():
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -64,23 +64,14 @@ def open_badger(folder: Path, *, plugin_root: Path | None = None) -> Path:
     try:
         from badger.settings import init_settings
     except ImportError as error:
-        # Mostly a library of the system that Qt needs.
-        raise ControlError(f"Badger is installed, but does not load: {error}") from error
+        # Mostly a system library that Qt needs.
+        raise ControlError(f"Badger is installed, but cannot be loaded: {error}") from error
     in_force = init_settings(str(file)).config_path
     if in_force != str(file):
         raise ControlError(f"Badger is already configured in this process, by {in_force}")
-    # Badger appends it to the path: where a package or a clone has a plugin of the same name, that one would be taken.
+    # Badger appends it to the path: a plugin of the same name in an installed package or a clone would be taken.
     sys.path.insert(0, str(root))
     return file
-
-
-def plugin_names(kind: str, plugin_root: Path | None = None) -> list[str]:
-    """List plugins without loading one, or Badger.
-
-    :param kind: ``interfaces`` or ``environments``.
-    """
-    folder = (plugin_root or our_plugin_root()) / kind
-    return sorted(path.parent.name for path in folder.glob("*/configs.yaml"))
 
 
 def load_environment(
@@ -90,7 +81,7 @@ def load_environment(
     interface: str | None = None,
     interface_options: Mapping[str, Any] | None = None,
 ) -> Environment:
-    """Build an environment of the plugin root with its interface; ``open_badger`` first.
+    """Return an environment of the plugin root with its interface; ``open_badger`` comes first.
 
     :param interface: its name; by default the one that the environment's ``configs.yaml`` names first.
     :raises SettingsError: for an unknown name, option or parameter.
@@ -100,7 +91,7 @@ def load_environment(
     found, configs = environment_class(_known("environment", name, list_env()))
     wanted = interface or next(iter(configs.get("interface") or []), None)
     if wanted is None:
-        raise SettingsError(f"environment {name} names no interface: say which")
+        raise SettingsError(f"environment {name} names no interface in its configs.yaml; choose one")
     interface_class, _ = get_intf(_known("interface", wanted, list_intf()))
     built = interface_class(**(interface_options or {}))
     environment: Environment = found(interface=built, **(parameters or {}))
@@ -123,11 +114,11 @@ def make_routine(
     initial_points: Sequence[Mapping[str, float]] | None = None,
     name: str = "headless",
 ) -> Routine:
-    """Make a routine, as Badger's window does. Reads the environment's variables where no initial points are given.
+    """Return a routine as Badger's window makes it. Reads the environment's variables if no initial points are given.
 
     :param objectives: ``{observable: "MINIMIZE" or "MAXIMIZE"}``.
     :param variables: ``{variable: (low, high)}``; by default all of the environment, with its bounds.
-    :param initial_points: by default where the machine is.
+    :param initial_points: by default the present values of the variables.
     """
     from badger.routine import Routine
     from badger.utils import curr_ts_to_str
@@ -145,17 +136,17 @@ def make_routine(
             variables={variable: list(limits) for variable, limits in ranges.items()}, objectives=dict(objectives)
         ),
         initial_points=DataFrame([dict(point) for point in points]),
-        # The archive makes its file's name of it.
+        # The archive names its file after it.
         creation_ts=curr_ts_to_str("lcls-fname"),
     )
 
 
 def beginning(generator: str, points: Sequence[Mapping[str, float]]) -> tuple[dict[str, Any], list[dict[str, float]]]:
-    """Let a run begin at its one initial point without measuring that twice.
+    """Return how a run begins at its one initial point without measuring that twice.
 
     Nelder-Mead takes the last point that was measured for the first of its simplex, and asks for it again.
 
-    :returns: options of the generator, and the points that are still to be evaluated before it.
+    :returns: options of the generator, and the points that are to be evaluated before it.
     """
     given = [dict(point) for point in points]
     if generator == "neldermead" and len(given) == 1:
@@ -164,12 +155,12 @@ def beginning(generator: str, points: Sequence[Mapping[str, float]]) -> tuple[di
 
 
 def first_simplex(environment: Environment, fraction: float) -> dict[str, Any]:
-    """Give the generator options by which Nelder-Mead begins where the machine is, with one step of each variable.
+    """Return the options by which Nelder-Mead begins at the present values, with one step of each variable.
 
-    Its own first steps are five per cent of the value: nothing at all for one that is near zero. Nelder-Mead evaluates
-    these points itself, so its routine takes ``initial_points=[]``.
+    Its own first steps are five per cent of the value: nothing for a value near zero. As Nelder-Mead evaluates these
+    points itself, its routine takes ``initial_points=[]``.
 
-    :param fraction: the step, of the variable's range; towards its middle.
+    :param fraction: the step as a fraction of the variable's range; it goes towards the middle.
     """
     bounds = environment.get_bounds(list(environment.variables))
     here = environment.get_variables(list(bounds))
@@ -193,15 +184,15 @@ def run(
 ) -> list[Evaluation]:
     """Run a routine in this process.
 
-    Badger's own loop for this evaluates every initial point, whatever happens meanwhile, and breaks off where no point
-    fulfils the constraints yet.
+    Badger's own loop evaluates every initial point, whatever happens meanwhile, and breaks off if no point fulfils the
+    constraints yet.
 
-    :param evaluations: after which it ends, the initial points among them; None leaves it to ``ended``.
+    :param evaluations: the number after which it ends, initial points included; None leaves it to ``ended``.
     :param on_evaluation: called after each.
-    :param ended: asked before each with those made so far; it ends when the answer is true.
+    :param ended: called before each with those made so far; the run ends when it returns true.
     :param witness: of the routine, for a caller that wants to know what it has seen.
-    :raises SetpointBlocked: in read-only, before the second evaluation of an environment that goes past its interface.
-    :raises ControlError: what a set or a read raised, itself, and not packed into an error of Xopt's.
+    :raises SetpointBlocked: in read-only, before the second evaluation of an environment that bypasses its interface.
+    :raises ControlError: what a set or a read raised, not wrapped in an error of Xopt's.
     """
     done: list[Evaluation] = []
     witness = witness or Witness(routine)
@@ -214,7 +205,7 @@ def run(
             if on_evaluation is not None:
                 on_evaluation(done[-1])
     except Exception:
-        # Xopt packs what an evaluation raised into an error of its own, and turns Ctrl-C into a mistake of its own.
+        # Xopt wraps what an evaluation raised in an error of its own, and turns Ctrl-C into an UnboundLocalError.
         if watched.error is None:
             raise
         raise watched.error from None
@@ -230,7 +221,7 @@ def _is_over(
 
 
 def _points(routine: Routine, over: Callable[[], bool]) -> Iterator[Any]:
-    """Give the initial points and then the generator's, as long as it is not over."""
+    """Yield the initial points and then the generator's, until the run is over."""
     from pandas import DataFrame
 
     if routine.initial_points is not None:
@@ -240,14 +231,14 @@ def _points(routine: Routine, over: Callable[[], bool]) -> Iterator[Any]:
             yield row.to_dict()
     while not over():
         candidate = routine.generator.generate(1)[0]
-        # A generator may think for seconds.
+        # A generator may take seconds.
         if over():
             return
         yield DataFrame(candidate, index=[0])
 
 
 class _Watched:
-    """Remembers what the evaluation raised: Xopt keeps its text alone, and loses Ctrl-C altogether."""
+    """An evaluation function that remembers what it raised: Xopt keeps only the text, and loses Ctrl-C."""
 
     def __init__(self, function: Callable[[dict[str, float]], dict[str, Any]]) -> None:
         self.function = function
@@ -261,27 +252,18 @@ class _Watched:
             raise
 
 
-#: What says where the PVs of an interface are.
-_ADDRESSES = {"pva": "EPICS_PVA_ADDR_LIST", "ca": "EPICS_CA_ADDR_LIST"}
-
-
 @contextmanager
 def reaching(environment: Environment) -> Iterator[None]:
-    """Say what to look at, where not one PV of an environment answers.
+    """Add a hint to an error when none of the PVs of an environment answers.
 
-    :raises ReadError: what was raised inside, with that hint.
+    :raises ReadError: the error raised inside, with that hint.
     """
     try:
         yield
     except ReadError as error:
-        from .k2eg import K2egInterface
-
-        if isinstance(environment.interface, K2egInterface):
-            # Its gateway searches, not this host; the error names broker, gateway or PV.
-            raise
-        where = _ADDRESSES.get(getattr(environment.interface, "scheme", ""))
+        where = getattr(environment.interface, "address_variable", None)
         silent = error.errors and all(isinstance(each, PvNotConnected) for each in error.errors.values())
         if where is None or error.partial or not silent:
             raise
-        hint = f"none of the PVs answers: does {where} say where they are? `badger-k2eg ioc` starts a machine to try"
+        hint = f"none of the PVs answers: check {where}, or start a simulated machine with `badger-k2eg ioc`"
         raise read_failure(error.errors, error.partial, f"{error}\n{hint}") from None

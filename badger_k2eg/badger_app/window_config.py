@@ -1,8 +1,7 @@
-"""The configuration of Badger's window: found, or written where there is none; an existing one is never changed.
+"""The configuration of Badger's window: read, or written if there is none; an existing one is never changed.
 
-Badger reads it from ``~/.config/config.yaml`` (on Linux; not even a folder of its own) or from the file of ``-cf``; it
-asks questions where there is none, and does not read a plugin root from the environment (measured on 1.6). Imports no
-Badger.
+Badger reads it from ``~/.config/config.yaml`` (on Linux) or from the file of ``-cf``; without one it asks questions at
+the terminal, and it does not take a plugin root from the environment (measured on 1.6). Imports no Badger.
 """
 
 from __future__ import annotations
@@ -18,18 +17,19 @@ import yaml
 
 from ..core.errors import SettingsError
 from ..plugins import plugin_root as our_plugin_root
-from .session import ROOTS, plugin_names
+from .plugin_files import plugin_names
+from .session import ROOTS
 
 PLUGIN_ROOT = "BADGER_PLUGIN_ROOT"
 
 
 @dataclass(frozen=True, slots=True)
 class WindowConfig:
-    """What Badger's window will find.
+    """A configuration of Badger's window.
 
     :ivar file: the configuration file; it need not exist.
     :ivar exists: whether it does.
-    :ivar folders: what it says of each folder, or what will be written: the plugin root and those of ``runner.ROOTS``.
+    :ivar folders: its folders, or those that will be written: the plugin root and those of ``session.ROOTS``.
     """
 
     file: Path
@@ -38,28 +38,28 @@ class WindowConfig:
 
     @property
     def plugin_root(self) -> Path:
-        """Where Badger looks for plugins."""
+        """The folder in which Badger looks for plugins."""
         return self.folders[PLUGIN_ROOT]
 
     def content(self) -> str:
-        """Give the text of a file that says this."""
+        """Return the text of its file."""
         text: str = yaml.safe_dump({name: str(folder) for name, folder in self.folders.items()})
         return text
 
 
 def default_file() -> Path:
-    """Give the place where Badger itself looks for its configuration."""
+    """Return the file in which Badger itself looks for its configuration."""
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Application Support" / "Badger" / "config.yaml"
     return Path.home() / ".config" / "config.yaml"
 
 
 def read_config(file: Path | None = None, new_root: Path | None = None) -> WindowConfig:
-    """Read a configuration; where there is none, tell what will be written.
+    """Return a configuration; if there is none, the one that will be written.
 
-    :param file: Badger's own place by default.
-    :param new_root: the plugin root of one that is to be written; ours by default. Its other folders are Badger's own.
-    :raises SettingsError: for one that Badger could not use, in one line.
+    :param file: Badger's own file by default.
+    :param new_root: the plugin root of one that will be written; ours by default. Its other folders are Badger's own.
+    :raises SettingsError: in one line, for one that Badger could not use.
     """
     place = (file or default_file()).expanduser().resolve()
     if not place.exists():
@@ -70,14 +70,14 @@ def read_config(file: Path | None = None, new_root: Path | None = None) -> Windo
     try:
         content = yaml.safe_load(place.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{place} is no configuration of Badger: {str(error).splitlines()[0]}") from None
+        raise SettingsError(f"{place} is not a configuration of Badger: {str(error).splitlines()[0]}") from None
     if not isinstance(content, Mapping):
-        raise SettingsError(f"{place} is no configuration of Badger: it has no settings; remove it, or say --config")
+        raise SettingsError(f"{place} is not a configuration of Badger: it has no settings; remove it or give --config")
     folders = {}
     for name in (PLUGIN_ROOT, *ROOTS):
         value = _value(content, name)
         if value is None and name == "BADGER_LOG_DIRECTORY":
-            # The only one that Badger has a default for.
+            # The only one for which Badger has a default.
             value = "logs"
         if not isinstance(value, str) or not value:
             raise SettingsError(f"{place}: {name} is not set; Badger's window would ask for it at the terminal")
@@ -86,9 +86,9 @@ def read_config(file: Path | None = None, new_root: Path | None = None) -> Windo
 
 
 def with_plugin_root(config: WindowConfig, root: Path, folder: Path) -> WindowConfig:
-    """Make a configuration for one session that differs in the plugin root alone.
+    """Return a configuration for one session that differs only in the plugin root.
 
-    :param folder: where it is written.
+    :param folder: the folder in which it is written.
     """
     content: dict[str, Any] = {}
     if config.exists:
@@ -101,9 +101,9 @@ def with_plugin_root(config: WindowConfig, root: Path, folder: Path) -> WindowCo
 
 
 def write_config(config: WindowConfig) -> None:
-    """Write a configuration where there is none, and make its folders.
+    """Write a new configuration, and make its folders.
 
-    :raises OSError: also when a file has come there meanwhile: it is not touched.
+    :raises OSError: also if the file exists by now; it is not changed.
     """
     config.file.parent.mkdir(parents=True, exist_ok=True)
     for name in ROOTS:
@@ -113,9 +113,9 @@ def write_config(config: WindowConfig) -> None:
 
 
 def plugin_problem(root: Path) -> str | None:
-    """Say in one line why our plugins cannot be used from a plugin root; None where they can."""
+    """Return in one line why our plugins cannot be used from a plugin root; None if they can."""
     if not root.is_dir():
-        return f"the plugin root {root} is not there"
+        return f"the plugin root {root} does not exist"
     ours = plugin_names("interfaces")
     if not any((root / "interfaces" / name / "__init__.py").is_file() for name in ours):
         return f"the plugin root {root} has none of the interfaces of badger-k2eg ({', '.join(ours)})"

@@ -1,7 +1,7 @@
-"""``Witness``: whether what an evaluation moves comes through its interface.
+"""``Witness``: finds out whether the setpoints of an evaluation come through its interface.
 
-Guard, locks, baseline, restore and read-only stand in the interface. An environment with a client of its own
-(``epics.PV``, a Tango proxy) goes past all of them; that cannot be seen before an evaluation has ended without one set.
+Guard, locks, baseline, restore and read-only are in the interface. An environment with a client of its own
+(``epics.PV``, a Tango proxy) bypasses all of them; that shows only after an evaluation that set nothing through it.
 Imports no Badger: the window's child has it.
 """
 
@@ -24,10 +24,10 @@ logger = logging.getLogger("badger_k2eg")
 
 
 class Witness:
-    """Looks at the evaluations of one run.
+    """A witness of the evaluations of one run.
 
-    :ivar unguarded: what is missing, in one line; None as long as no evaluation has shown it, or once a set has come.
-    :ivar refused: whether an evaluation was not begun for it.
+    :ivar unguarded: what is missing, in one line; None until an evaluation shows it, and again after a set.
+    :ivar refused: whether an evaluation was refused for that reason.
     """
 
     def __init__(self, routine: Routine) -> None:
@@ -38,9 +38,9 @@ class Witness:
         self._before = _sets(routine.environment)
 
     def evaluate(self, evaluate: Callable[[Any], Any], point: Any) -> Any:
-        """Evaluate a point, and look where its setpoints went.
+        """Evaluate a point, and check whether its setpoints came through the interface.
 
-        :param evaluate: Badger's own, of the routine.
+        :param evaluate: Badger's own method of the routine.
         :returns: Xopt's table.
         :raises SetpointBlocked: in read-only, after an evaluation whose setpoints did not come through the interface.
         """
@@ -54,19 +54,19 @@ class Witness:
         if _sets(environment) == self._before:
             self._tell(data)
         elif self.unguarded is not None:
-            # Its first point may have been where the machine was.
+            # Its first point may have been the present values, which need no set.
             self.unguarded = None
-            if (ours := run.current()) is not None:
-                ours.outcome.pop("unguarded", None)
+            if (present := run.current()) is not None:
+                present.outcome.pop("unguarded", None)
         return data
 
     def _tell(self, data: Any) -> None:
         environment, vocs = self.routine.environment, self.routine.vocs
         if self.unguarded is None:
             missing = "baseline, guard, lock and restore"
-            self.unguarded = f"{_seen(environment)}: what it moves, it moves by itself, without {missing}"
+            self.unguarded = f"{_seen(environment)}: its setpoints bypass the interface, without {missing}"
             if is_read_only(environment):
-                self.unguarded += ", and read-only does not hold it back"
+                self.unguarded += ", and read-only does not hold"
             logger.warning("unguarded: %s", self.unguarded)
         # An observable that is an array makes several rows of one evaluation.
         row: Mapping[str, Any] = data.iloc[0]
@@ -79,7 +79,7 @@ class Witness:
 
 
 def _sets(environment: Environment) -> int:
-    """Count the sets that have come through the interface; none is known of one that is not ours."""
+    """Return the number of sets through the interface; 0 for an interface of another package."""
     sets = getattr(environment.interface, "sets", 0)
     return sets if isinstance(sets, int) else 0
 
@@ -89,12 +89,12 @@ def _seen(environment: Environment) -> str:
     if interface is None:
         return f"environment {environment.name} has no interface"
     if not isinstance(getattr(interface, "attachment", None), run.Attachment):
-        return f"environment {environment.name} has the interface {interface.name}, which is none of badger-k2eg"
+        return f"environment {environment.name} has the interface {interface.name}, which is not one of badger-k2eg"
     return f"environment {environment.name} set nothing through its interface {interface.name}"
 
 
-def look_at_badgers_own(routine_class: type[Routine]) -> None:
-    """Let what Badger's window evaluates be looked at too: it goes through this method, in a child that is forked."""
+def witness_evaluations(routine_class: type[Routine]) -> None:
+    """Add a witness to what Badger's window evaluates: it calls this method, in a forked child."""
     original = routine_class.evaluate_data
     present: list[Witness] = []
 

@@ -57,9 +57,9 @@ def demo(interface: str | None, output: Path, which: str) -> None:
     for package in ("softioc", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the demo", "demo")
-    from ..badger_app import session
+    from ..badger_app.plugin_files import plugin_names
 
-    if interface is not None and interface not in (names := session.plugin_names("interfaces")):
+    if interface is not None and interface not in (names := plugin_names("interfaces")):
         raise click.UsageError(f"there is no interface {interface!r}; choices: {', '.join(names)}")
     # Badger takes seconds to load: a wrong option is told before, and once.
     load()

@@ -65,7 +65,7 @@ def doctor(
 
 
 def _check_words(subject: Subject) -> None:
-    from ..badger_app.session import plugin_names
+    from ..badger_app.plugin_files import plugin_names
 
     if subject.parameters and subject.environment is None:
         raise click.UsageError("--set is for the parameters of an --environment")

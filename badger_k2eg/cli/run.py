@@ -130,7 +130,7 @@ def _prepare(
     ends: tuple[int | None, float | None, float | None],
     at_end: str,
 ) -> HeadlessRun:
-    from ..badger_app.routine_file import read_routine_file
+    from ..badger_app.build_routine import read_routine_file
 
     # Badger takes seconds to load: what is no routine file at all, and a wrong option around it, is told before.
     read_routine_file(file)

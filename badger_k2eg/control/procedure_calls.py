@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, overload
 
 from ..core.deadline import Deadline, in_seconds
 from ..core.futures import ABSENT, Absent, Callback, Future, Time, call
@@ -18,6 +18,9 @@ from .reader import Reader
 from .waiting import Condition, wait_until, wait_until_new
 
 logger = logging.getLogger("badger_k2eg")
+
+#: PVs of which a call returns ``{pv: Reading}``; a plain Sequence would take in a str, which is one PV.
+Several = list[str] | tuple[str, ...]
 
 
 class SynchronousCalls:
@@ -42,6 +45,25 @@ class SynchronousCalls:
 
     # -- setting ----------------------------------------------------------------------------------------------------
 
+    @overload
+    def set_wait(
+        self,
+        values: Mapping[str, Any] | str,
+        value: Any = ...,
+        validators: Mapping[str, Any] | None = ...,
+        *,
+        timeout: Time = ...,
+    ) -> SetReport: ...
+    @overload
+    def set_wait(
+        self,
+        values: Mapping[str, Any] | str,
+        value: Any = ...,
+        validators: Mapping[str, Any] | None = ...,
+        *,
+        timeout: Time = ...,
+        callback: Callback | None,
+    ) -> Future[SetReport]: ...
     def set_wait(
         self,
         values: Mapping[str, Any] | str,
@@ -71,6 +93,12 @@ class SynchronousCalls:
         future: Future[SetReport] = self._put(_values(values, value), {}, callback=_log_failure)
         return future
 
+    @overload
+    def execute(self, pv: str, value: Any = ..., *, timeout: Time = ...) -> SetReport: ...
+    @overload
+    def execute(
+        self, pv: str, value: Any = ..., *, timeout: Time = ..., callback: Callback | None
+    ) -> Future[SetReport]: ...
     def execute(
         self, pv: str, value: Any = 1, *, timeout: Time = None, callback: Callback | Absent | None = ABSENT
     ) -> Any:
@@ -105,6 +133,16 @@ class SynchronousCalls:
 
     # -- waiting for the machine ------------------------------------------------------------------------------------
 
+    @overload
+    def wait_until_new(self, pvs: str, timeout: Time = ...) -> Reading: ...
+    @overload
+    def wait_until_new(self, pvs: Several, timeout: Time = ...) -> dict[str, Reading]: ...
+    @overload
+    def wait_until_new(self, pvs: str, timeout: Time = ..., *, callback: Callback | None) -> Future[Reading]: ...
+    @overload
+    def wait_until_new(
+        self, pvs: Several, timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[dict[str, Reading]]: ...
     def wait_until_new(
         self, pvs: str | Sequence[str], timeout: Time = None, *, callback: Callback | Absent | None = ABSENT
     ) -> Any:
@@ -118,6 +156,18 @@ class SynchronousCalls:
         """
         return self._wait(pvs, timeout, callback, wait_until_new)
 
+    @overload
+    def wait_until(self, condition: Condition, pvs: str, timeout: Time = ...) -> Reading: ...
+    @overload
+    def wait_until(self, condition: Condition, pvs: Several, timeout: Time = ...) -> dict[str, Reading]: ...
+    @overload
+    def wait_until(
+        self, condition: Condition, pvs: str, timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[Reading]: ...
+    @overload
+    def wait_until(
+        self, condition: Condition, pvs: Several, timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[dict[str, Reading]]: ...
     def wait_until(
         self,
         condition: Condition,
@@ -143,6 +193,18 @@ class SynchronousCalls:
             pvs, timeout, callback, lambda reader, names, end: wait_until(reader, condition, names, single, end)
         )
 
+    @overload
+    def wait_while(self, condition: Condition, pvs: str, timeout: Time = ...) -> Reading: ...
+    @overload
+    def wait_while(self, condition: Condition, pvs: Several, timeout: Time = ...) -> dict[str, Reading]: ...
+    @overload
+    def wait_while(
+        self, condition: Condition, pvs: str, timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[Reading]: ...
+    @overload
+    def wait_while(
+        self, condition: Condition, pvs: Several, timeout: Time = ..., *, callback: Callback | None
+    ) -> Future[dict[str, Reading]]: ...
     def wait_while(
         self,
         condition: Condition,

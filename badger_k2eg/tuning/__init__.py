@@ -11,7 +11,7 @@ value has not: a record posts nothing then). The clocks of host and IOC need not
 
 from .conditions import Condition, wait_for
 from .knobs import Knob, filled
-from .mover import Bounds, Mover, Write
+from .mover import Bounds, Mover
 from .observables import Buffer, Expression, Measurable, Observable, Sample
 from .sampler import Sampler
 from .skew import Skew
@@ -28,7 +28,6 @@ __all__ = [
     "Sample",
     "Sampler",
     "Skew",
-    "Write",
     "filled",
     "wait_for",
 ]

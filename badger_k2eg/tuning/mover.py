@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,8 +19,6 @@ from ..core.units import is_quantity, same
 from .knobs import Knob
 
 logger = logging.getLogger("badger_k2eg")
-
-Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
 #: A tolerance wider than this fraction of the range is warned of.
 _WIDE = 0.05
@@ -60,15 +58,9 @@ class Bounds:
 class Mover:
     """Moves knobs: approach, set, wait until the machine has arrived, let it settle."""
 
-    def __init__(self, control: Control, write: Write | None = None) -> None:
-        """Move through a control: its guard, its retries, its record.
-
-        :param write: called in place of ``Control.set``, to observe every set; it must call that.
-        """
+    def __init__(self, control: Control) -> None:
+        """Move through a control: its guard, its retries, its record."""
         self._control = control
-        self._write: Write = write or (
-            lambda values, validators, deadline: control.set(values, validators, deadline=deadline)
-        )
         self.bounds = Bounds(control)
         self._doubted: set[str] = set()
 
@@ -96,7 +88,7 @@ class Mover:
             self._control.check(targets, read=read, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
-            report = self._write(targets, validators, deadline)
+            report = self._control.set(targets, validators, deadline=deadline)
         if not self._control.settings.read_only:
             self._doubt_tolerances(turned, report)
             futures.sleep(_settling(turned.values(), now, report), deadline)
@@ -125,11 +117,11 @@ class Mover:
         """Go past the targets, stay until the machine has arrived there, and go to the targets."""
         before = self._control.last_report
         try:
-            self._write(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline)
+            self._control.set(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline=deadline)
             futures.sleep(max(knob.stay for knob in knobs if knob.setpoint in beyond), deadline)
             if deadline.expired:
                 raise PutTimeout("the time of the call is over")
-            return self._write(targets, validators, deadline)
+            return self._control.set(targets, validators, deadline=deadline)
         except BaseException as error:
             # The report of the half in which it ended; after a stop between the halves, or an interrupt, the last one.
             own = getattr(error, "report", None)

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, get_overloads
 
 import pytest
 
@@ -99,6 +99,19 @@ def test_the_calls_of_a_procedure(interface: Interface, machine: MemoryBackend) 
     assert interface.wait_until_new(["Q:SET", "Q:READ"], 20)["Q:READ"].value == 4.0
     timer.join()
     assert interface.wait_while(lambda current: current > 8.0, "Q:READ").value == 4.0
+
+
+def test_what_a_user_calls_has_real_types() -> None:
+    """Each call returns its own type, and in the background a Future of it."""
+    for kinds, names in (
+        (["dict[str, Any]"], ["get_values"]),
+        (["dict[str, Reading]"], ["get_readings"]),
+        (["SetReport"], ["set_values", "set_wait", "execute"]),
+        (["Reading", "dict[str, Reading]"], ["wait_until", "wait_while", "wait_until_new"]),
+    ):
+        for name in names:
+            returned = [each.__annotations__["return"] for each in get_overloads(getattr(Interface, name))]
+            assert returned == [*kinds, *(f"Future[{kind}]" for kind in kinds)], name
 
 
 def test_a_cancel_reaches_whatever_an_environment_waits_in(interface: Interface) -> None:

@@ -28,15 +28,18 @@ def environment(module: str = "somewhere", types: dict[str, Any] | None = None, 
         ({"condition": (PERMIT,)}, "there is no 'condition'; did you mean 'conditions'?"),
         ({"measure": {"a": "X"}, "types": {"measure": dict}}, "there is no 'measure'; did you mean 'measures'?"),
         ({"varibles": {"x": [0.0, 1.0]}}, "there is no 'varibles'; did you mean 'variables'?"),
-        ({"magnets": KNOBS}, "there is no 'magnets'; declarations stand in knobs, measures and conditions"),
-        ({"knobs": KNOBS, "types": {"knobs": dict}}, "knobs takes no type: write knobs = ..."),
-        ({"knobs": [Knob("Q")]}, "knobs is a dict: knobs = {'name': ...}"),
-        ({"knobs": {"q": 3}}, "knobs: 'q' is a Knob or a PV, not int"),
-        ({"measures": {"q": Knob("Q")}}, "measures: 'q' is an Observable, a Buffer, an Expression or a PV, not Knob"),
-        ({"conditions": PERMIT}, "conditions is a tuple; of one: conditions = (Condition(...),)"),
-        ({"conditions": ("P",)}, "conditions: each is a Condition, not str"),
-        ({"area": "QUAD"}, "parameter area needs its type: area: str = 'QUAD'"),
-        ({"timeout": "5"}, "parameter timeout needs its type: timeout: str = '5'"),
+        ({"magnets": KNOBS}, "there is no 'magnets'; declarations belong in knobs, measures and conditions"),
+        ({"knobs": KNOBS, "types": {"knobs": dict}}, "knobs takes no annotation: write knobs = ..."),
+        ({"knobs": [Knob("Q")]}, "knobs must be a dict: knobs = {'name': ...}"),
+        ({"knobs": {"q": 3}}, "knobs: 'q' must be a Knob or a PV, not int"),
+        (
+            {"measures": {"q": Knob("Q")}},
+            "measures: 'q' must be an Observable, a Buffer, an Expression or a PV, not Knob",
+        ),
+        ({"conditions": PERMIT}, "conditions must be a tuple; with one element: conditions = (Condition(...),)"),
+        ({"conditions": ("P",)}, "conditions: each must be a Condition, not str"),
+        ({"area": "QUAD"}, "parameter area needs a type: area: str = 'QUAD'"),
+        ({"timeout": "5"}, "parameter timeout needs a type: timeout: str = '5'"),
         ({"module": "environments.other"}, "its folder is called other; folder and name must be the same"),
     ],
 )
@@ -47,9 +50,9 @@ def test_a_mistake_is_one_line(body: dict[str, Any], said: str) -> None:
 
 
 def test_a_name_that_will_not_do() -> None:
-    with pytest.raises(SettingsError, match="environment my-linac: no '-' in a name"):
+    with pytest.raises(SettingsError, match="environment my-linac: its name must not contain '-'"):
         environment(name="my-linac")
-    with pytest.raises(SettingsError, match="say its name"):
+    with pytest.raises(SettingsError, match="it needs a name"):
 
         class Nameless(ControlEnvironment):
             knobs = KNOBS

@@ -191,7 +191,7 @@ def test_the_interface_is_chosen_by_name(machine: MemoryBackend) -> None:
 def test_a_copy_and_a_pickle_begin_with_parts_of_their_own(linac: Linac) -> None:
     linac.get_observables(["size"])
     twin = copy.deepcopy(linac)
-    assert twin._machine is not linac._machine
+    assert twin.interface is not linac.interface and twin.last_samples == {}
     assert twin.get_observables(["size"]) == {"size": 2.0}
     assert pickle.loads(pickle.dumps(Linac())).p == "L"  # noqa: S301
 

@@ -69,10 +69,10 @@ def test_badgers_bounds_and_our_guard_both_hold(machine: MemoryBackend) -> None:
 def test_an_empty_or_doubled_pv_is_named(machine: MemoryBackend) -> None:
     environment = make(machine)
     environment.x0 = None  # what Badger's window makes of an emptied field
-    with pytest.raises(SettingsError, match="parameter x0 names no PV"):
+    with pytest.raises(SettingsError, match="parameter x0 is empty; it must name a PV"):
         environment.get_variables(["x0"])
     environment.x0 = "B"
-    with pytest.raises(SettingsError, match="two variables of this step stand for B"):
+    with pytest.raises(SettingsError, match="two variables of this step are the PV B"):
         environment.set_variables({"x0": 1.0, "x1": 1.5})
     assert machine.puts == []
 
@@ -112,8 +112,8 @@ def test_a_changed_parameter_counts_at_once_in_both_directions(machine: MemoryBa
     ("parameters", "words"),
     [
         ({"readonly": "yes"}, "environment pv_template: there is no parameter 'readonly'; did you mean 'read_only'?"),
-        ({"read_only": "maybe"}, "environment pv_template: read_only: say yes, no or as configured, not 'maybe'"),
-        ({"timeout": "soon"}, "environment pv_template: timeout: say a number of seconds or as configured"),
+        ({"read_only": "maybe"}, "environment pv_template: read_only: must be yes, no or as configured, not 'maybe'"),
+        ({"timeout": "soon"}, "environment pv_template: timeout: must be a number of seconds or as configured"),
         ({"timeout": -5}, "environment pv_template: option timeout = -5.0: "),
     ],
 )

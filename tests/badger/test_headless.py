@@ -171,8 +171,9 @@ def test_a_wrong_name_is_one_clear_line(arguments: Any, words: str) -> None:
 
 
 def test_badger_is_configured_once(tmp_path: Path, plugin_root: Path) -> None:
-    from badger_k2eg.badger_app import session
+    from badger_k2eg.badger_app.plugin_files import plugin_names
+    from badger_k2eg.badger_app.session import open_badger
 
     with pytest.raises(ControlError, match="already configured"):
-        session.open_badger(tmp_path)
-    assert session.plugin_names("interfaces", plugin_root) == ["epics_pva", "k2eg", "replay"]
+        open_badger(tmp_path)
+    assert plugin_names("interfaces", plugin_root) == ["epics_pva", "k2eg", "replay"]

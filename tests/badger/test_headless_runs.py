@@ -70,7 +70,7 @@ def test_a_failed_restore_is_not_a_success(memory: MemoryBackend, tmp_path: Path
     memory.fault(SETPOINTS[0], None)
     memory.post(SETPOINTS[0], 3.0)
     run = headless(memory, tmp_path, evaluations=2, at_end="restore")
-    with pytest.raises(ControlError, match=r"x0 is at 3, out of its bounds -2 to 2"):
+    with pytest.raises(ControlError, match=r"x0 is at 3, outside its bounds, -2 to 2"):
         run.run()
     assert (run.evaluations, memory.value(SETPOINTS[0])) == ([], 3.0)
 

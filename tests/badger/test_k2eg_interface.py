@@ -139,13 +139,14 @@ def test_an_environment_chooses_it_by_its_parameter(
     made.interface.reset_interface()
 
 
-@pytest.mark.parametrize("name", ["k2eg", "epics_pva"])
+@pytest.mark.parametrize("name", ["k2eg", "epics_pva", "replay"])
 def test_the_hint_at_epics_addresses_is_for_those_who_search_themselves(name: str) -> None:
-    import interfaces.epics_pva
+    import importlib
+
     from badger_k2eg.badger_app.session import reaching
     from badger_k2eg.core.errors import PvNotConnected, ReadError, read_failure
 
-    chosen = Interface() if name == "k2eg" else interfaces.epics_pva.Interface()
+    chosen = importlib.import_module(f"interfaces.{name}").Interface()
     error = PvNotConnected("A", "the broker does not answer")
     with pytest.raises(ReadError) as raised, reaching(SimpleNamespace(interface=chosen)):  # type: ignore[arg-type]
         raise read_failure({"A": error}, {}, str(error))

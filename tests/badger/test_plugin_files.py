@@ -75,8 +75,8 @@ def test_what_is_right_loads(files: Files) -> None:
         ("samples=", "sample=", 11, "Observable {area}:OTRS:1:XRMS: there is no 'sample'; did you mean 'samples'?"),
         ("equals=", "equal=", 12, "Condition {area}:BEAM:PERMIT: there is no 'equal'; did you mean 'equals'?"),
         ("measures =", "measure =", 6, "there is no 'measure'; did you mean 'measures'?"),
-        ('"OK"),)', '"OK"))', 6, "conditions is a tuple; of one: conditions = (Condition(...),)"),
-        ("area: str | None", "area", 6, "parameter area needs its type: area: str = 'INJ'"),
+        ('"OK"),)', '"OK"))', 6, "conditions must be a tuple; with one element: conditions = (Condition(...),)"),
+        ("area: str | None", "area", 6, "parameter area needs a type: area: str = 'INJ'"),
         ("import Condition, Knob", "import Condition", 9, "NameError: name 'Knob' is not defined"),
         ("badger_k2eg.tuning", "badger_k2eg.knob", 2, "ModuleNotFoundError: No module named 'badger_k2eg.knob'"),
         ("knobs = {", "knobs = (", 10, "does not match opening parenthesis"),
@@ -102,8 +102,11 @@ def test_files_that_do_not_fit_each_other(files: Files) -> None:
         (files.make('name = "', 'name = "not_'), "its folder is called {name}; folder and name must be the same"),
         (files.make("class Environment", "class Linac"), "there is no class Environment in its __init__.py"),
         (files.make(configs=None), "configs.yaml: No such file or directory"),
-        (files.make(configs="name: other\ninterface: [epics_pva]"), "configs.yaml: name is 'other', not as the folder"),
-        (files.make(configs="name: {name}\ninterface: epics_pva"), r"configs.yaml: interface is a list: \[epics_pva\]"),
+        (files.make(configs="name: other\ninterface: [epics_pva]"), "configs.yaml: name is 'other', not the folder's"),
+        (
+            files.make(configs="name: {name}\ninterface: epics_pva"),
+            r"configs.yaml: interface must be a list: \[epics_pva\]",
+        ),
     ):
         with pytest.raises(SettingsError, match=f"^environment {name}: .*{said.format(name=name)}$"):
             environment_class(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.badger_app.recording import recordable
-from badger_k2eg.errors import SetError
+from badger_k2eg.core.units import Quantity
+from badger_k2eg.errors import ReadError, SetError
 from badger_k2eg.testing.soft_ioc import SoftIoc
+from badger_k2eg.tuning import Knob
 from interfaces.epics_pva import Interface
 
 
@@ -69,6 +72,36 @@ def test_a_failed_set_is_recorded_as_asked(memory_context: MemoryBackend, tmp_pa
         interface.set_values({"X": 1.0})
     interface.dump_recording(tmp_path / "record.pickle")
     assert load(tmp_path / "record.pickle")[0]["channel_inputs"] == {"X": 1.0}
+
+
+def test_every_set_of_its_control_is_recorded_once_and_when_it_begins(memory_context: MemoryBackend) -> None:
+    memory_context.add("X", 0.0, units="mm", limits=(-5.0, 5.0))
+    interface = Interface(context=memory_context)
+    interface.control.set({"X": Quantity(2000, "um")})
+    knob = Knob("X", approach="below", overshoot=0.1)
+    interface.move({"x": 1.0}, {"x": knob})
+    assert [entry["channel_inputs"] for entry in interface._logs] == [{"X": 2.0}, {"X": 0.0}, {"X": 1.0}]
+    seen: list[int] = []
+    memory_context.on_put("X", lambda value: seen.append(len(interface._logs)))
+    interface.set_value("X", 2.5)
+    assert seen == [4]
+    # What was not sent has been asked for all the same.
+    with pytest.raises(SetError):
+        interface.set_value("X", 99.0)
+    interface.read_only = True
+    interface.set_value("X", 3.0)
+    assert [entry["channel_inputs"] for entry in interface._logs[4:]] == [{"X": 99.0}, {"X": 3.0}]
+
+
+def test_every_read_of_its_control_is_recorded(memory_context: MemoryBackend) -> None:
+    memory_context.add("X", 1.0)
+    interface = Interface(context=memory_context, timeout=0.2)
+    interface.get_readings(["X"])
+    with pytest.raises(ReadError):
+        interface.get_values(["X", "GONE"])
+    first, second = (entry["channel_outputs"] for entry in interface._logs)
+    assert first == {"X": 1.0}
+    assert second["X"] == 1.0 and math.isnan(second["GONE"])
 
 
 def test_each_interface_has_its_own_record(memory_context: MemoryBackend) -> None:

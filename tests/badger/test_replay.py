@@ -118,6 +118,21 @@ def test_what_failed_fails_again_in_the_same_way(machine: MemoryBackend) -> None
         assert str(error.value).split(",")[0] in str(again.value)
 
 
+def test_a_set_in_the_background_ends_as_it_was_recorded(machine: MemoryBackend) -> None:
+    environment = on(Interface(context=machine))
+    tuned(environment, [1.5])
+    machine.fault("Q:SET", "refused")
+    with pytest.raises(PutRefused):
+        tuned(environment, [2.5])
+    replay = Replay(run=the_run())
+    replay.set_values({"Q:SET": 1.5}, callback=None).result(20)
+    with pytest.raises(PutRefused):
+        replay.set_no_wait("Q:SET", 2.5).result(20)
+    # So too by the control itself, which an environment's own code may use.
+    with pytest.raises(PutRefused):
+        replay.control.set({"Q:SET": 2.5}, timeout=5.0, callback=None).result(20)
+
+
 def test_an_exported_run_and_another_journal_are_sources(machine: MemoryBackend, tmp_path: Path) -> None:
     seen = tuned(on(Interface(context=machine)), [1.5])
     journal = Journal.open()

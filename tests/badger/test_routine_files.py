@@ -25,31 +25,31 @@ pytestmark = pytest.mark.usefixtures("badger_config", "quiet")
         ({"environment": None, "enviroment": "pv_template"}, "enviroment: no such key; did you mean 'environment'?"),
         ({"generator": None, "generatr": "neldermead"}, "generatr: no such key; did you mean 'generator'?"),
         ({"max_evalutions": 3}, "max_evalutions: no such key; did you mean 'max_evaluations'?"),
-        ({"environment": ["pv_template"]}, "environment: this is ['pv_template'], where names with values are expe"),
+        ({"environment": ["pv_template"]}, "environment: names with values are expected, not ['pv_template']"),
         ({"vocs": {"variabels": {}}}, "vocs: variabels: no such key; did you mean 'variables'?"),
         ({"vocs": vocs(objectives={"f": "MINIMISE"})}, "f: there is no rule 'MINIMISE'; did you mean 'MINIMIZE'?"),
         ({"vocs": vocs(constraints={"f": ["LESS", 1]})}, "f: there is no rule 'LESS'; did you mean 'LESS_THAN'?"),
-        ({"vocs": vocs(constraints=["f"])}, "vocs: constraints: this is ['f'], where names with values are expected"),
+        ({"vocs": vocs(constraints=["f"])}, "vocs: constraints: names with values are expected, not ['f']"),
         ({"environment": {"name": "pv_templat"}}, "environment: there is no environment 'pv_templat'; did you mean"),
         ({"environment": {"name": "pv_template", "x9": "A"}}, "environment pv_template: there is no parameter 'x9'"),
-        ({"environment": {"name": "pv_template", "read_only": "perhaps"}}, "environment pv_template: read_only: say"),
+        ({"environment": {"name": "pv_template", "read_only": "perhaps"}}, "environment pv_template: read_only: must"),
         ({"environment": {"name": "pv_template", "interface_name": "pigeon"}}, "there is no interface 'pigeon'"),
         ({"interface": {"name": "pigeon"}}, "there is no interface 'pigeon'"),
         ({"interface": {"name": "epics_pva", "params": {"readonly": True}}}, "there is no option 'readonly'"),
         ({"generator": {"name": "nelder"}}, "generator: there is no generator 'nelder'; did you mean 'neldermead'"),
         ({"generator": {"name": "neldermead", "adaptiv": True}}, "generator neldermead: there is no option 'adaptiv'"),
         ({"generator": {"name": "neldermead", "adaptive": "x"}}, "generator neldermead: adaptive: Input should be"),
-        ({"vocs": vocs(variables={})}, "vocs: variables: there is none"),
-        ({"vocs": vocs(objectives={})}, "vocs: objectives: there is none"),
+        ({"vocs": vocs(variables={})}, "vocs: variables: missing; at least one is needed"),
+        ({"vocs": vocs(objectives={})}, "vocs: objectives: missing; at least one is needed"),
         ({"vocs": vocs(objectives={"f": "SMALL"})}, "vocs: objectives"),
         ({"vocs": vocs(variables={"x0": [2, -2]})}, "vocs: variables: x0: bounds reversed: 2 is above -2"),
-        ({"vocs": vocs(variables={"x0": [1, 1]})}, "vocs: variables: x0: nothing lies between 1 and 1"),
-        ({"vocs": vocs(variables={"x0": 3})}, "vocs: variables: x0: a range is two numbers, not 3"),
-        ({"vocs": vocs(variables={"x0": [0, 9]})}, "x0: 0 to 9 goes beyond environment pv_template: -2 to 2"),
+        ({"vocs": vocs(variables={"x0": [1, 1]})}, "vocs: variables: x0: the range is empty: 1 to 1"),
+        ({"vocs": vocs(variables={"x0": 3})}, "vocs: variables: x0: a range must be two numbers, not 3"),
+        ({"vocs": vocs(variables={"x0": [0, 9]})}, "x0: 0 to 9 exceeds the bounds of environment pv_template, -2 to 2"),
         ({"vocs": vocs(variables={"q1": [0, 1]})}, "q1: environment pv_template has no such variable"),
         ({"vocs": vocs(objectives={"g": "MINIMIZE"})}, "objectives: g: environment pv_template has no such observable"),
-        ({"initial_points": [{"x0": 0.0}]}, "initial_points: a point has x0, x1, and not x0"),
-        ({"initial_points": [{"x0": 0.0, "x1": 3.0}]}, "initial_points: x1 = 3 is not within its range, -2 to 2"),
+        ({"initial_points": [{"x0": 0.0}]}, "initial_points: a point must have x0, x1, not x0"),
+        ({"initial_points": [{"x0": 0.0, "x1": 3.0}]}, "initial_points: x1 = 3 is outside its range, -2 to 2"),
         ({"generators": {}}, "generators: no such key; did you mean 'generator'"),
         ({"max_evaluations": 0}, "routine: stopping_condition: MaxEvaluationsCondition: max_evaluations: Input should"),
     ],
@@ -69,7 +69,7 @@ def test_a_mistake_is_one_line_that_names_file_and_key(
 
 @pytest.mark.parametrize("file", sorted((CLONE / "examples" / "routines").glob("*.yaml")), ids=lambda file: file.stem)
 def test_shipped_routines_fit_their_environments(file: Path) -> None:
-    from badger_k2eg.badger_app.routine_file import read_routine_file
+    from badger_k2eg.badger_app.build_routine import read_routine_file
 
     routine = read_routine_file(file).content
     environment = importlib.import_module(f"environments.{routine['environment']['name']}").Environment

@@ -176,7 +176,7 @@ def test_a_signal_in_mid_evaluation_ends_the_run(
         (("list.yaml", "--set", "x0"), "badger-k2eg run: Invalid value for '--set': 'x0' is not NAME=VALUE"),
         (("list.yaml", "--plot", "x.txt"), "badger-k2eg run: Invalid value for '--plot': x.txt does not end in .png"),
         (("list.yaml", "--go-to-best", "--restore"), "badger-k2eg run: --go-to-best and --restore exclude each other"),
-        (("routine.yaml", "--plugin-root", "empty"), "badger-k2eg: plugin root empty: there is no folder interfaces/"),
+        (("routine.yaml", "--plugin-root", "empty"), "badger-k2eg: plugin root empty: it has no folder interfaces/"),
         (("list.yaml", "--evaluations", "0"), "badger-k2eg run: Invalid value for '--evaluations': 0 is not in"),
     ],
 )

@@ -77,7 +77,7 @@ class Environment(Base):
 """
 
 SEEN = "environment own_client set nothing through its interface epics_pva"
-LINE = f"unguarded: {SEEN}: what it moves, it moves by itself, without baseline, guard, lock and restore"
+LINE = f"unguarded: {SEEN}: its setpoints bypass the interface, without baseline, guard, lock and restore"
 
 
 @pytest.fixture(scope="session")
@@ -119,7 +119,7 @@ def test_read_only_begins_no_second_evaluation(
     file = written(tmp_path, environment={"name": "own_client"})
     done = command("run", file, "--read-only", "--json", "--plugin-root", roots, folder=tmp_path)
     assert done.returncode == 3, done.stderr
-    told = f"{LINE}, and read-only does not hold it back"
+    told = f"{LINE}, and read-only does not hold"
     assert done.stderr.splitlines().count(told) == 1
     last = done.stderr.splitlines()[-1]
     assert last == f"badger-k2eg run: evaluation 2 was not begun: read-only does not hold: {SEEN}"
@@ -218,10 +218,10 @@ def test_in_the_windows_child(journal: Journal, badger_config: Path, monkeypatch
     from badger.routine import Routine
 
     from badger_k2eg.badger_app.session import load_environment, make_routine
-    from badger_k2eg.badger_app.witness import look_at_badgers_own
+    from badger_k2eg.badger_app.witness import witness_evaluations
 
     monkeypatch.setattr(Routine, "evaluate_data", Routine.evaluate_data)
-    look_at_badgers_own(Routine)
+    witness_evaluations(Routine)
     routine = make_routine(load_environment("ball"), {"f": "MINIMIZE"}, generator="random")
     data, wrong, code = run_in_child(routine, badger_config)
     assert (wrong, code, len(data[-1])) == (None, 0, 4)

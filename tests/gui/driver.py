@@ -13,10 +13,10 @@ def main(act: str, folder: str, options: str, *arguments: str) -> None:
     from badger_k2eg.badger_app import gui
     from badger_k2eg.cli import main as command
 
-    help_the_window = gui._help_the_window
+    correct_the_window = gui.correct_the_window
 
     def with_a_user(plugin_root: Path) -> None:
-        help_the_window(plugin_root)
+        correct_the_window(plugin_root)
         import badger.gui
 
         from tests.gui import acts, stage
@@ -30,7 +30,7 @@ def main(act: str, folder: str, options: str, *arguments: str) -> None:
 
         badger.gui.BadgerMainWindow = Watched
 
-    gui._help_the_window = with_a_user
+    gui.correct_the_window = with_a_user
     command(["gui", *arguments], prog_name="badger-k2eg")
 
 

@@ -23,7 +23,7 @@ def test_a_missing_library_is_told_by_its_package(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(qt_check, "_ASK", {"libraries": "raise ImportError('libGL.so.1: cannot open')"})
     monkeypatch.setattr(qt_check, "QT_LIBRARIES", {"libno-such-thing.so.9": "libno-such-thing9", "libc.so.6": "libc6"})
     assert qt_check.qt_problem() == (
-        "Badger's window toolkit Qt lacks libraries of the system; on Debian: apt install libno-such-thing9"
+        "Badger's window toolkit Qt needs system libraries that are missing; on Debian: apt install libno-such-thing9"
     )
 
 

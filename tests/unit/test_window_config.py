@@ -62,7 +62,7 @@ def test_another_plugin_root_is_for_one_session(tmp_path: Path) -> None:
     [
         ("", "has no settings"),
         ("- a list", "has no settings"),
-        ("a: [", "is no configuration of Badger"),
+        ("a: [", "is not a configuration of Badger"),
         ("BADGER_PLUGIN_ROOT: /plugins", "BADGER_TEMPLATE_ROOT is not set"),
         ("BADGER_PLUGIN_ROOT: 7", "BADGER_PLUGIN_ROOT is not set"),
     ],
@@ -78,7 +78,7 @@ def test_one_that_badger_could_not_use_is_one_line(text: str, said: str, tmp_pat
 
 def test_a_plugin_root_without_our_plugins_is_told(tmp_path: Path) -> None:
     problem = window_config.plugin_problem(tmp_path / "nowhere")
-    assert problem is not None and "is not there" in problem
+    assert problem is not None and "does not exist" in problem
     problem = window_config.plugin_problem(tmp_path)
     assert problem is not None and "has none of the interfaces of badger-k2eg (epics_pva" in problem
     shutil.copytree(plugin_root() / "interfaces", tmp_path / "interfaces")

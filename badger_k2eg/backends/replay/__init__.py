@@ -21,7 +21,7 @@ from ...core.model import Outcome, PutAnswer, PvAddress, Reading, type_of
 from ...core.records import Record
 from .recording import Match, Point, Recording
 
-__all__ = ["Matching", "Recording", "ReplayBackend"]
+__all__ = ["Matching", "NotRecorded", "Recording", "ReplayBackend"]
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -38,6 +38,10 @@ class Matching(StrEnum):
     NEAREST = "nearest"
     #: The time since the first call, multiplied by the speed, whatever is put.
     TIME = "time"
+
+
+class NotRecorded(PvNotConnected):
+    """A PV or an observable that the run did not record."""
 
 
 class ReplayBackend:
@@ -156,7 +160,7 @@ class ReplayBackend:
         except ReplayMismatch as error:
             return PvNotConnected(address.text, str(error))
         if line is None:
-            return PvNotConnected(address.text, f"run {self.recording.run} did not record it")
+            return NotRecorded(address.text, f"run {self.recording.run} did not record it")
         return self.recording.update(line)
 
     def _line(self, name: str) -> Record | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...badger_app.session import plugin_names
+from ...badger_app.plugin_files import plugin_names
 from ...badger_app.window_config import plugin_problem, read_config
 from ...core.errors import SettingsError
 from . import Finding, Subject, bad, good, is_writable, note

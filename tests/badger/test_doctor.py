@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from badger_k2eg.cli import doctor_checks
-from badger_k2eg.cli.doctor_checks import Finding, machine
+from badger_k2eg.cli.doctor_checks import Finding, host, machine
 from badger_k2eg.cli.doctor_checks import badger as badger_check
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from examples.first_ioc.part import FirstIoc
@@ -112,6 +112,19 @@ def test_a_policy_that_cannot_be_read_is_a_finding_and_nothing_is_read(tmp_path:
     reason = f"{file}: nobody reads the section [Badger_k2eg]; did you mean [badger_k2eg]?"
     assert found["options"] == ("bad", reason)
     assert "NOBODY:1" not in found
+
+
+def test_options_are_told_with_the_place_that_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (ini := tmp_path / "own.ini").write_text("[badger_k2eg]\ntimeout = 7\nput_attempts = 4\nallow = QUAD:*\n")
+    (policy := tmp_path / "policy.ini").write_text("[badger_k2eg]\nallow = QUAD:1:*\n")
+    for name, value in {"CONFIG": ini, "POLICY": policy, "TIMEOUT": "4"}.items():
+        monkeypatch.setenv(f"BADGER_K2EG_{name}", str(value))
+    finding = host.options()
+    assert (finding.what, finding.status) == ("options", "good")
+    assert "timeout = 4.0 (environment variable BADGER_K2EG_TIMEOUT)" in finding.text
+    assert f"put_attempts = 4 ({ini} [badger_k2eg] put_attempts)" in finding.text
+    # A restriction comes from every place that has one.
+    assert f"({ini} [badger_k2eg] allow and {policy} [badger_k2eg] allow)" in finding.text
 
 
 def test_a_broken_configuration_is_a_finding(tmp_path: Path) -> None:

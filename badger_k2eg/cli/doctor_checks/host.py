@@ -26,13 +26,15 @@ def check(_: Subject) -> Iterator[Finding]:
 
 
 def options() -> Finding:
-    """Check the options of every source, and name those that differ from the defaults."""
+    """Check the options of every source; name those that differ from the defaults, and where they come from."""
     try:
-        in_force = settings.load()
+        given = settings.sources()
+        in_force = settings.resolve([options for _, options in given])
     except SettingsError as error:
         return bad("options", str(error))
     changed = in_force.model_dump(mode="json", exclude_defaults=True)
-    return good("options", ", ".join(f"{name} = {value}" for name, value in changed.items()) or "all by default")
+    told = [f"{name} = {value} ({' and '.join(settings.origins(name, given))})" for name, value in changed.items()]
+    return good("options", ", ".join(told) or "all by default")
 
 
 def journal() -> Iterator[Finding]:

@@ -86,7 +86,7 @@ def running(
     :param what: what runs, for an error message.
     :param environment: variables besides those of this process.
     :param ready: the beginning of the line by which it says that it is ready.
-    :param ended: when set, it is no longer waited for.
+    :param ended: once set, it ends the wait until the process is ready.
     :param hear: called, in another thread, with each line that it prints after that one.
     :raises ControlError: when it does not become ready, with the last line that it printed.
     """

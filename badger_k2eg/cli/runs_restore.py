@@ -119,7 +119,7 @@ def _verdict(steps: Sequence[Any]) -> list[str]:
 
     left = [step for step in steps if step.fate not in _DONE]
     words = [summary(steps)]
-    return [*words, f"NOT where it shall be: {', '.join(step.pv for step in left)}"] if left else words
+    return [*words, f"NOT where it should be: {', '.join(step.pv for step in left)}"] if left else words
 
 
 def _outcome(run: str, to: str, dry_run: bool, steps: Sequence[Any], code: int) -> dict[str, Any]:

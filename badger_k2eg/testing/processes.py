@@ -104,7 +104,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs (a stopped one does)."""
+        """True while the process runs, also while it is stopped."""
         return self._process is not None and self._process.poll() is None
 
     @property

@@ -1,7 +1,6 @@
 """`FaultServer`: a PVAccess server in a child process with the faults an IOC cannot show.
 
-Owns the class for tests and, run as `python -m tests.rig.fault_server PREFIX`, the server's program. p4p is
-imported only in the child.
+Run as `python -m tests.rig.fault_server PREFIX`, it is the server's program. p4p is imported only in the child.
 
 Writable PVs, all NTScalar double unless said: TABLE (NTTable, a: double, b: string), NOANSWER, LATE, LOST, LOSTONCE,
 APPLIEDONCE, HALF, REFUSE, CLAMP, DELAYED, TRUNC (int32), U8, I64, F32, FLAG (bool), TEXT, ARR (double array), ENUM.

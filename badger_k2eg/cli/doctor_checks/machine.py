@@ -1,4 +1,4 @@
-"""Whether the machine answers: the K2EG gateway and its broker, and PVs with their units and the clocks of their IOCs.
+"""The machine: the K2EG gateway and its broker, and PVs with their units and the clocks of their IOCs.
 
 All PVs are asked at once: dead ones cost one timeout together.
 """
@@ -193,7 +193,7 @@ def _clocks(what: str, control: Control, names: list[str]) -> Iterator[Finding]:
 
 
 def _where() -> Finding:
-    """Tell where PVs are searched for."""
+    """Return where PVs are searched for."""
     hosts = os.environ.get(_LIST, "").split()
     auto = os.environ.get(_AUTO, "YES").upper() != "NO"
     places = [*hosts, *(["the subnets of this host"] if auto else [])]

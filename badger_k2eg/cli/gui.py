@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .. import plugin_root as place
+from .. import plugins as place
 from ..core.errors import ControlError, MissingExtra, SettingsError
 from .console import say
 

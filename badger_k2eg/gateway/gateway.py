@@ -24,7 +24,7 @@ from ..k2eg.codec import (
     ValueReply,
     decode_command,
 )
-from ..kafka import GroupReader, KafkaConnection, KafkaRecord, Topics, Writer
+from ..kafka import GroupConsumer, KafkaConnection, KafkaRecord, Producer, Topics
 from . import one_shot_snapshots as snapshots
 from . import puts
 from .command_pool import Workers
@@ -78,9 +78,9 @@ class Gateway:
         self._control = control
         self._topics = Topics(connection)
         own = dict(connection.options)
-        self._replies = Writer(connection.with_options(_QUEUE | own), name="gateway replies")
-        self._events = Writer(connection.with_options(_QUEUE | _TOGETHER | own), name="gateway events")
-        self._reader = GroupReader(connection, group, [command_topic], self._take, name="gateway commands")
+        self._replies = Producer(connection.with_options(_QUEUE | own), name="gateway replies")
+        self._events = Producer(connection.with_options(_QUEUE | _TOGETHER | own), name="gateway events")
+        self._reader = GroupConsumer(connection, group, [command_topic], self._take, name="gateway commands")
         self._clock = Clock()
         self._workers = Workers()
         self._publisher = publisher = Publisher(self._replies, self._events)

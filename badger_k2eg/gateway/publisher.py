@@ -7,7 +7,7 @@ import logging
 from ..core import clock
 from ..core.errors import KafkaError, WriterFull
 from ..k2eg.codec import Command, Message, Reply, Serialization, encode_record, reply_key
-from ..kafka import Writer
+from ..kafka import Producer
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Publisher:
     and the last one is never lost. So nothing grows while a broker is slow.
     """
 
-    def __init__(self, replies: Writer, events: Writer) -> None:
+    def __init__(self, replies: Producer, events: Producer) -> None:
         """Take the writers; their owner closes them.
 
         :param replies: for what somebody waits for.
@@ -40,7 +40,7 @@ class Publisher:
         return self._send(self._events, topic, key, message, serialization)
 
     def _send(
-        self, writer: Writer, topic: str, key: str, message: Message, serialization: Serialization
+        self, writer: Producer, topic: str, key: str, message: Message, serialization: Serialization
     ) -> KafkaError | None:
         record = encode_record(message, key, serialization)
         while True:

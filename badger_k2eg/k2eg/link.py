@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from ..core import clock, fork
 from ..core.deadline import Deadline
 from ..core.errors import CallCancelled, KafkaError, OperationTimeout, TopicMissing, TopicRefused
-from ..kafka import BrokerTrouble, Delivery, KafkaConnection, KafkaRecord, Reader, Topics, Writer
+from ..kafka import BrokerTrouble, Delivery, KafkaConnection, KafkaRecord, Producer, TopicReader, Topics
 from .codec import (
     BadRecord,
     Command,
@@ -78,8 +78,8 @@ class Link:
         self._unique = unique_reply_topic
         connection = KafkaConnection(environment.broker, environment.kafka)
         self.topics = Topics(connection)
-        self.reader = Reader(connection, self._received, topics=self.topics, name="k2eg replies")
-        self.writer = Writer(connection, name="k2eg commands")
+        self.reader = TopicReader(connection, self._received, topics=self.topics, name="k2eg replies")
+        self.writer = Producer(connection, name="k2eg commands")
         self.counters = Counters()
         self._begin()
         fork.register(self)

@@ -1,18 +1,18 @@
-"""``Mover``: turns knobs through Control, and ``Bounds``: how far they may be turned."""
+"""``Mover``: moves knobs through Control; ``Bounds``: the range in which they may be moved."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from ..control import Control
-from ..core import clock, futures
+from ..core import futures
 from ..core.backend import Update
 from ..core.conversion import Refusal, in_units_of
 from ..core.deadline import Deadline
-from ..core.errors import CallCancelled, PutTimeout, PutUnknown, SetError, SetpointBlocked
+from ..core.errors import CallCancelled, PutTimeout, PutUnknown, PvError, SetError, SetpointBlocked, read_failure
 from ..core.model import Limits, Outcome, PutResult, PvAddress, Reading, SetReport, plain
 from ..core.suggestions import is_number
 from ..core.units import is_quantity, same
@@ -22,55 +22,53 @@ logger = logging.getLogger("badger_k2eg")
 
 Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
-#: A tolerance wider than this part of the range is none.
+#: A tolerance wider than this fraction of the range is warned of.
 _WIDE = 0.05
-#: Seconds before a PV that did not answer is asked for its limits again.
-_ASK_AGAIN = 10.0
 
 
 class Bounds:
-    """The bounds of knobs: their own, or the record's drive limits, read once and kept."""
+    """The bounds of knobs: their own, or the drive limits of the setpoint's record, read once and kept."""
 
     def __init__(self, control: Control) -> None:
         """Read nothing yet."""
         self._control = control
         self._limits: dict[str, Limits] = {}
-        #: When those were asked that did not answer; a look at the bounds is part of every step and every click.
-        self._silent: dict[str, float] = {}
 
     def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
-        """Give the bounds by setpoint PV; those of a record that does not answer are missing.
+        """Return the bounds by setpoint PV, within the interface's own limits (option ``limits``).
 
-        The interface's own limits (option ``limits``) are within them.
+        :raises ReadError: naming the records that do not answer, where the bounds are to come from these.
         """
-        knobs = list(knobs)
-        again = clock.monotonic() - _ASK_AGAIN
-        pvs = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
-        ask = [pv for pv in pvs if self._silent.get(pv, again) <= again]
-        if ask:
-            addresses = [PvAddress.parse(pv) for pv in ask]
-            # Not by way of the policy on alarms: a record that was never processed has limits all the same.
-            updates = self._control.backend.get_many(addresses, deadline or Deadline(self._control.settings.timeout))
-            for address, update in updates.items():
-                if isinstance(update, Reading):
-                    self._limits[address.text] = update.limits
-                else:
-                    self._silent[address.text] = clock.monotonic()
-        found = {}
-        for knob in knobs:
-            limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
-            if limits is not None:
-                found[knob.setpoint] = limits.tightened(self._control.settings.limits_of(knob.setpoint))
-        return found
+        limits = {knob.setpoint: None if knob.bounds is None else Limits(*knob.bounds) for knob in knobs}
+        ask = [pv for pv, own in limits.items() if own is None and pv not in self._limits]
+        updates = self.read(ask, deadline or Deadline(self._control.settings.timeout))
+        if errors := {pv: update for pv, update in updates.items() if isinstance(update, PvError)}:
+            lines = [f"{error}; the bounds of its knob are to come from its record" for error in errors.values()]
+            raise read_failure(errors, {}, "\n".join(lines))
+        guard = self._control.settings
+        return {pv: (own or self._limits[pv]).tightened(guard.limits_of(pv)) for pv, own in limits.items()}
+
+    def read(self, pvs: Iterable[str], deadline: Deadline) -> dict[str, Update]:
+        """Read setpoints, and keep their limits.
+
+        Not judged by their alarms: a record that was never processed has its limits and its unit all the same.
+        """
+        if not (addresses := [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]):
+            return {}
+        updates = {a.text: update for a, update in self._control.backend.get_many(addresses, deadline).items()}
+        for pv, update in updates.items():
+            if isinstance(update, Reading):
+                self._limits.setdefault(pv, update.limits)
+        return updates
 
 
 class Mover:
-    """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
+    """Moves knobs: approach, set, wait until the machine has arrived, let it settle."""
 
     def __init__(self, control: Control, write: Write | None = None) -> None:
-        """Stand on the control: its guard, its retries, its record.
+        """Move through a control: its guard, its retries, its record.
 
-        :param write: in place of ``Control.set``, for somebody who wants to know of every set; must end there.
+        :param write: called in place of ``Control.set``, to observe every set; it must call that.
         """
         self._control = control
         self._write: Write = write or (
@@ -82,10 +80,10 @@ class Mover:
     def move(
         self, values: Mapping[str, float], knobs: Mapping[str, Knob], deadline: Deadline | None = None
     ) -> SetReport:
-        """Turn knobs to values, all of them by one guard.
+        """Move knobs to values, and wait until the machine has arrived and settled. One guard checks them all.
 
         :param values: by the names of ``knobs``: a number in the setpoint's unit, or a Quantity.
-        :returns: what became of each setpoint PV; when it returns, the machine has settled.
+        :returns: the outcome of each setpoint PV.
         :raises SetError: as ``Control.set``.
         """
         deadline = deadline or Deadline()
@@ -93,12 +91,19 @@ class Mover:
         for knob in turned.values():
             if knob.setpoint_tolerance is not None:
                 self._control.tolerances[PvAddress.parse(knob.setpoint).own_name] = knob.setpoint_tolerance
-        targets = self._in_units([(turned[name], value) for name, value in values.items()], deadline)
+        # One read for all that must be known of the setpoints.
+        ask = [knob.setpoint for name, knob in turned.items() if _is_read_first(knob, values[name])]
+        updates = self.bounds.read(ask, deadline.child(self._control.settings.timeout))
+        targets = {knob.setpoint: _in_unit(knob, values[name], updates) for name, knob in turned.items()}
+        before = {
+            pv: float(u.value)
+            for pv, u in updates.items()
+            if isinstance(u, Reading) and isinstance(u.value, int | float)
+        }
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
-        before = self._before(turned.values(), deadline)
-        beyond = self._beyond(targets, turned.values(), before, deadline)
+        beyond = self._beyond(targets, turned.values(), before)
         if beyond and not self._control.settings.read_only:
-            # The guard looks at the whole move before its first half is made.
+            # The guard checks the whole move before its first half is made.
             self._control.check(targets, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
@@ -116,7 +121,7 @@ class Mover:
         knobs: Iterable[Knob],
         deadline: Deadline,
     ) -> SetReport:
-        """Go past the targets, stay until the machine has got there, and go to the targets."""
+        """Go past the targets, stay until the machine has arrived there, and go to the targets."""
         before = self._control.last_report
         try:
             self._write(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline)
@@ -125,7 +130,7 @@ class Mover:
                 raise PutTimeout("the time of the call is over")
             return self._write(targets, validators, deadline)
         except BaseException as error:
-            # Where it ended in a half, that one's report; else (a stop past the targets, an interrupt) the last one.
+            # The report of the half in which it ended; after a stop between the halves, or an interrupt, the last one.
             own = getattr(error, "report", None)
             last = own or (self._control.last_report if self._control.last_report is not before else None)
             report = _cut_short(last, beyond, targets) if last else None
@@ -133,60 +138,17 @@ class Mover:
                 raise
             self._control.ended(report)
             if isinstance(error, SetError):
-                # The second half may have been blocked as a whole; of the move it is not true that nothing was set.
+                # The second half may have been blocked as a whole, but the first one was set.
                 kind = PutUnknown if isinstance(error, SetpointBlocked) else type(error)
                 raise kind(str(report), report) from error
             if isinstance(error, CallCancelled):
                 error.report = report
             raise
 
-    def _in_units(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[str, float]:
-        """Bring every value into its setpoint's unit, by PV.
-
-        :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
-        """
-        ask = [k.setpoint for k, value in values if k.unit is not None or is_quantity(value)]
-        updates = self._now(ask, deadline)
-        targets = {}
-        for knob, value in values:
-            update = updates.get(knob.setpoint)
-            targets[knob.setpoint] = value
-            if not isinstance(update, Reading):
-                continue  # a number; or one that does not answer, which the guard will say
-            unit = update.units
-            if knob.unit is not None and not unit.strip():
-                unit = knob.unit
-            elif knob.unit is not None and not same(knob.unit, unit):
-                raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record says {unit}")
-            try:
-                targets[knob.setpoint] = in_units_of(value, unit)
-            except Refusal as refusal:
-                raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
-        return targets
-
-    def _before(self, knobs: Iterable[Knob], deadline: Deadline) -> dict[str, float]:
-        """Read where those are whose way matters."""
-        ask = [k.setpoint for k in knobs if k.approach is not None or k.settle_per_unit > 0.0]
-        return {
-            pv: float(u.value)
-            for pv, u in self._now(ask, deadline).items()
-            if isinstance(u, Reading) and isinstance(u.value, int | float)
-        }
-
-    def _now(self, pvs: Sequence[str], deadline: Deadline) -> dict[str, Update]:
-        """Read setpoints, whatever alarm they are in: unit and value hold all the same."""
-        addresses = [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]
-        if not addresses:
-            return {}
-        updates = self._control.backend.get_many(addresses, deadline.child(self._control.settings.timeout))
-        return {address.text: update for address, update in updates.items()}
-
     def _beyond(
-        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float], deadline: Deadline
+        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]
     ) -> dict[str, float]:
-        """Find the points beyond, for those that would come from the wrong side."""
-        patience = deadline.child(self._control.settings.timeout)
-        limits = self.bounds.find([k for k in knobs if k.approach is not None], patience)
+        """Return the points past the targets of the knobs that would come from the wrong side."""
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
@@ -194,25 +156,26 @@ class Mover:
                 continue
             if pv not in before:
                 raise SetpointBlocked(
-                    f"{pv}: it does not tell where it is, and is to be approached from {knob.approach}"
+                    f"{pv}: its present value cannot be read, so it cannot be approached from {knob.approach}"
                 )
             sign = -1.0 if knob.approach == "below" else 1.0
-            # Coming up to a setpoint from below needs no detour, and coming down from above neither.
+            # Coming up from below, or down from above, needs no detour.
             if (before[pv] - targets[pv]) * sign >= 0.0:
                 continue
-            low, high = limits.get(pv, Limits()).low, limits.get(pv, Limits()).high
+            limits = self.bounds.find([knob])[pv]
+            low, high = limits.low, limits.high
             if low is None or high is None:
-                raise SetpointBlocked(f"{pv}: no bounds to take the overshoot from; its record has no drive limits")
+                raise SetpointBlocked(f"{pv}: no bounds for the overshoot: its record has no drive limits")
             point = min(max(targets[pv] + sign * knob.beyond * (high - low), low), high)
             if point != targets[pv]:
                 beyond[pv] = point
         return beyond
 
     def _doubt_tolerances(self, turned: Mapping[str, Knob], report: SetReport) -> None:
-        """Warn, once for each knob, where "arrived" says little: the readback was within the tolerance all the time."""
+        """Warn, once for each knob, if its tolerance is so wide that it counts as arrived before it moves."""
         for name, knob in turned.items():
             before = report[knob.setpoint].before
-            # Where a flag shows the move, the readback alone decides nothing.
+            # With a flag, the readback alone decides nothing.
             if knob.tolerance is None or knob.done is not None or name in self._doubted:
                 continue
             if not isinstance(before, Reading) or not is_number(before.value):
@@ -225,7 +188,7 @@ class Mover:
                 against = f"this step of {step:g}"
             if against is not None:
                 self._doubted.add(name)
-                text = "%s: the tolerance %g is not small against %s: it counts as arrived before it moves"
+                text = "%s: the tolerance %g is not small compared with %s: it counts as arrived before it moves"
                 logger.warning(text, name, knob.tolerance, against)
 
     def _settling(self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]) -> float:
@@ -239,11 +202,35 @@ class Mover:
         )
 
 
-def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:
-    """Tell of a whole move that ended on its way what its last half tells of itself.
+def _is_read_first(knob: Knob, value: object) -> bool:
+    """Whether the setpoint's unit or present value must be known before it is set."""
+    return knob.unit is not None or is_quantity(value) or knob.approach is not None or knob.settle_per_unit > 0.0
 
-    :param last: of the way past the targets, or of the one to them.
-    :returns: None where nothing is past its target.
+
+def _in_unit(knob: Knob, value: Any, updates: Mapping[str, Update]) -> float:
+    """Return a value in the unit of its setpoint.
+
+    :raises SetpointBlocked: for another dimension, or a declared unit that differs from the record's.
+    """
+    update = updates.get(knob.setpoint)
+    if not isinstance(update, Reading) or (knob.unit is None and not is_quantity(value)):
+        return value  # type: ignore[no-any-return] # a number; or of a PV that does not answer, which the guard refuses
+    unit = update.units
+    if knob.unit is not None and not unit.strip():
+        unit = knob.unit
+    elif knob.unit is not None and not same(knob.unit, unit):
+        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, but its record has {unit}")
+    try:
+        return float(in_units_of(value, unit))
+    except Refusal as refusal:
+        raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
+
+
+def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:
+    """Return the report of a whole move that was cut short, from the report of its last half.
+
+    :param last: of the half past the targets, or of the half to them.
+    :returns: None if nothing is past its target.
     """
     results = []
     on_the_way = False

@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from badger_k2eg import __version__
-from badger_k2eg.plugin_root import plugin_root
+from badger_k2eg import __version__, plugin_root
 from tests.rig.pace import pace
 
 from .routines import PATIENT

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from badger_k2eg import plugin_root
 from badger_k2eg.badger_app.session import ROOTS
 from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
-from badger_k2eg.plugin_root import plugin_root
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import client_environment
 from examples.first_ioc.part import FirstIoc

@@ -1,4 +1,4 @@
-"""Forks with live Kafka handles: the parent goes on, the child begins anew and hangs nowhere."""
+"""Forks with live Kafka handles: the parent goes on, the child starts without them and never hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import BrokerUnreachable
-from badger_k2eg.kafka import EmbeddedBroker, GroupReader, KafkaRecord, Reader, Start, Topics, Writer
+from badger_k2eg.kafka import EmbeddedBroker, GroupConsumer, KafkaRecord, Producer, Start, TopicReader, Topics
 from badger_k2eg.testing.broker import Broker
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
@@ -31,10 +31,10 @@ FORKS = pytest.mark.parametrize("forks", [3, pytest.param(20, marks=pytest.mark.
 
 @FORKS
 def test_forks_in_a_row_with_live_reader_and_writer(
-    broker: Broker, writer: Writer, topics: Topics, topic: str, forks: int
+    broker: Broker, writer: Producer, topics: Topics, topic: str, forks: int
 ) -> None:
     got: list[KafkaRecord] = []
-    reader = Reader(broker.connection, got.append, topics=topics)
+    reader = TopicReader(broker.connection, got.append, topics=topics)
     reader.assign([topic], within())
     done = threading.Event()
     sent: list[bytes] = []
@@ -96,9 +96,9 @@ def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: T
             thread.join()
 
 
-def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Writer, topic: str) -> None:
+def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Producer, topic: str) -> None:
     got: list[KafkaRecord] = []
-    group = GroupReader(broker.connection, f"g-{topic}", [topic], got.append)
+    group = GroupConsumer(broker.connection, f"g-{topic}", [topic], got.append)
     group.start(within())
     write(writer, topic, b"for the parent")
     eventually(lambda: len(got) == 1, what="read by the parent")
@@ -154,11 +154,11 @@ CHILD_GOES_THROUGH_THE_END = """
 import gc, os, sys
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import BrokerUnreachable
-from badger_k2eg.kafka import GroupReader, KafkaConnection, Reader, Writer
+from badger_k2eg.kafka import GroupConsumer, KafkaConnection, TopicReader, Producer
 
 connection, topic = KafkaConnection(sys.argv[1]), sys.argv[2]
-reader, writer = Reader(connection, print), Writer(connection)
-group = GroupReader(connection, "g-" + topic, [topic], print)
+reader, writer = TopicReader(connection, print), Producer(connection)
+group = GroupConsumer(connection, "g-" + topic, [topic], print)
 reader.assign([topic], Deadline(10))
 group.start(Deadline(10))
 writer.send(topic, b"1")
@@ -185,7 +185,7 @@ def test_child_that_goes_through_the_end_of_the_interpreter(broker: Broker, topi
 def test_embedded_broker_survives_the_fork_of_its_process(topic: str) -> None:
     with EmbeddedBroker() as broker:
         broker.create_topic("mine")
-        writer = Writer(broker.connection)
+        writer = Producer(broker.connection)
         write(writer, "mine", b"1")
 
         def child() -> str:

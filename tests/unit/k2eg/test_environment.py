@@ -106,13 +106,13 @@ def test_wrong_values_are_named(folder: Path) -> None:
 
 
 def test_what_is_there_and_cannot_be_read_is_named(folder: Path) -> None:
-    assert "line 3: 'k2eg_cmd_topic' stands twice in [DEFAULT]" in wrong(
+    assert "line 3: 'k2eg_cmd_topic' appears twice in [DEFAULT]" in wrong(
         folder, GOOD.replace("one:", "x:", 1).replace("kafka_broker_url = x:9092, two:9093", "K2EG_cmd_topic = other")
     )
     (folder / "bad.ini").write_bytes(b"[DEFAULT]\n\xff = 1\n")
     (folder / "folder.ini").mkdir()
     (folder / "link.ini").symlink_to(folder / "nowhere")
-    for name, reason in (("bad", "is not UTF-8"), ("folder", "is a folder"), ("link", "nowhere, which is not there")):
+    for name, reason in (("bad", "is not UTF-8"), ("folder", "is a folder"), ("link", "nowhere, which does not exist")):
         with pytest.raises(SettingsError, match=rf"{name}\.ini: .*{reason}"):
             load_environment(name)
 

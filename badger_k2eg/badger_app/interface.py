@@ -17,7 +17,7 @@ from pydantic import PrivateAttr
 
 from .. import run
 from ..backends import Way
-from ..control import Control, SynchronousCalls, connect
+from ..control import Control, Reader, SynchronousCalls, connect
 from ..core.backend import Backend
 from ..core.deadline import Deadline, in_seconds
 from ..core.errors import ReadError, SettingsError
@@ -244,8 +244,11 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         return call(enclosed, callback, parent=None if callback is ABSENT else self.control.life, name=name)
 
     @property
-    def _control(self) -> Control:
-        return self.control
+    def _reader(self) -> Reader:
+        return self.control.reader
+
+    def _get_one(self, pv: str, timeout: Time) -> Any:
+        return self.control.get([pv], timeout=timeout)[pv]
 
     def _enclosed(self) -> AbstractContextManager[None]:
         return run.inside()

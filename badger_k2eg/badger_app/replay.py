@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError
 
 from ..backends.replay import ReplayBackend
 from ..backends.replay.source import ReplaySettings, load, open_recording
-from ..control import Control
+from ..control import Control, Reader
 from ..core.backend import Backend, Update
 from ..core.deadline import Deadline
 from ..core.errors import PvError, SettingsError, ValidationFailed, ValidatorCrashed
@@ -56,19 +56,24 @@ class _ReplayControl(Control):
         recorded = {pv: partial(_as_then, ended[_name(pv)]) for pv in values if _name(pv) in ended}
         return super()._set(values, recorded, deadline, settings, patience)
 
-    def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
-        """Read at the present point.
-
-        :raises ReplayMismatch: in strict matching, when the run had no such point.
-        """
-        self.replayed.point()
-        return super().updates(names, deadline)
-
     @property
     def replayed(self) -> ReplayBackend:
         """The recorded run."""
         assert isinstance(self.backend, ReplayBackend)  # noqa: S101 - made below
         return self.backend
+
+
+class _ReplayReader(Reader):
+    """Reads at the present point."""
+
+    def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
+        """Read at the present point.
+
+        :raises ReplayMismatch: in strict matching, when the run had no such point.
+        """
+        assert isinstance(self.backend, ReplayBackend)  # noqa: S101 - made below
+        self.backend.point()
+        return super().updates(names, deadline)
 
 
 class ReplayInterface(ControlInterface):
@@ -124,7 +129,8 @@ class ReplayInterface(ControlInterface):
         return super()._make_control()
 
     def _new_control(self, backend: Backend, settings: Settings) -> Control:
-        return _ReplayControl(backend, settings.model_copy(update=_AT_ONCE))
+        at_once = settings.model_copy(update=_AT_ONCE)
+        return _ReplayControl(backend, at_once, reader=_ReplayReader(backend, at_once))
 
     def _make_attachment(self) -> Attachment:
         return _Unrecorded()

@@ -7,24 +7,22 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core import clock
-from ..core.backend import Subscription, loses_updates
+from ..core.backend import Subscription, Update
 from ..core.deadline import Deadline, under
 from ..core.errors import CallCancelled, PvNameError, ValidationFailed, ValidatorCrashed
 from ..core.futures import asked_by, asker, check_waiting
 from ..core.model import PvAddress
-from ..core.settings import matches
+from ..core.settings import Settings, matches
 from .put_rules import not_a_reading, same
+from .reader import Reader
+from .setpoint import Setpoint
+from .validator_context import ValidatorContext
 from .validators import AllOf, Watch, name_of
-
-if TYPE_CHECKING:
-    from ..core.settings import Settings
-    from .control import Control
-    from .setpoint import Setpoint
 
 # Seconds for a subscription to tell of itself; then its PV is read.
 _FIRST_PATIENCE = 0.3
@@ -35,13 +33,18 @@ _GRACE = 0.3
 class Arrival:
     """The watches and validators of one call."""
 
-    def __init__(self, control: Control, deadline: Deadline, settings: Settings, patience: float) -> None:
+    def __init__(
+        self, reader: Reader, context: ValidatorContext, deadline: Deadline, settings: Settings, patience: float
+    ) -> None:
         """Watch nothing yet.
 
-        :param settings: in force for this call.
+        :param context: for validators that are not ours.
+        :param deadline: of the call.
+        :param settings: of the call.
         :param patience: seconds that a validator without a time of its own waits.
         """
-        self._control = control
+        self._reader = reader
+        self._context = context
         self._deadline = deadline
         self._settings = settings
         self._patience = patience
@@ -75,7 +78,7 @@ class Arrival:
                     self.unusable[setpoint] = str(error)
                 else:
                     setpoint.watches.append(watch)
-                    self._subscriptions.append(self._control.feeds.attach(address, watch.update))
+                    self._subscriptions.append(self._reader.monitor(address, watch.update))
 
     def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
         """Wait for a first value of every readback; name those that there is none of."""
@@ -114,16 +117,18 @@ class Arrival:
         age = 0.0 if before is None or before.timestamp_ns is None else (clock.time_ns() - before.timestamp_ns) * 1e-9
         return min(rise, max(0.0, rise - age))
 
-    def wait(self, setpoints: Sequence[Setpoint]) -> None:
+    def wait(self, setpoints: Sequence[Setpoint], beside: Collection[PvAddress] = ()) -> Mapping[PvAddress, Update]:
         """Wait for all of them together, each for as long as its validator says.
 
+        :param beside: PVs that somebody wants to read when all have arrived.
+        :returns: what these read, where the last readbacks had to be read and these could be read with them.
         :raises CallCancelled: when the call is cancelled meanwhile.
         """
         watched = [s for s in setpoints if s.watches]
         foreign = [s for s in setpoints if not s.watches]
         if len(setpoints) == 1 and foreign:
             self._call(foreign[0])
-            return
+            return {}
         running = set(foreign)
         for setpoint in foreign:
             threading.Thread(
@@ -134,8 +139,9 @@ class Arrival:
             while due or running:
                 self._deadline.check("validation")
                 now = clock.monotonic()
-                sure = self._confirm([s for s, at in due.items() if at <= now])
-                for setpoint in [s for s, at in due.items() if at <= now]:
+                ready = [s for s, at in due.items() if at <= now]
+                sure, read = self._confirm(ready, beside if len(ready) == len(due) and not running else ())
+                for setpoint in ready:
                     if self._decided(setpoint, sure):
                         del due[setpoint]
                     else:
@@ -151,7 +157,7 @@ class Arrival:
                         self._failed(setpoint, TimeoutError(words))
                     running.clear()
                 if not due and not running:
-                    return
+                    return read
                 pause = min([*due.values(), over, now + 3600.0]) - clock.monotonic()
                 try:
                     heard = {self._news.get(timeout=_bounded(pause))}
@@ -165,27 +171,32 @@ class Arrival:
                         due[news] = 0.0
                     elif news in running and news.ended:
                         running.discard(news)
+        return {}
 
-    def _confirm(self, setpoints: Iterable[Setpoint]) -> set[Watch]:
+    def _confirm(
+        self, setpoints: Iterable[Setpoint], beside: Collection[PvAddress]
+    ) -> tuple[set[Watch], Mapping[PvAddress, Update]]:
         """Read what seems to have arrived, but has said nothing since the put: its server may be gone or frozen.
 
         And all that seems to have arrived, where the last update of a monitor may be missing.
 
-        :returns: what was read.
+        :returns: which readbacks were read, and what all that was read reads.
         """
         silent = {w for s in setpoints for w in s.watches if self._is_doubtful(w)}
-        self._read(list(silent), self._deadline.child(self._patience))
-        return silent
+        return silent, self._read(list(silent), self._deadline.child(self._patience), beside)
 
     def _is_doubtful(self, watch: Watch) -> bool:
-        return watch.settled() and (not watch.heard or loses_updates(self._control.backend))
+        return watch.settled() and (not watch.heard or self._reader.loses_updates)
 
-    def _read(self, watches: Sequence[Watch], deadline: Deadline) -> None:
-        if watches:
-            addresses = {watch: PvAddress.parse(watch.validator.pv) for watch in watches}
-            updates = self._control.backend.get_many(list(dict.fromkeys(addresses.values())), deadline)
-            for watch, address in addresses.items():
-                watch.update(updates[address])
+    def _read(
+        self, watches: Sequence[Watch], deadline: Deadline, beside: Collection[PvAddress] = ()
+    ) -> Mapping[PvAddress, Update]:
+        """Read readbacks, and other PVs in the same batch; nothing where there are none of the first."""
+        addresses = {watch: PvAddress.parse(watch.validator.pv) for watch in watches}
+        updates = self._reader.fetch([*addresses.values(), *beside], deadline) if watches else {}
+        for watch, address in addresses.items():
+            watch.update(updates[address])
+        return updates
 
     def _decided(self, setpoint: Setpoint, sure: set[Watch]) -> bool:
         setpoint.arrived = setpoint.watches[0].value
@@ -205,7 +216,7 @@ class Arrival:
                 setpoint.arrived = validate(
                     set_pv=setpoint.key,
                     set_value=setpoint.asked,
-                    context=self._control.context.under(self._deadline),
+                    context=self._context.under(self._deadline),
                     timeout=self._patience,
                 )
             if isinstance(failure := setpoint.arrived, Exception):
@@ -241,17 +252,14 @@ class Arrival:
         message: str | None = None,
         kind: type[ValidationFailed] = ValidationFailed,
     ) -> None:
-        setpoint.message = f"not arrived: {message or error}"
-        failure = kind(f"{setpoint.key} = {setpoint.asked!r}: {setpoint.message}")
-        failure.__cause__ = error
-        setpoint.fail(failure)
+        setpoint.not_arrived(message or error, kind, error)
 
     def close(self) -> None:
         """Stop watching."""
         for subscription in self._subscriptions:
             subscription.close()
         self._subscriptions.clear()
-        self._control.feeds.prune()
+        self._reader.subscriptions.prune()
 
 
 class _wakes:  # noqa: N801 - reads as a verb where it is used

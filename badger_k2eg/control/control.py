@@ -1,29 +1,31 @@
-"""``Control``: every read, and the only path to a put. One for each interface; its options are its own."""
+"""``Control``: the facade of this room: every read, and the only path to a put. One for each interface."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from glob import escape
 from typing import Any, TypeVar, overload
 
-from ..core import clock, fork, futures
+from ..core import futures
 from ..core.backend import Backend, Gate, NullGate, NullSink, Sink, Subscription, Update
 from ..core.deadline import FOREVER, Deadline, in_seconds
-from ..core.errors import CallCancelled, PvError, PvInvalid, read_failure
+from ..core.errors import CallCancelled, PvError, read_failure
 from ..core.futures import ABSENT, Absent, Callback, Future, Time
 from ..core.model import PvAddress, Reading, SetReport, plain
 from ..core.settings import Settings
+from .arrival import Arrival
 from .capacity import Capacities
-from .failures import Failures
+from .guard import Guard
 from .procedure_calls import SynchronousCalls
-from .put_rules import not_a_reading
+from .put import Put
+from .rates import Failures, Pacer
+from .read_back import ReadBack
+from .reader import Reader
 from .record_names import RecordNames
 from .set_call import SetCall
-from .shared_subscriptions import Feeds
-from .validator_context import ControlContext
+from .validator_context import ValidatorContext
 
 logger = logging.getLogger("badger_k2eg")
 
@@ -39,24 +41,31 @@ class Control(SynchronousCalls):
     :param settings: what is in force.
     :param sink: where the record of what was done goes.
     :param gate: who may write now.
+    :param reader: in the place of one of its own for this backend and these settings.
+
+    :ivar reader: its reads, for who must not set.
     """
 
     def __init__(
-        self, backend: Backend, settings: Settings | None = None, *, sink: Sink | None = None, gate: Gate | None = None
+        self,
+        backend: Backend,
+        settings: Settings | None = None,
+        *,
+        sink: Sink | None = None,
+        gate: Gate | None = None,
+        reader: Reader | None = None,
     ) -> None:
         """Keep the parts."""
         self.backend = backend
         self.settings = settings or Settings()
+        self.reader = reader or Reader(backend, self.settings)
         self.sink: Sink = sink or NullSink()
         self.gate: Gate = gate or NullGate()
-        self.context = ControlContext(self)
-        self.feeds = Feeds(backend)
+        self.context = ValidatorContext(self.reader, self.set)
         self.capacities = Capacities()
         self.record_names = RecordNames()
         self.pacer = Pacer(self.settings)
         self.failures = Failures(self.settings.max_failures)
-        #: Ends what waits and what runs in the background, when this is closed.
-        self.life = Deadline.alone()
         #: How far from the value asked a setpoint may rest, by its own name: what knobs declare of their records.
         #: Beside the option ``put_tolerance``; the wider of the two counts.
         self.tolerances: dict[str, float] = {}
@@ -149,7 +158,7 @@ class Control(SynchronousCalls):
         settings: Settings,
         patience: float,
     ) -> SetReport:
-        call = SetCall(self, values, validators, deadline, self.last_report, settings, patience)
+        call = self._call(values, validators, deadline, settings, patience)
         try:
             with self.failures.counted() as paused:
                 return call.run(paused)
@@ -161,23 +170,62 @@ class Control(SynchronousCalls):
             self.sets += bool(self.last_report.results)
             self.sink.set_finished(self.last_report)
 
+    def _call(
+        self,
+        values: Mapping[str, Any],
+        validators: Mapping[str, Any],
+        deadline: Deadline,
+        settings: Settings,
+        patience: float,
+    ) -> SetCall:
+        """Make a call of its parts.
+
+        :param patience: seconds that a validator without a time of its own waits.
+        """
+        return SetCall(
+            values,
+            validators,
+            guard=Guard(self.reader, self.record_names, self.capacities, self.tolerance_of, deadline, settings),
+            put=Put(self.reader, self.pacer, self.sink, deadline, settings),
+            read_back=ReadBack(self.reader, deadline, settings),
+            arrival=Arrival(self.reader, self.context, deadline, settings, patience),
+            gate=self.gate,
+            sink=self.sink,
+            deadline=deadline,
+            settings=settings,
+            last=self.last_report,
+        )
+
     def ended(self, report: SetReport) -> None:
-        """Put a move on record that was made of several sets and ended between them."""
+        """Record a move that was made of several sets and ended between them."""
         self.last_report = report
         self.sink.set_finished(report)
 
     # What SynchronousCalls stands on.
 
     @property
-    def _control(self) -> Control:
-        return self
+    def _reader(self) -> Reader:
+        return self.reader
 
-    def check(self, values: Mapping[str, Any], *, deadline: Deadline | None = None) -> None:
-        """Let the guard look at setpoints, and send nothing.
+    def _put(self, values: Mapping[str, Any], validators: Mapping[str, Any], **how: Any) -> Any:
+        return self.set(values, validators, **how)
 
+    def _get_one(self, pv: str, timeout: Time) -> Any:
+        return self.get([pv], timeout=timeout)[pv]
+
+    def check(
+        self,
+        values: Mapping[str, Any],
+        *,
+        read: Mapping[PvAddress, Update] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """Check setpoints by the guard, and send nothing.
+
+        :param read: what they were just read to hold; without it, they are read here.
         :raises SetpointBlocked: when one of them would be refused.
         """
-        SetCall(self, values, {}, deadline or Deadline(), None, self.settings, self.settings.timeout).check()
+        self._call(values, {}, deadline or Deadline(), self.settings, self.settings.timeout).check(read or {})
 
     def tolerance_of(self, address: PvAddress) -> float:
         """Return how far from the value asked a setpoint may rest, in its unit."""
@@ -185,43 +233,36 @@ class Control(SynchronousCalls):
         return max(declared, self.settings.tolerance_of(address))
 
     def resume(self) -> None:
-        """Go on setting after a pause for failures."""
+        """Allow setting again after a pause for failures."""
         self.failures.reset()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
+    @property
+    def life(self) -> Deadline:
+        """What ends when this is closed: waits, and what runs in the background."""
+        return self.reader.life
+
     def updates(self, names: Iterable[str], deadline: Deadline | None = None) -> dict[str, Update]:
         """Read PVs: for each key a Reading, or the PvError that says why there is none. Raises nothing."""
-        end = deadline or Deadline(self.settings.timeout)
-        return self._ask(list(names), lambda addresses: self.backend.get_many(addresses, end))
+        return self.reader.updates(names, deadline)
 
     def snapshot(
         self, names: Iterable[str], window: float = 0.0, deadline: Deadline | None = None
     ) -> dict[str, Update]:
         """Read values of one instant (``window`` seconds wide), as far as the transport can; else as ``updates``."""
-        end = deadline or Deadline(self.settings.timeout)
-        return self._ask(list(names), lambda addresses: self.backend.snapshot(addresses, window, end))
-
-    def _ask(
-        self, names: Sequence[str], fetch: Callable[[list[PvAddress]], dict[PvAddress, Update]]
-    ) -> dict[str, Update]:
-        answers: dict[str, Update] = {}
-        addresses: dict[str, PvAddress] = {}
-        for name in names:
-            try:
-                addresses[name] = PvAddress.parse(name)
-            except PvError as error:
-                answers[name] = error
-        if addresses:
-            updates = fetch(list(dict.fromkeys(addresses.values())))
-            answers.update({name: self.judged(name, updates[address]) for name, address in addresses.items()})
-        return {name: answers[name] for name in names}
+        return self.reader.snapshot(names, window, deadline)
 
     def judged(self, name: str, update: Update) -> Update:
-        """Take an update for what it is by these settings: one that is not a reading (UDF, INVALID) is an error."""
-        if isinstance(update, Reading) and (reason := not_a_reading(update, self.settings)) is not None:
-            return PvInvalid(name, reason)
-        return update
+        """Return an update, or a PvInvalid where the settings do not take it for a reading (UDF, INVALID)."""
+        return self.reader.judged(name, update)
+
+    def monitor(self, name: str, callback: Callable[[Update], None]) -> Subscription:
+        """Call back with the present value and every update of a PV until closed.
+
+        :raises PvNameError: for a malformed name.
+        """
+        return self.reader.monitor(name, callback)
 
     @overload
     def read(
@@ -303,67 +344,11 @@ class Control(SynchronousCalls):
         self.failures.failed()
         raise read_failure(errors, values)
 
-    def monitor(self, name: str, callback: Callable[[Update], None]) -> Subscription:
-        """Call back with the present value and every update of a PV until closed.
-
-        :raises PvNameError: for a malformed name.
-        """
-        return self.feeds.attach(PvAddress.parse(name), callback)
-
     def close(self) -> None:
         """End every subscription, wait and call in the background; the backend is its owner's to close."""
-        life, self.life = self.life, Deadline.alone()
-        life.cancel("closed")
-        self.feeds.close()
+        self.reader.close()
 
 
 def _exactly(names: Iterable[str]) -> tuple[str, ...]:
     """Make patterns that match these PVs alone."""
     return tuple(escape(PvAddress.parse(name).own_name) for name in names)
-
-
-class Pacer:
-    """Holds puts back: least interval between two to one PV, most per second in all."""
-
-    def __init__(self, settings: Settings) -> None:
-        """Take the two rates."""
-        self._interval = settings.put_interval
-        self._rate = settings.put_rate
-        self._last: dict[str, float] = {}
-        self._recent: deque[float] = deque()
-        self._lock = fork.Lock()
-
-    @property
-    def one_by_one(self) -> bool:
-        """Whether a batch must be taken apart, because all of it at once would be too many."""
-        return self._rate is not None
-
-    def wait(self, names: Iterable[str], deadline: Deadline) -> None:
-        """Wait until these may be sent, and count them as sent.
-
-        :raises CallCancelled: when the deadline is cancelled meanwhile.
-        """
-        while (pause := self._claim(list(names))) > 0.0:
-            futures.sleep(pause, deadline)
-            if deadline.expired:
-                return
-
-    def _claim(self, names: list[str]) -> float:
-        if not self._interval and self._rate is None:
-            return 0.0
-        with self._lock:
-            now = clock.monotonic()
-            due = [self._last[name] + self._interval for name in names if name in self._last]
-            if self._rate is not None:
-                while self._recent and self._recent[0] <= now - 1.0:
-                    self._recent.popleft()
-                if self._rate < 1.0 and self._last:
-                    due.append(max(self._last.values()) + 1.0 / self._rate)
-                elif len(self._recent) + len(names) > max(1.0, self._rate):
-                    due.append(self._recent[0] + 1.0)
-            if (pause := max(due, default=now) - now) > 0.0:
-                return pause
-            for name in names:
-                self._last[name] = now
-                self._recent.append(now)
-            return 0.0

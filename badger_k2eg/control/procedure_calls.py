@@ -9,29 +9,32 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.deadline import Deadline, in_seconds
 from ..core.futures import ABSENT, Absent, Callback, Future, Time, call
 from ..core.model import Reading, SetReport
+from .reader import Reader
 from .waiting import Condition, wait_until, wait_until_new
-
-if TYPE_CHECKING:
-    from .control import Control
 
 logger = logging.getLogger("badger_k2eg")
 
 
 class SynchronousCalls:
-    """Mixed into what has a ``Control``; ``_put`` says by which way it sets, so that its own record knows of it."""
+    """Mixed into what can read and set; the first methods say how it does, so that its own record knows of it."""
 
     @property
-    def _control(self) -> Control:
+    def _reader(self) -> Reader:
+        """What it reads with."""
         raise NotImplementedError
 
     def _put(self, values: Mapping[str, Any], validators: Mapping[str, Any], **how: Any) -> Any:
         """Set, as ``Control.set`` does."""
-        return self._control.set(values, validators, **how)
+        raise NotImplementedError
+
+    def _get_one(self, pv: str, timeout: Time) -> Any:
+        """Return the plain value of a PV."""
+        raise NotImplementedError
 
     def _enclosed(self) -> AbstractContextManager[None]:
         """Enclose a wait, where somebody must know of it."""
@@ -91,14 +94,13 @@ class SynchronousCalls:
 
         :param callback: called with the Future, whose ``result()`` is the value.
         """
-        control = self._control
         seconds = None if timeout is None else in_seconds(timeout)
 
         def get() -> Any:
             with self._enclosed():
-                return control.get([pv], timeout=seconds)[pv]
+                return self._get_one(pv, seconds)
 
-        future: Future[Any] = call(get, callback, parent=control.life, name=f"get {pv}")
+        future: Future[Any] = call(get, callback, parent=self._reader.life, name=f"get {pv}")
         return future
 
     # -- waiting for the machine ------------------------------------------------------------------------------------
@@ -114,7 +116,7 @@ class SynchronousCalls:
         :raises ReadError: when a PV does not answer at all.
         :raises ConditionNotMet: (a TimeoutError) when nothing came in time.
         """
-        return self._wait(pvs, timeout, callback, lambda control, names, end: wait_until_new(control, names, end))
+        return self._wait(pvs, timeout, callback, wait_until_new)
 
     def wait_until(
         self,
@@ -138,7 +140,7 @@ class SynchronousCalls:
         """
         single = isinstance(pvs, str)
         return self._wait(
-            pvs, timeout, callback, lambda control, names, end: wait_until(control, condition, names, single, end)
+            pvs, timeout, callback, lambda reader, names, end: wait_until(reader, condition, names, single, end)
         )
 
     def wait_while(
@@ -155,7 +157,7 @@ class SynchronousCalls:
             pvs,
             timeout,
             callback,
-            lambda control, names, end: wait_until(control, condition, names, single, end, wanted=False),
+            lambda reader, names, end: wait_until(reader, condition, names, single, end, wanted=False),
         )
 
     def _wait(
@@ -163,18 +165,18 @@ class SynchronousCalls:
         pvs: str | Sequence[str],
         timeout: Time,
         callback: Callback | Absent | None,
-        wait: Callable[[Control, list[str], Deadline], dict[str, Reading]],
+        wait: Callable[[Reader, list[str], Deadline], dict[str, Reading]],
     ) -> Any:
-        control = self._control
+        reader = self._reader
         names = [pvs] if isinstance(pvs, str) else list(pvs)
-        seconds = control.settings.timeout if timeout is None else in_seconds(timeout)
+        seconds = reader.settings.timeout if timeout is None else in_seconds(timeout)
 
         def work() -> Any:
             with self._enclosed():
-                readings = wait(control, names, Deadline(seconds))
+                readings = wait(reader, names, Deadline(seconds))
             return readings[names[0]] if isinstance(pvs, str) else readings
 
-        return call(work, callback, parent=control.life, name="wait")
+        return call(work, callback, parent=reader.life, name="wait")
 
 
 def _values(values: Mapping[str, Any] | str, value: Any) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class RecordNames:
         """Ask for the names of those PVs of which nothing is known yet.
 
         :param timeout: seconds for the PVs themselves to answer.
-        :returns: what all PVs read, where one of them does not answer: then there is nothing to be learnt, and nobody
-            needs to wait for it once more.
+        :returns: what all PVs read, where they were read for it. Where one of them does not answer nothing was learnt,
+            and nobody needs to wait for it once more.
         """
         now = clock.monotonic()
         ask = [
@@ -76,7 +76,7 @@ class RecordNames:
                 self._known[at] = None
             elif part == _PATIENCE and not deadline.expired:
                 self._silent[at] = clock.monotonic() + _ASK_AGAIN
-        return None
+        return updates
 
     def _ask(
         self, backend: Backend, records: Sequence[tuple[str | None, str]], deadline: Deadline

@@ -1,219 +1,154 @@
-"""One call to set PVs, on its way through the house: guard, put and retry, validate, record, report (design.md 5)."""
+"""``SetCall``: one call to set PVs, from what was asked to the report: guard, put, read back, wait, tell.
+
+Only the order is here; each step is in a module of its own.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-from ..core import clock, futures
-from ..core.backend import NullGate, Update
-from ..core.conversion import Refusal
+from ..core import clock
+from ..core.backend import Gate, NullGate, Sink, Update
 from ..core.deadline import Deadline
-from ..core.errors import PutRefused, PutTimeout, PutUnknown, PvError, PvNameError, PvTimeout, SetError, SetpointBlocked
-from ..core.model import Outcome, PutAnswer, PvAddress, Reading, SetReport, plain
+from ..core.errors import PutTimeout, PutUnknown, SetError, SetpointBlocked
+from ..core.model import Outcome, PvAddress, SetReport, plain
 from ..core.printable import printable
-from ..core.settings import Settings, matches
-from ..core.units import is_quantity
+from ..core.settings import Settings
 from .arrival import Arrival
-from .put_rules import after_silence, check_setpoint, path_to
+from .guard import Guard
+from .put import Put
 from .read_back import ReadBack
-from .setpoint import Setpoint, twice
-from .validators import adapt
-
-if TYPE_CHECKING:
-    from .control import Control
+from .setpoint import Event, Setpoint, State
 
 logger = logging.getLogger("badger_k2eg")
 
 
 class SetCall:
-    """Runs once. ``report`` may be asked for at any moment, also after an exception from anywhere."""
+    """Runs once. ``report`` may be asked for at any moment, also after an exception from anywhere.
+
+    :param validators: by the keys of the values.
+    :param gate: who may write now.
+    :param sink: told of what is about to be sent; it may say no.
+    :param settings: of the call.
+    """
 
     def __init__(
         self,
-        control: Control,
         values: Mapping[str, Any],
         validators: Mapping[str, Any],
+        *,
+        guard: Guard,
+        put: Put,
+        read_back: ReadBack,
+        arrival: Arrival,
+        gate: Gate,
+        sink: Sink,
         deadline: Deadline,
-        last: SetReport | None,
         settings: Settings,
-        patience: float,
+        last: SetReport | None = None,
     ) -> None:
         """Keep what is asked; look at nothing yet.
 
-        :param settings: in force for this call.
-        :param patience: seconds that a validator without a time of its own waits.
+        :param last: of the call before this one.
         """
-        self._control = control
-        self._settings = settings
-        self._backend = control.backend
-        self._deadline = deadline
         self._values = dict(values)
         self._validators = validators
-        self._arrival = Arrival(control, deadline, settings, patience)
+        self._guard = guard
+        self._put = put
+        self._read_back = read_back
+        self._arrival = arrival
+        self._gate = gate
+        self._sink = sink
+        self._deadline = deadline
+        self._settings = settings
         self._setpoints: list[Setpoint] = []
-        # Of which, or of whose readback, nothing was heard while the guard looked.
-        self._silent: set[Setpoint] = set()
-        # What the PVs read, where one of them was found not to answer.
-        self._dead: Mapping[PvAddress, Update] | None = None
-        self._read_back = ReadBack(control.backend, deadline, settings)
-        # The same vector once more after a failure: somebody pressed Retry. What had arrived is not put again.
+        # The same vector once more after a failure: a user pressed Retry. What had arrived is not put again.
         self._repeats = last if last is not None and not last.ok and self._asked(last) else None
 
     def _asked(self, last: SetReport) -> bool:
-        """Whether the call before asked for the same."""
+        """Return whether the call before asked for the same."""
         try:
             return {r.pv: r.asked for r in last.results} == {key: plain(value) for key, value in self._values.items()}
         except ValueError:  # arrays in a list do not compare
             return False
 
     def report(self) -> SetReport:
-        """Tell what has become of every setpoint, in the caller's order."""
-        return SetReport(tuple(setpoint.result() for setpoint in self._setpoints))
+        """Return what has become of every setpoint, in the caller's order."""
+        now = clock.monotonic()
+        return SetReport(tuple(setpoint.result(now) for setpoint in self._setpoints))
 
-    def check(self) -> None:
+    def check(self, read: Mapping[PvAddress, Update]) -> None:
         """Look at every setpoint as before a set, and send nothing.
 
+        :param read: what the PVs were just read to hold.
         :raises SetpointBlocked: when one of them would be refused.
         """
-        self._refuse_if(self._normalise())
-        self._refuse_if(self._learn_names())
-        self._refuse_if(self._guard(self._arrival, {}))
+        self._guard.read = read
+        self._begin(None)
+        self._refuse_if(self._guard.look(self._setpoints, {}, is_gated=False))
 
     def run(self, paused: str | None) -> SetReport:
-        """Do it.
+        """Set the PVs.
 
         :param paused: why nothing may be set just now.
         """
-        blocked = self._normalise()
+        self._begin(paused)
+        with self._gate.writing([s.address for s in self._setpoints]) as denied:
+            self._put.denied = denied
+            try:
+                if not self._settings.read_only:
+                    self._arrival.watch(self._setpoints)
+                self._look()
+                if self._settings.read_only:
+                    return self._skip()
+                self._announce()
+                self._write()
+            finally:
+                self._arrival.close()
+        return self._finish()
+
+    # -- before anything is sent --------------------------------------------------------------------------------------
+
+    @property
+    def _is_gated(self) -> bool:
+        return not isinstance(self._gate, NullGate)
+
+    def _begin(self, paused: str | None) -> None:
+        self._setpoints, blocked = self._guard.setpoints(self._values, self._validators)
         if paused and self._setpoints:
             blocked[self._setpoints[0]] = paused
         self._refuse_if(blocked)
         # Before the gate: a lock stands on the record, whatever it is called here.
-        self._refuse_if(self._learn_names())
-        with self._control.gate.writing([s.address for s in self._setpoints]) as denied:
-            self._denied = denied
-            arrival = self._arrival
-            try:
-                if not self._settings.read_only:
-                    arrival.watch(self._setpoints)
-                self._refuse_if(self._guard(arrival, denied))
-                if self._settings.read_only:
-                    return self._skip()
-                self._announce()
-                groups = [self._setpoints] if self._settings.parallel else [[s] for s in self._setpoints]
-                for group in groups:
-                    # The gate may take the right back while the call goes on.
-                    if late := {s: denied[s.address] for s in group if s.address in denied}:
-                        for setpoint, reason in late.items():
-                            setpoint.end(Outcome.BLOCKED, reason, SetpointBlocked)
-                        break
-                    self._write(group, arrival)
-                    if not all(setpoint.ok for setpoint in group):
-                        break
-                # One that follows may have written over one that was read back before it.
-                self._read_back.look([s for group in groups[:-1] for s in group if s.outcome is Outcome.APPLIED])
-            except BaseException:
-                for setpoint in self._setpoints:
-                    setpoint.cut_short()
-                self._read_back.interrupted(self._setpoints)
-                raise
-            finally:
-                arrival.close()
-        return self._finish()
+        self._refuse_if(self._guard.learn_names(self._setpoints, is_gated=self._is_gated))
 
-    # -- 1 and 2: normalise, guard ----------------------------------------------------------------------------
-
-    def _normalise(self) -> dict[Setpoint, str]:
-        blocked: dict[Setpoint, str] = {}
-        for key, value in self._values.items():
-            try:
-                address, reason = PvAddress.parse(key), None
-            except PvNameError as error:
-                address, reason = PvAddress(str(key), ""), error.message
-            # What was asked stays of builtin types; a quantity is one in the PV's unit, once that is known.
-            asked = str(value.quantity) if isinstance(value, Reading) and value.units else plain(value)
-            setpoint = Setpoint(key, str(value) if is_quantity(value) else asked, address, value=value)
-            setpoint.tolerance = self._control.tolerance_of(address)
-            self._setpoints.append(setpoint)
-            try:
-                if (validator := self._validators.get(key)) is not None:
-                    setpoint.validator = adapt(validator)
-            except ValueError as error:
-                reason = reason or str(error)
-            if reason is not None:
-                blocked[setpoint] = reason
-        return twice(self._setpoints) | blocked
-
-    def _learn_names(self) -> dict[Setpoint, str]:
-        """Find out which PVs are called by an alias, where anything depends on that."""
-        names, gate = self._control.record_names, self._control.gate
-        if len(self._setpoints) > 1 or self._settings.depend_on_names or not isinstance(gate, NullGate):
-            self._dead = names.learn(self._backend, self._known(), self._deadline, self._settings.timeout)
-            if self._dead is None:
-                self._known()
-        return twice(self._setpoints)
-
-    def _known(self) -> list[PvAddress]:
-        """Give the addresses, with what is known of their names."""
-        for setpoint in self._setpoints:
-            setpoint.address = self._control.record_names.known(setpoint.address)
-            setpoint.tolerance = self._control.tolerance_of(setpoint.address)
-        return [setpoint.address for setpoint in self._setpoints]
-
-    def _guard(self, arrival: Arrival, denied: Mapping[PvAddress, str]) -> dict[Setpoint, str]:
-        """Find out what can be known beforehand about every setpoint of the call."""
-        blocked = {s: denied[s.address] for s in self._setpoints if s.address in denied}
+    def _look(self) -> None:
+        """Let the guard look at the setpoints, and wait for a first value of the readbacks."""
+        guard, arrival = self._guard, self._arrival
+        blocked = arrival.unusable | guard.look(self._setpoints, self._put.denied, is_gated=self._is_gated)
         patience = self._deadline.child(self._settings.timeout)
-        addresses = [setpoint.address for setpoint in self._setpoints]
-        updates = self._dead or (self._backend.get_many(addresses, patience) if addresses else {})
+        lost = arrival.missing([] if guard.is_dead else self._setpoints, patience)
+        guard.silent |= lost.keys() - blocked.keys()
+        self._refuse_if(lost | blocked)
         for setpoint in self._setpoints:
-            update = updates[setpoint.address]
-            if isinstance(update, PvError):
-                if setpoint not in blocked and isinstance(update, PvTimeout):
-                    self._silent.add(setpoint)
-                blocked.setdefault(setpoint, update.message)
-                continue
-            setpoint.before = update
-            try:
-                setpoint.settle_unit(update)
-            except ValueError as refusal:
-                blocked.setdefault(setpoint, str(refusal))
-        known = {s.address: (s.value, s.before) for s in self._setpoints if s.before is not None and s not in blocked}
-        # Where one does not answer nothing is sent, and nobody waits for anything more.
-        limits = {} if self._dead else self._control.capacities.find(self._backend, known, patience)
-        for setpoint in self._setpoints:
-            if setpoint.before is None or setpoint in blocked:
-                continue
-            try:
-                before = setpoint.before
-                if setpoint.address in limits:
-                    before = replace(before, type=replace(before.type, max_length=limits[setpoint.address]))
-                setpoint.value = check_setpoint(setpoint.address, setpoint.value, before, self._settings)
-                step = self._settings.step_of(setpoint.address)
-                setpoint.path = path_to(setpoint.value, before, step)
-            except Refusal as refusal:
-                blocked[setpoint] = str(refusal)
-        blocked = arrival.unusable | blocked
-        lost = arrival.missing([] if self._dead else self._setpoints, patience)
-        self._silent |= lost.keys() - blocked.keys()
-        return lost | blocked
+            setpoint.on(Event.PASS)
 
     def _refuse_if(self, blocked: Mapping[Setpoint, str]) -> None:
         # A call that was cancelled while it looked has not found out that anything is bad.
         self._deadline.check("setting")
         if not blocked:
             return
-        over = self._deadline.expired and blocked.keys() <= self._silent
-        outcome, kind = (Outcome.NOT_SENT, PutTimeout) if over else (Outcome.BLOCKED, SetpointBlocked)
+        over = self._deadline.expired and blocked.keys() <= self._guard.silent
+        kind: type[SetError] = PutTimeout if over else SetpointBlocked
         for setpoint in self._setpoints:
             if setpoint in blocked:
-                setpoint.end(outcome, blocked[setpoint], kind)
+                setpoint.blame(blocked[setpoint], kind)
             else:
                 what = "did not answer" if over else "was refused"
-                setpoint.end(outcome, f"not sent, because another setpoint of the call {what}")
+                setpoint.blame(f"not sent, because another setpoint of the call {what}", None)
+            if not over:
+                setpoint.on(Event.DENY)
         lines = [printable(f"{s.key} = {s.asked!r}: {blocked[s]}") for s in self._setpoints if s in blocked]
         words = f"nothing was set, {self._over}" if over else "nothing was set"
         raise kind(f"{words}:\n" + "\n".join(lines), self.report())
@@ -226,7 +161,7 @@ class SetCall:
         """Tell the sink what is about to be sent; it may say no."""
         before = {s.address: s.before for s in self._setpoints if s.before is not None}
         asked = {s.key: s.asked for s in self._setpoints}
-        reason = self._control.sink.set_began(before, asked, self._validators) if asked else None
+        reason = self._sink.set_began(before, asked, self._validators) if asked else None
         if reason is not None:
             self._refuse_if({self._setpoints[0]: reason})
 
@@ -234,152 +169,58 @@ class SetCall:
         words = ", ".join(f"{s.key} = {plain(s.value)!r}" for s in self._setpoints)
         logger.info("read-only: nothing is set; would have set %s", words or "nothing")
         for setpoint in self._setpoints:
-            setpoint.end(Outcome.SKIPPED, "read-only")
+            setpoint.on(Event.READ_ONLY, "read-only")
         return self.report()
 
-    # -- 3: put, and once more where that is safe -------------------------------------------------------------
+    # -- put, read back, wait -----------------------------------------------------------------------------------------
 
-    def _write(self, group: Sequence[Setpoint], arrival: Arrival) -> None:
+    def _write(self) -> None:
+        """Write to all at once, or to one after the other until one does not end as asked."""
+        groups = [self._setpoints] if self._settings.parallel else [[s] for s in self._setpoints]
+        before: list[Setpoint] = []
+        for number, group in enumerate(groups, 1):
+            # The gate may take the right back while the call goes on.
+            if late := [s for s in group if s.address in self._put.denied]:
+                for setpoint in late:
+                    setpoint.on(Event.DENY, self._put.denied[setpoint.address], SetpointBlocked)
+                break
+            self._write_group(group, before if number == len(groups) else [])
+            if not all(setpoint.ok for setpoint in group):
+                break
+            before += group
+        else:
+            return
+        # One that follows may have written over one that was read back before it.
+        self._read_back.look([s for s in before if s.state is State.APPLIED])
+
+    def _write_group(self, group: Sequence[Setpoint], before: Collection[Setpoint]) -> None:
+        """Write to these, and wait until all of them have arrived.
+
+        :param before: those of earlier groups: what follows them may have written over them.
+        """
         now = clock.monotonic()
         for setpoint in group:
             setpoint.began = now
-            if self._already_there(setpoint):
+            if self._is_already_there(setpoint):
                 setpoint.path = []
-                setpoint.end(Outcome.APPLIED, "already there since the call before, not put again")
-                setpoint.answer(Outcome.APPLIED, setpoint.message)
-        moving = [s for s in group if s.path]
-        while moving:
-            for setpoint in moving:
-                setpoint.attempts, setpoint.unanswered = 0, False
-                # What an interrupt leaves behind until the next step is sent, which is taken off the path before.
-                setpoint.cut_short()
-            self._put({s: s.path.pop(0) for s in moving})
-            moving = [s for s in moving if s.path and s.ok]
-        applied = [s for s in group if s.ok and s.outcome is Outcome.APPLIED]
-        arrival.arm(applied)
-        validated = [s for s in applied if s.validator is not None]
+                setpoint.on(Event.FOUND, "already there since the call before, not put again")
+        self._put.send(group)
+        done = [s for s in group if s.state in (State.DONE, State.APPLIED)]
+        self._arrival.arm(done)
+        validated = [s for s in done if s.validator is not None]
         # While the machine moves: this look costs no time. A setpoint that itself follows slowly has its validator's.
-        self._read_back.look(group, later=validated)
-        if validated := [s for s in validated if s.error is None]:
-            arrival.wait(validated)
+        self._read_back.look([*group, *(before if not validated else [])], later=validated)
+        if validated:
             # A validator may look elsewhere, and does not vouch for what the setpoint itself holds now; nor do the
             # others hold for ever what they held before it.
-            self._read_back.look([*validated, *(s for s in applied if s.ok and s.validator is None)])
+            again = [*validated, *(s for s in done if s.ok and s.validator is None), *before]
+            self._read_back.look(again, read=self._arrival.wait(validated, [s.address for s in again]))
         for setpoint in group:
             setpoint.ended = clock.monotonic()
 
-    def _already_there(self, setpoint: Setpoint) -> bool:
+    def _is_already_there(self, setpoint: Setpoint) -> bool:
         result = self._repeats.get(setpoint.key) if self._repeats is not None else None
         return result is not None and result.outcome is Outcome.APPLIED and setpoint.holds(setpoint.before)
-
-    def _put(self, values: dict[Setpoint, Any]) -> None:
-        """Send one value to each: up to ``put_attempts`` times, and never again what may have happened."""
-        for attempt in range(1, self._settings.put_attempts + 1):
-            left = attempt < self._settings.put_attempts
-            answers = self._send(values)
-            for setpoint, value in values.items():
-                self._note(setpoint, value, answers[setpoint.address])
-            # On the way (a ramp) the setpoint holds the step, not yet what was asked.
-            told = {s.address: replace(s.result(), asked=plain(v)) if s.path else s.result() for s, v in values.items()}
-            self._control.sink.puts_attempted(told)
-            silent = [
-                s for s in values if s.outcome is Outcome.UNKNOWN and answers[s.address].outcome is not Outcome.REFUSED
-            ]
-            unsettled = [s for s in values if s.outcome in (Outcome.UNKNOWN, Outcome.NOT_SENT)]
-            if not unsettled or self._deadline.cancelled:
-                break
-            if left:
-                futures.sleep(self._settings.retry_delay, self._deadline)
-            untouched = self._after_silence(silent, values, left)
-            values = {s: values[s] for s in unsettled if s.outcome is Outcome.NOT_SENT or s in untouched}
-            if not values or not left or self._deadline.expired:
-                break
-            logger.warning("%s: put again, attempt %d", ", ".join(s.key for s in values), attempt + 1)
-
-    def _send(self, values: Mapping[Setpoint, Any]) -> dict[PvAddress, PutAnswer]:
-        singly = self._control.pacer.one_by_one and len(values) > 1
-        answers: dict[PvAddress, PutAnswer] = {}
-        for group in [[s] for s in values] if singly else [list(values)]:
-            self._control.pacer.wait([s.address.own_name for s in group], self._deadline)
-            # In mid-call too: between the steps of a ramp, between two PVs, before another attempt.
-            denied = {s.address: self._denied[s.address] for s in group if s.address in self._denied}
-            answers |= {address: PutAnswer(Outcome.BLOCKED, reason) for address, reason in denied.items()}
-            if not (group := [s for s in group if s.address not in denied]):
-                continue
-            waiting = [s.address for s in group if matches(s.address, self._settings.wait)]
-            for setpoint in group:
-                # What an interrupt (Ctrl-C, a signal) leaves behind; the answer takes its place.
-                setpoint.attempts += 1
-                setpoint.sent()
-                setpoint.outcome, setpoint.message = Outcome.UNKNOWN, "interrupted while it was being sent"
-            answers.update(
-                self._backend.put_many(
-                    {s.address: values[s] for s in group}, self._deadline.child(self._settings.timeout), waiting
-                )
-            )
-        return answers
-
-    def _note(self, setpoint: Setpoint, value: Any, answer: PutAnswer) -> None:
-        if setpoint.on_the_way and answer.outcome is not Outcome.APPLIED:
-            answer = replace(answer, message=f"{answer.message}; it was put to a step on the way before")
-        setpoint.outcome, setpoint.message, setpoint.error = answer.outcome, answer.message, None
-        setpoint.answered = None
-        if answer.outcome is Outcome.APPLIED:
-            setpoint.answer(Outcome.APPLIED, answer.message)
-            setpoint.stood = value
-        elif setpoint.unanswered and answer.outcome in (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.BLOCKED):
-            # True of this attempt, but not of the one before, which may still happen.
-            message = f"{answer.message} ({_times(setpoint.attempts)}); an attempt before was sent and not answered"
-            setpoint.end(Outcome.UNKNOWN, message, PutUnknown)
-        elif answer.outcome is Outcome.BLOCKED:
-            setpoint.end(Outcome.BLOCKED, answer.message, SetpointBlocked)
-        elif answer.outcome is Outcome.REFUSED:
-            setpoint.end(Outcome.REFUSED, f"refused: {answer.message}", PutRefused)
-            setpoint.answer(Outcome.REFUSED, setpoint.message)
-        elif answer.outcome is Outcome.NOT_SENT:
-            times = _times(setpoint.attempts) if setpoint.attempts > 1 else "tried once"
-            setpoint.end(Outcome.NOT_SENT, f"{answer.message} ({times})", PutTimeout)
-        elif answer.outcome is Outcome.UNKNOWN:
-            setpoint.unanswered = True
-            setpoint.end(Outcome.UNKNOWN, f"{answer.message} ({_times(setpoint.attempts)})", PutUnknown)
-
-    def _after_silence(self, silent: Iterable[Setpoint], values: Mapping[Setpoint, Any], left: bool) -> set[Setpoint]:
-        """Read back what was sent and not answered, before anything is decided about it.
-
-        :returns: those that may be sent once more. Until they are, they are UNKNOWN: they did leave this process.
-        """
-        ask = [s for s in silent if not matches(s.address, self._settings.relative)]
-        updates = self._backend.get_many([s.address for s in ask], self._patience()) if ask else {}
-        untouched = set()
-        for setpoint in ask:
-            update = updates[setpoint.address]
-            setpoint.readback = update if isinstance(update, Reading) else None
-            outcome = after_silence(
-                values[setpoint],
-                setpoint.before,
-                setpoint.readback,
-                relative=False,
-                attempts_left=left,
-                tolerance=setpoint.tolerance,
-            )
-            if outcome is Outcome.APPLIED and matches(setpoint.address, self._settings.wait):
-                # A record holds the value from the beginning of its work on.
-                setpoint.message += "; it holds the value, and nobody knows whether the record has finished"
-            elif outcome is Outcome.APPLIED:
-                setpoint.error = None
-                setpoint.end(outcome, "no answer came, and a read-back shows that it was applied")
-                setpoint.answer(outcome, setpoint.message)
-                setpoint.stood = values[setpoint]
-            elif outcome is Outcome.NOT_SENT:
-                untouched.add(setpoint)
-            elif setpoint.readback is not None:
-                setpoint.message += f"; it reads {plain(setpoint.readback.value)!r}"
-        return untouched
-
-    def _patience(self) -> Deadline:
-        return self._deadline.child(self._settings.timeout)
-
-    # -- 6: report --------------------------------------------------------------------------------------------
 
     def _finish(self) -> SetReport:
         report = self.report()
@@ -388,11 +229,7 @@ class SetCall:
         if report.ok:
             return report
         first = next((s.error for s in self._setpoints if s.error is not None), None)
-        kind, words = (type(first) if isinstance(first, SetError) else PutTimeout), str(report)
+        kind, words = (type(first) if first is not None else PutTimeout), str(report)
         if self._deadline.expired:
             kind, words = (PutUnknown if kind is PutUnknown else PutTimeout), f"{self._over}:\n{report}"
         raise kind(words, report) from (first.__cause__ if first is not None else None)
-
-
-def _times(attempts: int) -> str:
-    return "sent once" if attempts == 1 else f"tried {attempts} times"

@@ -1,4 +1,4 @@
-"""Live subscriptions of one Control, shared by all who watch the same PV and kept for the next call.
+"""Live subscriptions of one interface, shared by all who watch the same PV and kept for the next call.
 
 To subscribe to a hundred readbacks costs as much as to read them; an optimizer moves the same knobs again and again.
 """
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 _KEEP = 60.0
 
 
-class Feeds:
+class SharedSubscriptions:
     """Subscriptions by PV."""
 
     def __init__(self, backend: Backend) -> None:
@@ -56,6 +56,12 @@ class Feeds:
             with self._lock:
                 self._feeds.pop(address, None)
             raise
+
+    @property
+    def watched(self) -> list[PvAddress]:
+        """The PVs that somebody listens to now."""
+        with self._lock:
+            return [address for address, feed in self._feeds.items() if feed.listeners]
 
     def prune(self) -> None:
         """Close what nobody has used for a while."""
@@ -145,7 +151,7 @@ class _Listener:
 
 
 def _forward(feed: _Feed) -> Callable[[Update], None]:
-    """Tell the feed, for as long as its Control lives; then end the subscription."""
+    """Tell the feed, for as long as its interface lives; then end the subscription."""
     alive = weakref.ref(feed)
     subscription: list[Subscription] = []
 

@@ -6,17 +6,15 @@ Partials written for p4p run unchanged; a put passes the same guard as every oth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..core.backend import Subscription, Update
 from ..core.deadline import Deadline
 from ..core.errors import PvError
 from ..core.model import Reading
-
-if TYPE_CHECKING:
-    from ..core.backend import Subscription, Update
-    from .control import Control
+from .reader import Reader
 
 
 class _Annotated:
@@ -73,20 +71,22 @@ def annotated(reading: Reading) -> Any:
     return dressed
 
 
-class ControlContext:
-    """Reads, puts and monitors through a Control, for validators."""
+class ValidatorContext:
+    """Reads, puts and monitors for validators, by the same ways as their interface."""
 
-    def __init__(self, control: Control, deadline: Deadline | None = None) -> None:
-        """Stand on the control: its guard, its retries, its record.
+    def __init__(self, reader: Reader, put: Callable[..., object], deadline: Deadline | None = None) -> None:
+        """Take the ways to read and to put.
 
+        :param put: as ``Control.set``: with its guard, its retries, its record.
         :param deadline: of the call that this context serves: once it is over, nothing more is read or sent.
         """
-        self._control = control
+        self._reader = reader
+        self._put = put
         self._deadline = deadline or Deadline()
 
-    def under(self, deadline: Deadline) -> ControlContext:
-        """Give the same context for the time of one call."""
-        return ControlContext(self._control, deadline)
+    def under(self, deadline: Deadline) -> ValidatorContext:
+        """Return the same context for the time of one call."""
+        return ValidatorContext(self._reader, self._put, deadline)
 
     def get(
         self, name: str | Sequence[str], request: object = None, timeout: float | None = None, throw: bool = True
@@ -101,8 +101,8 @@ class ControlContext:
         """
         single = isinstance(name, str)
         names = [name] if isinstance(name, str) else list(name)
-        seconds = self._control.settings.timeout if timeout is None else timeout
-        updates = self._control.updates(names, self._deadline.child(seconds))
+        seconds = self._reader.settings.timeout if timeout is None else timeout
+        updates = self._reader.updates(names, self._deadline.child(seconds))
         # By name: one that is asked for twice is answered twice.
         answers = [updates[each] for each in names]
         values = [annotated(answer) if isinstance(answer, Reading) else answer for answer in answers]
@@ -135,7 +135,7 @@ class ControlContext:
         for one, value in zip(names, given, strict=True):
             try:
                 complete = [one] if wait else ()
-                self._control.set({one: value}, deadline=self._deadline, timeout=timeout, complete=complete)
+                self._put({one: value}, deadline=self._deadline, timeout=timeout, complete=complete)
                 answers.append(None)
             except Exception as error:
                 if throw:
@@ -159,4 +159,4 @@ class ControlContext:
             elif notify_disconnect:
                 cb(update)
 
-        return self._control.monitor(name, deliver)
+        return self._reader.monitor(name, deliver)

@@ -11,18 +11,15 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from ..core.backend import Update, loses_updates
+from ..core.backend import Update
 from ..core.deadline import Deadline
-from ..core.errors import ConditionNotMet, PvError, PvInvalid, read_failure
+from ..core.errors import ConditionNotMet, PvError, read_failure
 from ..core.futures import check_waiting
 from ..core.model import Reading
-from .put_rules import not_a_reading
+from .reader import Reader
 from .validator_context import annotated
-
-if TYPE_CHECKING:
-    from .control import Control
 
 Condition = Callable[..., Any]
 
@@ -30,18 +27,18 @@ Condition = Callable[..., Any]
 _LOOK = 1.0
 
 
-def wait_until_new(control: Control, pvs: Sequence[str], deadline: Deadline) -> dict[str, Reading]:
+def wait_until_new(reader: Reader, pvs: Sequence[str], deadline: Deadline) -> dict[str, Reading]:
     """Wait for the first update of any PV that is newer than the call.
 
     :returns: those that have news, by PV.
     :raises ReadError: when one of them does not answer at all.
     :raises ConditionNotMet: (a TimeoutError) when nothing came in time.
     """
-    newest: dict[str, Reading | None] = dict(_began(control, pvs, deadline))
-    lossy = loses_updates(control.backend)
-    with _Updates(control, pvs, deadline) as updates:
+    newest: dict[str, Reading | None] = dict(_began(reader, pvs, deadline))
+    lossy = reader.loses_updates
+    with _Updates(reader, pvs, deadline) as updates:
         while (news := updates.next(_LOOK if lossy else None)) is not None or not deadline.expired:
-            seen = dict([news]) if news else control.updates(pvs, deadline.child(control.settings.timeout))
+            seen = dict([news]) if news else reader.updates(pvs, deadline.child(reader.settings.timeout))
             for pv, update in seen.items():
                 if isinstance(update, Reading) and _is_newer(update, newest[pv]):
                     return {pv: update}
@@ -58,7 +55,7 @@ def _is_newer(update: Reading, known: Reading | None) -> bool:
 
 
 def wait_until(
-    control: Control, condition: Condition, pvs: Sequence[str], single: bool, deadline: Deadline, wanted: bool = True
+    reader: Reader, condition: Condition, pvs: Sequence[str], single: bool, deadline: Deadline, wanted: bool = True
 ) -> dict[str, Reading]:
     """Wait until a condition is true, or with ``wanted=False`` until it is not.
 
@@ -68,11 +65,11 @@ def wait_until(
     :raises ConditionNotMet: (a TimeoutError) with what the PVs read last.
     """
     judge = _judge(condition, single)
-    lossy = loses_updates(control.backend)
-    readings: dict[str, Update] = dict(_began(control, pvs, deadline))
+    lossy = reader.loses_updates
+    readings: dict[str, Update] = dict(_began(reader, pvs, deadline))
     if bool(judge(readings)) is wanted:
         return readings  # type: ignore[return-value] # complete
-    with _Updates(control, pvs, deadline) as updates:
+    with _Updates(reader, pvs, deadline) as updates:
         while True:
             # Where updates get lost, the last one too, a look now and then is all that helps.
             news = updates.next(_LOOK if lossy else None)
@@ -86,7 +83,7 @@ def wait_until(
             if news is None or (_complete(readings) and bool(judge(readings)) is wanted):
                 if not lossy:
                     return readings  # type: ignore[return-value] # complete
-                readings = control.updates(pvs, deadline.child(control.settings.timeout))
+                readings = reader.updates(pvs, deadline.child(reader.settings.timeout))
                 if _complete(readings) and bool(judge(readings)) is wanted:
                     return readings  # type: ignore[return-value] # complete
 
@@ -132,7 +129,7 @@ def _shown(readings: Mapping[str, Update]) -> str:
     )
 
 
-def _began(control: Control, pvs: Sequence[str], deadline: Deadline) -> dict[str, Reading]:
+def _began(reader: Reader, pvs: Sequence[str], deadline: Deadline) -> dict[str, Reading]:
     """Read the state that the wait begins with.
 
     :raises ReadError: when a PV does not answer within the interface's timeout, however long the wait may be.
@@ -140,7 +137,7 @@ def _began(control: Control, pvs: Sequence[str], deadline: Deadline) -> dict[str
     if not pvs:
         raise ValueError("there is nothing to wait for: name at least one PV")
     check_waiting("waiting for updates")
-    updates = control.updates(list(pvs), deadline.child(control.settings.timeout))
+    updates = reader.updates(list(pvs), deadline.child(reader.settings.timeout))
     errors = {pv: update for pv, update in updates.items() if isinstance(update, PvError)}
     readings = {pv: update for pv, update in updates.items() if isinstance(update, Reading)}
     if errors:
@@ -151,31 +148,29 @@ def _began(control: Control, pvs: Sequence[str], deadline: Deadline) -> dict[str
 class _Updates:
     """Every update of some PVs, in order, for the thread that waits for them."""
 
-    def __init__(self, control: Control, pvs: Sequence[str], deadline: Deadline) -> None:
-        self._control, self._pvs, self._deadline = control, list(dict.fromkeys(pvs)), deadline
+    def __init__(self, reader: Reader, pvs: Sequence[str], deadline: Deadline) -> None:
+        self._reader, self._pvs, self._deadline = reader, list(dict.fromkeys(pvs)), deadline
         self._changed = threading.Condition()
         self._news: deque[tuple[str, Update]] = deque()
         self._open = ExitStack()
 
     def __enter__(self) -> _Updates:
         with self._open:
-            # Closing the control ends the wait.
-            self._open.callback(self._control.life.on_cancel(self._deadline.cancel))
+            # Closing the interface ends the wait.
+            self._open.callback(self._reader.life.on_cancel(self._deadline.cancel))
             for pv in self._pvs:
-                subscription = self._control.monitor(pv, partial(self._hear, pv))
+                subscription = self._reader.monitor(pv, partial(self._hear, pv))
                 self._open.callback(subscription.close)
             self._open = self._open.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._open.close()
-        self._control.feeds.prune()
+        self._reader.subscriptions.prune()
 
     def _hear(self, pv: str, update: Update) -> None:
-        if isinstance(update, Reading) and (reason := not_a_reading(update, self._control.settings)) is not None:
-            update = PvInvalid(pv, reason)
         with self._changed:
-            self._news.append((pv, update))
+            self._news.append((pv, self._reader.judged(pv, update)))
             self._changed.notify_all()
 
     def next(self, within: float | None = None) -> tuple[str, Update] | None:

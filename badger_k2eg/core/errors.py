@@ -122,16 +122,22 @@ class ReplayMismatch(JournalError, LookupError):
 class OperationTimeout(ControlError, TimeoutError):
     """A command to a K2EG gateway was not answered in time.
 
-    :param message: what was asked, how long was waited, and what is to blame.
-    :param culprit: ``broker``, ``gateway`` or ``pv``, as far as can be told.
-    :param sent: whether the command has, or may have, left for the gateway: it may still be executed.
+    :param message: how long was waited, and what is to blame.
+    :param culprit: ``broker``, ``gateway`` or ``pv``, as far as can be told; ``caller`` for a cancelled call.
+    :param sent: whether the command has left for the gateway, or may have: it may still be executed.
+    :param what: the command in words.
     """
 
-    def __init__(self, message: str, culprit: str = "gateway", *, sent: bool = True) -> None:
-        """Keep who is to blame, and whether the command is under way."""
+    def __init__(self, message: str, culprit: str = "gateway", *, sent: bool = True, what: str = "") -> None:
+        """Keep what is to blame, and whether the command may still be executed."""
         super().__init__(message)
+        self.message = message
         self.culprit = culprit
         self.sent = sent
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.message}" if self.what else self.message
 
 
 class OperationError(ControlError):

@@ -101,7 +101,7 @@ def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadli
             futures.sleep(_LOOK, soonest)
             continue
         with contextlib.suppress(ConditionNotMet, ReadError):
-            wait_until(control, hold, pvs, False, soonest)
+            wait_until(control.reader, hold, pvs, False, soonest)
             return
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,26 +40,21 @@ class Bounds:
         :raises ReadError: naming the records that do not answer, where the bounds are to come from these.
         """
         limits = {knob.setpoint: None if knob.bounds is None else Limits(*knob.bounds) for knob in knobs}
-        ask = [pv for pv, own in limits.items() if own is None and pv not in self._limits]
-        updates = self.read(ask, deadline or Deadline(self._control.settings.timeout))
-        if errors := {pv: update for pv, update in updates.items() if isinstance(update, PvError)}:
+        ask = [PvAddress.parse(pv) for pv, own in limits.items() if own is None and pv not in self._limits]
+        # Not judged by their alarms: a record that was never processed has its limits all the same.
+        updates = self._control.reader.fetch(ask, deadline or Deadline(self._control.settings.timeout))
+        self.learn(updates)
+        if errors := {address.text: update for address, update in updates.items() if isinstance(update, PvError)}:
             lines = [f"{error}; the bounds of its knob are to come from its record" for error in errors.values()]
             raise read_failure(errors, {}, "\n".join(lines))
         guard = self._control.settings
         return {pv: (own or self._limits[pv]).tightened(guard.limits_of(pv)) for pv, own in limits.items()}
 
-    def read(self, pvs: Iterable[str], deadline: Deadline) -> dict[str, Update]:
-        """Read setpoints, and keep their limits.
-
-        Not judged by their alarms: a record that was never processed has its limits and its unit all the same.
-        """
-        if not (addresses := [PvAddress.parse(pv) for pv in dict.fromkeys(pvs)]):
-            return {}
-        updates = {a.text: update for a, update in self._control.backend.get_many(addresses, deadline).items()}
-        for pv, update in updates.items():
+    def learn(self, updates: Mapping[PvAddress, Update]) -> None:
+        """Keep the limits of records that were read, unless they are known."""
+        for address, update in updates.items():
             if isinstance(update, Reading):
-                self._limits.setdefault(pv, update.limits)
-        return updates
+                self._limits.setdefault(address.text, update.limits)
 
 
 class Mover:
@@ -91,27 +86,33 @@ class Mover:
         for knob in turned.values():
             if knob.setpoint_tolerance is not None:
                 self._control.tolerances[PvAddress.parse(knob.setpoint).own_name] = knob.setpoint_tolerance
-        # One read for all that must be known of the setpoints.
-        ask = [knob.setpoint for name, knob in turned.items() if _is_read_first(knob, values[name])]
-        updates = self.bounds.read(ask, deadline.child(self._control.settings.timeout))
-        targets = {knob.setpoint: _in_unit(knob, values[name], updates) for name, knob in turned.items()}
-        before = {
-            pv: float(u.value)
-            for pv, u in updates.items()
-            if isinstance(u, Reading) and isinstance(u.value, int | float)
-        }
+        read = self._read([(turned[name], value) for name, value in values.items()], deadline)
+        now = {address.text: update for address, update in read.items()}
+        targets = {turned[name].setpoint: _in_unit(turned[name], value, now) for name, value in values.items()}
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
-        beyond = self._beyond(targets, turned.values(), before)
+        beyond = self._beyond(targets, turned.values(), now)
         if beyond and not self._control.settings.read_only:
             # The guard checks the whole move before its first half is made.
-            self._control.check(targets, deadline=deadline)
+            self._control.check(targets, read=read, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
             report = self._write(targets, validators, deadline)
         if not self._control.settings.read_only:
             self._doubt_tolerances(turned, report)
-            futures.sleep(self._settling(targets, turned.values(), before), deadline)
+            futures.sleep(_settling(turned.values(), now, report), deadline)
         return report
+
+    def _read(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[PvAddress, Update]:
+        """Read the setpoints together, if the move depends on more than the guard reads: a unit, or an approach.
+
+        Not judged by their alarms: unit, limits and value hold all the same.
+        """
+        every = any(knob.approach is not None for knob, _ in values)
+        ask = [k.setpoint for k, value in values if every or k.unit is not None or is_quantity(value)]
+        addresses = [PvAddress.parse(pv) for pv in ask]
+        read = self._control.reader.fetch(addresses, deadline.child(self._control.settings.timeout))
+        self.bounds.learn(read)
+        return read
 
     def _there_and_back(
         self,
@@ -146,24 +147,30 @@ class Mover:
             raise
 
     def _beyond(
-        self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]
+        self, targets: Mapping[str, float], knobs: Iterable[Knob], now: Mapping[str, Update]
     ) -> dict[str, float]:
-        """Return the points past the targets of the knobs that would come from the wrong side."""
+        """Return the points past the targets of the knobs that would come from the wrong side.
+
+        :param now: what the setpoints read before the move.
+        """
+        limits = self.bounds.find(
+            k for k in knobs if k.approach is not None and isinstance(now.get(k.setpoint), Reading)
+        )
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
             if knob.approach is None:
                 continue
-            if pv not in before:
+            before = _number(now.get(pv))
+            if before is None:
                 raise SetpointBlocked(
                     f"{pv}: its present value cannot be read, so it cannot be approached from {knob.approach}"
                 )
             sign = -1.0 if knob.approach == "below" else 1.0
             # Coming up from below, or down from above, needs no detour.
-            if (before[pv] - targets[pv]) * sign >= 0.0:
+            if (before - targets[pv]) * sign >= 0.0:
                 continue
-            limits = self.bounds.find([knob])[pv]
-            low, high = limits.low, limits.high
+            low, high = limits[pv].low, limits[pv].high
             if low is None or high is None:
                 raise SetpointBlocked(f"{pv}: no bounds for the overshoot: its record has no drive limits")
             point = min(max(targets[pv] + sign * knob.beyond * (high - low), low), high)
@@ -191,39 +198,43 @@ class Mover:
                 text = "%s: the tolerance %g is not small compared with %s: it counts as arrived before it moves"
                 logger.warning(text, name, knob.tolerance, against)
 
-    def _settling(self, targets: Mapping[str, float], knobs: Iterable[Knob], before: Mapping[str, float]) -> float:
-        return max(
-            (
-                knob.settle
-                + knob.settle_per_unit * abs(targets[knob.setpoint] - before.get(knob.setpoint, targets[knob.setpoint]))
-                for knob in knobs
-            ),
-            default=0.0,
-        )
 
+def _in_unit(knob: Knob, value: Any, now: Mapping[str, Update]) -> Any:
+    """Return a value as a number in the setpoint's unit.
 
-def _is_read_first(knob: Knob, value: object) -> bool:
-    """Whether the setpoint's unit or present value must be known before it is set."""
-    return knob.unit is not None or is_quantity(value) or knob.approach is not None or knob.settle_per_unit > 0.0
-
-
-def _in_unit(knob: Knob, value: Any, updates: Mapping[str, Update]) -> float:
-    """Return a value in the unit of its setpoint.
-
+    :param now: what the setpoints read; without a reading, the value is returned as it is, for the guard to judge.
     :raises SetpointBlocked: for another dimension, or a declared unit that differs from the record's.
     """
-    update = updates.get(knob.setpoint)
-    if not isinstance(update, Reading) or (knob.unit is None and not is_quantity(value)):
-        return value  # type: ignore[no-any-return] # a number; or of a PV that does not answer, which the guard refuses
+    if not isinstance(update := now.get(knob.setpoint), Reading):
+        return value
     unit = update.units
     if knob.unit is not None and not unit.strip():
         unit = knob.unit
     elif knob.unit is not None and not same(knob.unit, unit):
         raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, but its record has {unit}")
     try:
-        return float(in_units_of(value, unit))
+        return in_units_of(value, unit)
     except Refusal as refusal:
         raise SetpointBlocked(f"nothing was set:\n{knob.setpoint} = {value}: {refusal}") from None
+
+
+def _number(update: Update | None) -> float | None:
+    """Return the value of a reading; None if it is not a number."""
+    return float(update.value) if isinstance(update, Reading) and isinstance(update.value, int | float) else None
+
+
+def _settling(knobs: Iterable[Knob], now: Mapping[str, Update], report: SetReport) -> float:
+    """Return the longest time, in seconds, that a knob needs to settle after the move.
+
+    :param now: what the setpoints read before the move; without it, the report has it.
+    """
+    longest = 0.0
+    for knob in knobs:
+        before = _number(now.get(knob.setpoint, report[knob.setpoint].before))
+        asked = report[knob.setpoint].asked
+        distance = abs(asked - before) if before is not None and is_number(asked) else 0.0
+        longest = max(longest, knob.settle + knob.settle_per_unit * distance)
+    return longest
 
 
 def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:

@@ -323,7 +323,7 @@ def test_a_hundred_threads_and_random_cancels_leave_nothing_behind(machine: Mach
         clock.sleep(0.001)
     assert all(future.done() for future in futures)
     assert all(future.cancelled() or future.exception() is None for future in futures)
-    assert not [feed for feed in control.feeds._feeds.values() if feed.listeners]
+    assert not control.reader.subscriptions.watched
     assert control.set({setpoint: 2.0}).ok
     del futures
     gc.collect()

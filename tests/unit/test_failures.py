@@ -12,7 +12,7 @@ import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
-from badger_k2eg.control.failures import Failures
+from badger_k2eg.control.rates import Failures
 from badger_k2eg.core import futures
 from badger_k2eg.core.model import Severity
 from badger_k2eg.core.settings import parse, resolve

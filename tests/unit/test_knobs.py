@@ -145,7 +145,7 @@ def test_a_move_reads_all_that_it_must_know_of_its_setpoints_at_once(
         "kick": Knob("KICK", unit="mm", settle_per_unit=0.01),
     }
     monkeypatch.setattr(machine, "get_many", counted)
-    # What these calls read is Control's own.
+    # As many reads as these calls make, one of which the move saves by its own.
     ours.check({"Q:SET": -4.0, "KICK": 2.0})
     ours.set({"Q:SET": -5.0})
     ours.set({"Q:SET": -4.0, "KICK": 2.0})
@@ -155,7 +155,7 @@ def test_a_move_reads_all_that_it_must_know_of_its_setpoints_at_once(
     reads.clear()
     Mover(ours).move({"q": -4.0, "kick": Quantity(0.2, "cm")}, knobs)
     assert sent(machine, "Q:SET") == [-5.0, -4.0] and sent(machine, "KICK") == [2.0]
-    assert reads[0] == ["Q:SET", "KICK"] and len(reads) == alone + 1
+    assert reads[0] == ["Q:SET", "KICK"] and len(reads) <= alone
 
 
 def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:

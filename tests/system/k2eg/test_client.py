@@ -108,7 +108,8 @@ def test_the_gateways_own_timeout_is_the_pvs(double: Double, client: K2egClient)
     double.instead[Get] = lambda command: double.refuse(command, -3, "Timeout operation") or True
     with pytest.raises(OperationTimeout, match="nobody serves it") as caught:
         client.get(double.uri("A"))
-    assert caught.value.culprit == "pv"
+    assert caught.value.culprit == "pv" and caught.value.what == f"get of {double.uri('A')}"
+    assert str(caught.value) == f"{caught.value.what}: {caught.value.message}"
 
 
 def test_a_refusal_has_the_gateways_words_and_code(double: Double, client: K2egClient) -> None:

@@ -1,4 +1,4 @@
-"""``Failures``: after so many failed evaluations in a row, nothing more is set. Part of the room ``control``.
+"""How often an interface may set: ``Pacer`` holds puts back, and ``Failures`` stops them after failed evaluations.
 
 An evaluation begins with a set, and goes on with what its thread reads, until the thread's next set; what a thread asks
 for in the background is its own. It has failed when its set or one of its reads has, however many of them. They are in
@@ -8,12 +8,62 @@ the order in which they began: a good one ends the row of those before it, and n
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..core import fork
+from ..core import clock, fork, futures
+from ..core.deadline import Deadline
 from ..core.futures import asker
+from ..core.settings import Settings
+
+
+class Pacer:
+    """Holds puts back: least interval between two to one PV, most per second in all."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Take the two rates."""
+        self._interval = settings.put_interval
+        self._rate = settings.put_rate
+        self._last: dict[str, float] = {}
+        self._recent: deque[float] = deque()
+        self._lock = fork.Lock()
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether a batch must be taken apart, because all of it at once would be too many."""
+        return self._rate is not None
+
+    def wait(self, names: Iterable[str], deadline: Deadline) -> None:
+        """Wait until these may be sent, and count them as sent.
+
+        :raises CallCancelled: when the deadline is cancelled meanwhile.
+        """
+        while (pause := self._claim(list(names))) > 0.0:
+            futures.sleep(pause, deadline)
+            if deadline.expired:
+                return
+
+    def _claim(self, names: list[str]) -> float:
+        if not self._interval and self._rate is None:
+            return 0.0
+        with self._lock:
+            now = clock.monotonic()
+            due = [self._last[name] + self._interval for name in names if name in self._last]
+            if self._rate is not None:
+                while self._recent and self._recent[0] <= now - 1.0:
+                    self._recent.popleft()
+                if self._rate < 1.0 and self._last:
+                    due.append(max(self._last.values()) + 1.0 / self._rate)
+                elif len(self._recent) + len(names) > max(1.0, self._rate):
+                    due.append(self._recent[0] + 1.0)
+            if (pause := max(due, default=now) - now) > 0.0:
+                return pause
+            for name in names:
+                self._last[name] = now
+                self._recent.append(now)
+            return 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +85,7 @@ class Failures:
         self.reset()
 
     def reset(self) -> None:
-        """Begin to count anew; what has begun by now does not count any more."""
+        """Start counting again; what has begun by now no longer counts."""
         with self._lock:
             # The newest good one, and the failed ones since; all by their numbers.
             self._good = self._begun

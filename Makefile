@@ -53,7 +53,7 @@ test: $(STAMP) ## each behaviour once; what needs something that is not installe
 
 test-all: $(STAMP) ## every test, and those of Kafka once more on Apache Kafka (Java 17 and Maven): what CI runs
 	$(PYTEST) -m 'not bench and not cluster' $(COV) $(ARGS); embedded=$$?; \
-	$(PYTEST) --maxprocesses=3 -m 'kafka and not cluster' --broker=kafka $(ARGS) && exit $$embedded
+	$(PYTEST) --maxprocesses=3 -m 'kafka and not cluster' --k2eg-broker=kafka $(ARGS) && exit $$embedded
 
 test-cluster: $(STAMP) ## three Kafka brokers, one killed under load; a password; TLS (Java 17 and Maven)
 	$(BIN)/python -m pytest tests/system -m cluster $(ARGS)

@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 
-pytest_plugins = ["tests.rig.left_out", "tests.rig.parts", "tests.rig.sharing"]
+pytest_plugins = ["tests.rig.fixtures", "tests.rig.left_out", "tests.rig.parts", "tests.rig.sharing"]
 
 
 def _renew_lock_of_coverage() -> None:

@@ -1,7 +1,7 @@
-"""The one way to the terminal: ``Console``, ``Text`` and what else of rich the commands use. The only importer of rich.
+"""Output to the terminal: ``Console``, ``Text`` and the other parts of rich that commands use. Only this imports rich.
 
-What is printed holds names, values and messages of a machine: nothing in it is markup, an emoji's name or a code that
-the terminal obeys, see ``printable``. Style is said beside the text, never in it. A text is one line.
+Output contains names, values and messages of a machine: none of it is taken for markup, an emoji's name or a control
+code of the terminal, see ``printable``. Style is given beside the text, never in it. A text is one line.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..core.printable import printable
 
 __all__ = ["Console", "Progress", "ProgressColumn", "Table", "Task", "Text", "bar", "say"]
 
-#: Without a terminal there is nobody to fold a table for.
+#: Without a terminal, a table need not be folded.
 _WIDTH = 240
 
 
 class Text(rich.text.Text):
-    """A text with a style, as ``rich.text.Text``; what it holds is shown and not obeyed."""
+    """A text with a style, as ``rich.text.Text``; control codes in it are shown, not obeyed."""
 
     def __init__(self, text: object = "", style: str = "") -> None:
         """Take the text as it is."""
@@ -36,9 +36,9 @@ class Text(rich.text.Text):
 
 
 class Console(rich.console.Console):
-    """Prints texts and tables, each line whole: the terminal folds it.
+    """A printer of texts and tables, each line whole: the terminal folds it.
 
-    :param stderr: on standard error, as where standard output is for machines.
+    :param stderr: print to standard error, as where standard output is for programs.
     :param quiet: print nothing.
     """
 
@@ -49,7 +49,7 @@ class Console(rich.console.Console):
             self.width = _WIDTH
 
     def render_str(self, text: str, **options: Any) -> rich.text.Text:
-        """Make of any text that comes to be printed, a cell or a title too, what the terminal does not obey."""
+        """Make every text that is printed, in a cell or a title too, safe for the terminal."""
         return super().render_str(printable(text), **{**options, "emoji": False, "markup": False})
 
 
@@ -60,7 +60,7 @@ def say(*lines: object, err: bool = False) -> None:
 
 
 def bar(console: Console, *more: ProgressColumn) -> Progress:
-    """Give a bar of steps that are done: what they are, how many, the time, and columns of one's own."""
+    """Return a progress bar: what is done, how many steps, the time, and further columns."""
     return Progress(_What(), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *more, console=console)
 
 

@@ -1,9 +1,9 @@
 """``badger-k2eg demo``: real IOCs, tuned by Badger without its window.
 
-Owns the showing, each way to the machine after the other (direct, and through a K2EG gateway), each in two parts: a
-first machine of three PVs (``demo_ioc``) by Nelder-Mead, in some seconds; then the virtual injector by a Bayesian
-optimizer, as ``badger-k2eg run`` does it. Everything is on loopback and in a temporary folder, but for the plots; what
-it starts (``demo_parts``), it stops.
+Each way to the machine is shown in turn (direct, and through a K2EG gateway), in two parts: a first machine of three
+PVs (``demo_ioc``) by Nelder-Mead, in some seconds; then the virtual injector by a Bayesian optimizer, as
+``badger-k2eg run`` does it. Everything is on loopback and in a temporary folder, but for the plots; the processes that
+the demo starts (``demo_processes``) end with it.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ENVIRONMENT = "pv_template"
 PVS = {"x0": "COR:1:SP", "x1": "COR:2:SP", "f": "BEAM:SIZE"}
 EVALUATIONS = 20
 
-#: The ways that are shown, one after the other.
+#: The interfaces that are shown, one after the other.
 _WAYS = {"epics_pva": "direct, over PVAccess", "k2eg": "through a K2EG gateway and an embedded Kafka broker"}
 _FIRST_STEP = 0.15
 
 
 @click.command()
-@click.option("--interface", help="the one Badger interface to go through; by default epics_pva, and then k2eg")
+@click.option("--interface", help="the only Badger interface to show; by default epics_pva, then k2eg")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -50,10 +50,10 @@ _FIRST_STEP = 0.15
     type=click.Choice(["first", "virtual_injector", "all"]),
     default="all",
     show_default=True,
-    help="three PVs in some seconds, the virtual injector in a minute or two, or both",
+    help="three PVs (some seconds), the virtual injector (a minute or two), or both",
 )
 def demo(interface: str | None, output: Path, which: str) -> None:
-    """Tune simulated machines by Badger, without its window: real IOCs, each step, before and after, a plot."""
+    """Tune simulated machines with Badger, without its window: real IOCs, each evaluation, before and after, a plot."""
     for package in ("softioc", "matplotlib"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra("the demo", "demo")
@@ -61,10 +61,10 @@ def demo(interface: str | None, output: Path, which: str) -> None:
 
     if interface is not None and interface not in (names := plugin_names("interfaces")):
         raise click.UsageError(f"there is no interface {interface!r}; choices: {', '.join(names)}")
-    # Badger takes seconds to load: a wrong option is told before, and once.
+    # Badger takes seconds to load: a wrong option is reported before that, and once.
     load()
     console = Console()
-    # Not among one's own runs.
+    # Keep its runs out of the user's own journal.
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-demo-") as folder:
         os.environ["BADGER_K2EG_JOURNAL_DIR"] = str(output.resolve() / "journal")
         for way in _WAYS if interface is None else [interface]:
@@ -73,7 +73,7 @@ def demo(interface: str | None, output: Path, which: str) -> None:
                 _first(way, Path(folder), output, console)
             if which in ("virtual_injector", "all"):
                 _injector(way, output, console)
-    console.print(f"what was done is on record: BADGER_K2EG_JOURNAL_DIR={output / 'journal'} badger-k2eg runs list")
+    console.print(f"the runs are recorded: BADGER_K2EG_JOURNAL_DIR={output / 'journal'} badger-k2eg runs list")
 
 
 def _plot_name(machine: str, interface: str) -> str:
@@ -81,10 +81,10 @@ def _plot_name(machine: str, interface: str) -> str:
 
 
 def _injector(interface: str, output: Path, console: Console) -> None:
-    """Start the virtual injector, and let ``badger-k2eg run`` tune it; in a process of its own, as a user would."""
+    """Start the virtual injector, and tune it by ``badger-k2eg run`` in a process of its own, as a user does."""
     routine = Path(__file__).resolve().parents[2] / "examples" / "routines" / "virtual_injector.yaml"
     if not routine.is_file():
-        console.print("the virtual injector is an example of the clone: a wheel has none")
+        console.print("the virtual injector is an example of the repository; a wheel has none")
         return
     plot = output / _plot_name("virtual_injector", interface)
     prefix = f"DEMO{os.getpid()}"
@@ -92,7 +92,7 @@ def _injector(interface: str, output: Path, console: Console) -> None:
         console.print()
         console.print(f"the virtual injector serves {prefix}:*; expected improvement has 4 magnets and 30 evaluations")
         output.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "badger_k2eg.cli", "run", str(routine), "--go-to-best", "--plot", str(plot)]
+        command = [sys.executable, "-m", "badger_k2eg", "run", str(routine), "--go-to-best", "--plot", str(plot)]
         parameters = [
             "--set",
             f"prefix={prefix}",
@@ -107,7 +107,7 @@ def _injector(interface: str, output: Path, console: Console) -> None:
 
 
 def _first(interface: str, folder: Path, output: Path, console: Console) -> None:
-    """Tune three PVs in this process, to show what a script of one's own would do."""
+    """Tune three PVs in this process, as a user's own script does."""
     from ..badger_app import headless, plot, session
 
     prefix = f"DEMO{os.getpid()}"
@@ -132,7 +132,7 @@ def _first(interface: str, folder: Path, output: Path, console: Console) -> None
             )
             run = headless.HeadlessRun(routine, evaluations=EVALUATIONS, at_end="best")
             run.run(lambda evaluation: console.print(report.line(evaluation, EVALUATIONS)))
-        # While what it reaches is still there.
+        # While the machine still runs.
         environment.interface.reset_interface()
         report.show_ends(run, console)
         before, after = (state.outputs["f"] for state in (run.start, run.end) if state is not None)

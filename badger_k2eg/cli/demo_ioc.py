@@ -1,8 +1,8 @@
 """The machine of the demo, a real EPICS IOC: ``python -m badger_k2eg.cli.demo_ioc [PREFIX]``.
 
-Owns its records. Two correctors and the size of a beam that is smallest at one setting of both. The beam follows a
-setpoint at once: an answered put has been processed, with all that hangs on it. The readbacks lag behind. softioc is
-imported only when the IOC starts.
+Two correctors and the size of a beam, which is smallest at one setting of both. The beam follows a setpoint at once: a
+put that is answered has been processed, with all its forward links. The readbacks lag behind. softioc is imported only
+when the IOC starts.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ record(calc, "{prefix}:BEAM:SIZE") {{
 
 
 def database(prefix: str) -> str:
-    """Write the records as an EPICS database."""
+    """Return the records as an EPICS database."""
     correctors = [_CORRECTOR.format(prefix=prefix, number=n, start=start) for n, start in ((1, -0.6), (2, 0.8))]
     beam = _BEAM.format(prefix=prefix, x0=BEST["COR:1:SP"], x1=BEST["COR:2:SP"], smallest=SMALLEST)
     return "".join(correctors) + beam
@@ -60,13 +60,13 @@ def database(prefix: str) -> str:
 def main() -> None:
     """Serve until ended."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("prefix", nargs="?", default="FIRST", help="of the PVs' names (default: FIRST)")
+    parser.add_argument("prefix", nargs="?", default="FIRST", help="prefix of the PV names (default: FIRST)")
     parser.add_argument("--exit-with-parent", action="store_true", help="end when standard input closes")
     options = parser.parse_args()
     if options.exit_with_parent:
         exit_with_parent()
 
-    # Nobody else's client shall find this machine, unless somebody says so.
+    # Clients on other hosts do not find this machine, unless the user's variables say so.
     for protocol in ("PVAS", "CAS"):
         os.environ.setdefault(f"EPICS_{protocol}_INTF_ADDR_LIST", "127.0.0.1")
     from softioc import softioc

@@ -1,7 +1,6 @@
-"""What a demo stands on, each in a process of its own on loopback: an IOC, and the way to it through K2EG.
+"""Child processes of ``badger-k2eg demo`` and ``ioc`` on loopback: an IOC, and a gateway to it.
 
-Owns starting them, the environment variables by which this process and its children find them and nothing else, and
-ending them.
+While they run, the environment variables of this process let it and its children find these and nothing else.
 """
 
 from __future__ import annotations
@@ -12,22 +11,24 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from ..core.errors import ControlError
 from . import demo_ioc, main
 from .signals import exit_with_parent
 
 _START_TIMEOUT = 60.0
-#: How a gateway says that it serves.
+#: The beginning of the line by which a gateway says that it serves.
 _GATEWAY_READY = "ready bootstrap="
 
 
 @contextlib.contextmanager
 def machine(command: Sequence[str]) -> Iterator[None]:
-    """Run an IOC, and let this process and its children find it."""
+    """Run an IOC that this process and its children find."""
     udp, tcp, ca = (str(port) for port in _free_ports(3))
     for name in [name for name in os.environ if name.startswith("EPICS_")]:
         del os.environ[name]
@@ -42,7 +43,7 @@ def machine(command: Sequence[str]) -> Iterator[None]:
         "EPICS_CAS_AUTO_BEACON_ADDR_LIST": "NO",
         "EPICS_CAS_BEACON_ADDR_LIST": "127.0.0.1",
     }
-    with _running("IOC", command, server, demo_ioc.READY):
+    with running("the demo's IOC", command, server, ready=demo_ioc.READY):
         os.environ.update(
             EPICS_PVA_ADDR_LIST=f"127.0.0.1:{udp}", EPICS_PVA_AUTO_ADDR_LIST="NO", EPICS_PVA_BROADCAST_PORT=udp
         )
@@ -51,14 +52,15 @@ def machine(command: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def gateway(interface: str, prefix: str) -> Iterator[None]:
-    """Where the interface is k2eg, run a development gateway with an embedded broker; it may write PREFIX:*."""
+    """Run a development gateway with an embedded broker, which may write PREFIX:*, if the interface is k2eg."""
     if interface != "k2eg":
         yield
         return
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-demo-") as folder:
         file = Path(folder) / "demo.ini"
         options = ["--embedded-broker", "--write-environment", str(file), "--allow-write", f"{prefix}:*"]
-        with _running("gateway", [sys.executable, "-m", __name__, "gateway", *options], {}, _GATEWAY_READY):
+        command = [sys.executable, "-m", __name__, "gateway", *options]
+        with running("the demo's gateway", command, ready=_GATEWAY_READY):
             here = {"K2EG_PYTHON_CONFIGURATION_PATH_FOLDER": folder, "K2EG_CLI_DEFAULT_ENVIRONMENT": "demo"}
             before = {name: os.environ.get(name) for name in here}
             os.environ.update(here)
@@ -70,39 +72,69 @@ def gateway(interface: str, prefix: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _running(what: str, command: Sequence[str], environment: Mapping[str, str], ready: str) -> Iterator[None]:
-    with (
-        tempfile.TemporaryFile() as output,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
-            # A group of its own: Ctrl-C at the terminal is for us, who stop it in order.
-            process_group=0,
-        ) as process,
-    ):
+def running(
+    what: str,
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    *,
+    ready: str,
+    ended: threading.Event | None = None,
+    hear: Callable[[str], object] | None = None,
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a process; it is ready inside of the block, and ends with it.
+
+    :param what: what runs, for an error message.
+    :param environment: variables besides those of this process.
+    :param ready: the beginning of the line by which it says that it is ready.
+    :param ended: once set, it ends the wait until the process is ready.
+    :param hear: called, in another thread, with each line that it prints after that one.
+    :raises ControlError: when it does not become ready, with the last line that it printed.
+    """
+    with subprocess.Popen(
+        command,
+        # Closes with this process, however that ends: the child then ends too.
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **(environment or {})},
+        # A group of its own: Ctrl-C at the terminal is for this process, which ends its children in order.
+        process_group=0,
+    ) as process:
         try:
-            _wait_ready(what, process, output.fileno(), ready)
-            yield
+            assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+            said: list[str] = []
+            is_ready = threading.Event()
+            reader = threading.Thread(target=_read, args=(process.stdout, ready, is_ready, said, hear), daemon=True)
+            reader.start()
+            until = time.monotonic() + _START_TIMEOUT
+            while not (is_ready.wait(0.05) or (ended is not None and ended.is_set())):
+                if process.poll() is None and time.monotonic() < until:
+                    continue
+                why = f"was not ready in {_START_TIMEOUT:g} s"
+                if process.poll() is not None:
+                    why = "ended at once"
+                    # It has written all that it ever will.
+                    reader.join(1.0)
+                last = [line for line in said if line][-1:] or ["nothing"]
+                raise ControlError(f"{what} {why}; the last line it printed: {last[0]}")
+            yield process
         finally:
             process.kill()
 
 
-def _wait_ready(what: str, process: subprocess.Popen[bytes], output: int, ready: str) -> None:
-    until = time.monotonic() + _START_TIMEOUT
-    while True:
-        # Asked first: what has ended has written all that it will.
-        ended = process.poll() is not None
-        text = os.pread(output, 65536, 0).decode(errors="replace")
-        if any(line.startswith(ready) for line in text.splitlines()):
-            return
-        if ended or time.monotonic() > until:
-            why = "ended at once" if ended else f"was not ready in {_START_TIMEOUT:g} s"
-            last = text.strip().splitlines()[-1:] or ["nothing"]
-            raise ControlError(f"the demo's {what} {why}; the last it said: {last[0]}")
-        time.sleep(0.02)
+def _read(
+    output: IO[str], ready: str, is_ready: threading.Event, said: list[str], hear: Callable[[str], object] | None
+) -> None:
+    """Read all output, so that a full pipe never blocks the child; keep what comes before it is ready."""
+    for line in output:
+        if is_ready.is_set():
+            if hear is not None:
+                hear(line.rstrip("\n"))
+        elif line.startswith(ready):
+            is_ready.set()
+        else:
+            said.append(line.strip())
 
 
 def _free_ports(count: int) -> list[int]:
@@ -116,6 +148,6 @@ def _free_ports(count: int) -> list[int]:
 
 
 if __name__ == "__main__":
-    # A command that a demo has started: killed or not, it takes it along.
+    # A command that a demo has started: it ends with the demo, even when that is killed.
     exit_with_parent()
     main()

@@ -1,7 +1,4 @@
-"""``badger-k2eg doctor``: what of a setup is right, in one table.
-
-Owns the command, the table and the exit code; what is looked at stands in ``checks``.
-"""
+"""``badger-k2eg doctor``: the state of a setup in one table. The checks themselves are ``doctor_checks``."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import click
 from ..core.errors import PvNameError
 from ..core.suggestions import did_you_mean
 from . import FAILED
-from .assignments import assignments
+from .connection_options import assignments
 from .console import Console, Table, Text
 from .doctor_checks import Finding, Status, Subject, look
 
@@ -23,7 +20,7 @@ _MARKS = {Status.GOOD: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.B
 
 @click.command()
 @click.argument("pvs", nargs=-1, metavar="[PV]...")
-@click.option("--environment", help="look at all PVs of this environment")
+@click.option("--environment", help="check all PVs of this environment")
 @click.option(
     "--set",
     "parameters",
@@ -35,15 +32,15 @@ _MARKS = {Status.GOOD: ("✓", "green"), Status.NOTE: ("·", "yellow"), Status.B
 @click.option(
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Badger's configuration file, if not its own place",
+    help="Badger's configuration file; by default the one that Badger uses",
 )
 @click.option("--json", "as_json", is_flag=True, help="write the findings as JSON")
 def doctor(
     pvs: Sequence[str], environment: str | None, parameters: dict[str, str], config: Path | None, as_json: bool
 ) -> int:
-    """Look at Badger and its configuration, the journal and its disk, locks, K2EG, and PVs with their units and clocks.
+    """Check Badger and its configuration, the journal and its disk, locks, K2EG, and PVs with their units and clocks.
 
-    It tells what is right, and what to do about the rest.
+    The table tells what is right, and what to do about the rest.
 
     Exit code: 0 all is well, 1 something is wrong, 2 a mistake in the command. Nothing is written and nothing is set.
     """
@@ -60,7 +57,7 @@ def doctor(
     else:
         console = Console()
         console.print(_table(findings))
-        console.print("all is well" if not wrong else f"{wrong} thing{'s' if wrong > 1 else ''} to be put right")
+        console.print("all is well" if not wrong else f"{wrong} thing{'s' if wrong > 1 else ''} to put right")
     return FAILED if wrong else 0
 
 
@@ -68,7 +65,7 @@ def _check_words(subject: Subject) -> None:
     from ..badger_app.plugin_files import plugin_names
 
     if subject.parameters and subject.environment is None:
-        raise click.UsageError("--set is for the parameters of an --environment")
+        raise click.UsageError("--set needs the --environment whose parameters it sets")
     names = plugin_names("environments", subject.plugin_root())
     if subject.environment is not None and subject.environment not in names:
         hint = did_you_mean(subject.environment, names, "environments")

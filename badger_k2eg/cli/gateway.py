@@ -1,7 +1,4 @@
-"""``badger-k2eg gateway``: the development gateway in the foreground, until Ctrl-C or SIGTERM.
-
-Owns its options, what it says at its start, and the ini file for its clients.
-"""
+"""``badger-k2eg gateway``: the development gateway in the foreground, until Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 
@@ -24,36 +21,38 @@ from ..kafka import EmbeddedBroker, KafkaConnection
 from .console import say
 from .signals import ended_by_signals
 
-#: Of an embedded broker, where no environment names one.
+#: The command topic of an embedded broker, where no environment names one.
 _COMMAND_TOPIC = "cmd-in-topic"
 _START_TIMEOUT = 10.0
 
 
 @click.command()
 @click.option("--environment", metavar="NAME", help="the K2EG environment (NAME.ini) with the broker and command topic")
-@click.option("--embedded-broker", is_flag=True, help="start a broker inside this process, on this host alone")
+@click.option("--embedded-broker", is_flag=True, help="start a broker in this process, for this host only")
 @click.option(
     "--write-environment",
     metavar="FILE.ini",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="write the ini file with which clients reach this gateway",
+    help="write the ini file by which clients reach this gateway",
 )
-@click.option("--allow-write", metavar="PATTERN", multiple=True, help="PVs that may be written, as QUAD:*; repeatable")
+@click.option(
+    "--allow-write", metavar="PATTERN", multiple=True, help="PVs that may be written, such as QUAD:*; may be repeated"
+)
 @click.option(
     "--revision",
     type=click.Choice(list(Revision), case_sensitive=False),
     default=Revision.B,
     show_default=True,
-    help="of the protocol: B numbers the messages of recurring snapshots, A does not",
+    help="revision of the protocol: B numbers the messages of recurring snapshots, A does not",
 )
 @click.option(
     "--monitor-expiry",
     metavar="SECONDS",
     type=click.FloatRange(min=0.0, min_open=True),
-    help="drop a monitor that no client has asked for again in this time; by default never",
+    help="drop a monitor that no client has renewed for this long; by default never",
 )
-@click.option("--purge", is_flag=True, help="delete the topic of a dropped monitor")
-@click.option("--group", default=GROUP, show_default=True, help="gateways of one group share the commands of a topic")
+@click.option("--purge", is_flag=True, help="delete the topic of a monitor that is dropped")
+@click.option("--group", default=GROUP, show_default=True, help="gateways of one group share the commands of one topic")
 def gateway(
     environment: str | None,
     embedded_broker: bool,
@@ -66,10 +65,10 @@ def gateway(
 ) -> int:
     """Serve pva:// and ca:// PVs to K2EG clients, for development, demonstration and tests.
 
-    It is read-only unless --allow-write says otherwise. Ends with Ctrl-C or SIGTERM.
+    The gateway is read-only unless --allow-write is given. It ends with Ctrl-C or SIGTERM.
     """
     if environment is None and not embedded_broker:
-        raise click.UsageError("which broker? --environment NAME, or --embedded-broker for one inside this process")
+        raise click.UsageError("which broker? --environment NAME, or --embedded-broker for one in this process")
     if any(not pattern.strip() for pattern in allow_write):
         raise click.UsageError("--allow-write: an empty pattern fits nothing; '*' fits every PV")
     if not group.strip():
@@ -82,7 +81,7 @@ def gateway(
         raise click.UsageError(
             f"--write-environment: {write_environment} is not a FILE.ini, and no client would find it"
         )
-    # Relative: it looks at nothing afterwards and repeats nothing, like the real one; that is its client's to decide.
+    # Relative: like the real gateway it does not read back and does not repeat; that is for its client to decide.
     options = {"timeout": TIMEOUT, "put_attempts": 1, "relative": ("*",), "read_only": not allow_write}
     control = Control(connect("pva"), settings.load({**options, **({"allow": allow_write} if allow_write else {})}))
     with ended_by_signals() as ended, _broker(environment, embedded_broker) as (connection, topic):
@@ -110,7 +109,7 @@ def gateway(
 
 @contextlib.contextmanager
 def _broker(environment: str | None, embedded: bool) -> Iterator[tuple[KafkaConnection, str]]:
-    """Give the broker and the command topic."""
+    """Yield the broker and the command topic."""
     named = load_environment(environment) if environment is not None else None
     topic = named.command_topic if named is not None else _COMMAND_TOPIC
     if embedded:
@@ -122,14 +121,14 @@ def _broker(environment: str | None, embedded: bool) -> Iterator[tuple[KafkaConn
 
 
 def _rights(in_force: settings.Settings) -> str:
-    """Say what may be written."""
+    """Return what may be written, in words."""
     if in_force.read_only:
-        return "read-only: no PV is written"
+        return "read-only: no PV can be written"
     return "may write " + ", and of these ".join(", ".join(patterns) for patterns in in_force.allow)
 
 
 def _write(path: Path, connection: KafkaConnection, topic: str, *, embedded: bool) -> None:
-    """Write the ini file at once, so that nobody reads half of it; no options, which may be secrets."""
+    """Write the ini file atomically, and without options of an existing broker, which may be secret."""
     lines = ["[DEFAULT]", f"kafka_broker_url = {connection.bootstrap}", f"k2eg_cmd_topic = {topic}"]
     if embedded:
         lines += [f"kafka.{name} = {value}" for name, value in connection.options.items()]
@@ -137,6 +136,6 @@ def _write(path: Path, connection: KafkaConnection, topic: str, *, embedded: boo
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
-    # mkstemp lets nobody else read it; clients may be other users.
+    # mkstemp makes it readable for its owner alone; clients may be other users.
     os.chmod(temporary, 0o644)
     os.replace(temporary, path)

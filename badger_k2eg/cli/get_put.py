@@ -1,7 +1,6 @@
-"""``badger-k2eg get | put | monitor | snapshot``: PVs from the shell, directly or through K2EG.
+"""``badger-k2eg get``, ``put``, ``monitor``, ``snapshot``, ``unlock``: PVs from the shell, directly or through K2EG.
 
-Owns the four commands and how a reading is written. A put takes the one write path: guard, retry, read-back, read-only;
-what it sets is locked and on record, as a run is.
+A put takes the one write path (guard, retry, read-back, read-only); what it sets is locked and recorded, as in a run.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 from ..control import Control
 from ..core.backend import Update
 from ..core.deadline import Deadline
-from ..core.errors import PvError, PvNameError, SetError, SetpointBlocked
+from ..core.errors import PvError, PvNameError, SetError, SetpointBlocked, SettingsError
 from ..core.model import Kind, Outcome, PutResult, PvAddress, Reading, SetReport, Severity
 from ..core.suggestions import in_lines
 from . import FAILED, REFUSED, USAGE
@@ -30,7 +29,7 @@ from .signals import ended_by_signals
 F = TypeVar("F", bound=Callable[..., Any])
 
 _STYLES = {Severity.MINOR: "yellow", Severity.MAJOR: "red", Severity.INVALID: "magenta"}
-# Elements of an array that are written out for people.
+# Elements of an array that are shown to people.
 _SHOWN = 8
 
 
@@ -56,11 +55,11 @@ def get(uris: Sequence[str], as_json: bool, **way: Any) -> int:
     default=1.0,
     show_default=True,
     metavar="SECONDS",
-    help="through K2EG: how long values are gathered",
+    help="with K2EG: seconds for which values are collected",
 )
 @_reached
 def snapshot(uris: Sequence[str], window: float, as_json: bool, **way: Any) -> int:
-    """Read PVs at one instant, as closely as the way to them can."""
+    """Read PVs at one instant, as nearly as the way to them allows."""
     with _Way(uris, **way) as control:
         addresses = {uri: PvAddress.parse(uri) for uri in uris}
         deadline = Deadline(control.settings.timeout + window)
@@ -70,21 +69,21 @@ def snapshot(uris: Sequence[str], window: float, as_json: bool, **way: Any) -> i
 
 @click.command()
 @click.argument("pairs", nargs=-1, required=True, metavar="URI VALUE...")
-@click.option("--force", is_flag=True, help="also what another process has locked; that is on record")
+@click.option("--force", is_flag=True, help="also set what another process has locked; this is recorded")
 @_reached
 def put(pairs: Sequence[str], force: bool, as_json: bool, **way: Any) -> int:
     """Set PVs, each URI followed by its VALUE: a number, a text, the label of an enum, or JSON.
 
-    Nothing is set when one of them would be refused: by limits, by BADGER_K2EG_READ_ONLY and its kin, or because a run
-    of another process has locked it. It is in the journal: `badger-k2eg log query --pv URI`; where that cannot be
-    written, nothing is set. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, by a lock,
-    or by read-only.
+    Nothing is set if one of them would be refused: by limits, by BADGER_K2EG_READ_ONLY and other restrictions, or
+    because a run of another process has locked it. Each put is recorded in the journal (`badger-k2eg log query --pv
+    URI`); if the journal cannot be written, nothing is set. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3
+    refused by a guard, by a lock, or by read-only.
     """
     if len(pairs) % 2:
-        raise click.UsageError("each URI needs a VALUE behind it")
+        raise click.UsageError("each URI needs a VALUE after it")
     texts = dict(zip(pairs[::2], pairs[1::2], strict=True))
     if 2 * len(texts) < len(pairs):
-        raise click.UsageError("the same URI twice")
+        raise click.UsageError("the same URI is given twice")
     from ..run.outside_puts import outside
 
     with _Way(list(texts), **way) as control, outside(control, "put", force=force) as ours:
@@ -103,7 +102,7 @@ def put(pairs: Sequence[str], force: bool, as_json: bool, **way: Any) -> int:
 
 @click.command()
 @click.argument("uris", nargs=-1, required=True, metavar="URI...")
-@click.option("--count", type=click.IntRange(min=1), help="end after so many updates")
+@click.option("--count", type=click.IntRange(min=1), help="end after this many updates")
 @_reached
 def monitor(uris: Sequence[str], count: int | None, as_json: bool, **way: Any) -> int:
     """Show PVs whenever they change, until Ctrl-C."""
@@ -126,8 +125,42 @@ def monitor(uris: Sequence[str], count: int | None, as_json: bool, **way: Any) -
     return 0
 
 
+@click.command()
+@click.argument("pvs", nargs=-1)
+@click.option("--force", is_flag=True, help="remove the locks, whoever owns them")
+def unlock(pvs: tuple[str, ...], force: bool) -> int:
+    """Show who has locked PVS (all locked PVs, if none is named); with --force, remove the locks.
+
+    A lock is released when its owner ends, however that happens. The owner of a lock that was removed is refused at its
+    next set. The removal is recorded in the journal.
+    """
+    from ..core.records import Level, Record, RecordKind
+    from ..journal import Journal
+    from ..run.pv_locks import locks
+
+    registry = locks()
+    if force and not pvs:
+        raise SettingsError("unlock --force: name the PVs")
+    owners = {pv: registry.owner(pv) for pv in pvs} if pvs else dict(registry.locked())
+    if not owners:
+        say("no PV is locked")
+    for pv, owner in owners.items():
+        if owner is None:
+            say(f"{pv} is not locked")
+        elif not force:
+            say(f"{pv} is locked by {owner}")
+        else:
+            # Recorded first: what cannot be recorded is not done.
+            words = f"unlocked by force; it was locked by {owner}"
+            event = Record(kind=RecordKind.EVENT, name="unlock", pv=pv, message=words, level=Level.WARNING)
+            Journal.open().write(event, required=True, sync=True)
+            registry.unlock(pv)
+            say(f"{pv} {words}")
+    return 0
+
+
 class _Way:
-    """A control for the time of a command."""
+    """A control that is open for the time of a command."""
 
     def __init__(self, names: Sequence[str], **way: Any) -> None:
         try:
@@ -192,7 +225,7 @@ def _time(reading: Reading) -> str | None:
 
 
 def _plain(update: Update) -> dict[str, Any]:
-    """Give an update in what JSON can hold."""
+    """Return an update in the types of JSON."""
     if isinstance(update, PvError):
         return {"error": update.message}
     told: dict[str, Any] = {
@@ -209,7 +242,7 @@ def _plain(update: Update) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """Write what JSON has no number for as a text."""
+    """Replace floats that JSON cannot represent by texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):
@@ -233,7 +266,7 @@ def _told(report: SetReport) -> dict[str, Any]:
 
 
 def _value(text: str, present: Update) -> Any:
-    """Understand a value as what the PV holds; without a reading the guard refuses it anyway."""
+    """Parse a value by the type of the PV; without a reading the guard refuses it anyway."""
     if isinstance(present, Reading) and not present.type.array:
         if present.type.kind is Kind.STRING or text in present.choices:
             return text

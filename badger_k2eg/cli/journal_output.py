@@ -1,4 +1,4 @@
-"""How the commands on the journal ask and answer: their common options, and lines as text for people or as JSON."""
+"""What the commands on the journal share: options, and lines of the journal as text or as JSON."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ journal_option = click.option(
     "--journal",
     "place",
     type=click.Path(path_type=Path, file_okay=False),
-    help="the directory of a journal (an archive, a copy) in place of one's own",
+    help="directory of a journal (an archive, a copy) to use in place of your own",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON in place of text for people")
+json_option = click.option("--json", "as_json", is_flag=True, help="print JSON in place of text")
 
 
 @contextmanager
 def opened(place: Path | None) -> Iterator[Journal]:
     """Open a journal.
 
-    :raises NoSuchRecord: when a directory was named that is not there.
+    :raises NoSuchRecord: when the directory that is named does not exist.
     """
     if place is not None and not place.is_dir():
-        raise NoSuchRecord(f"{place}: there is no such directory")
+        raise NoSuchRecord(f"{place}: no such directory")
     journal = Journal.open() if place is None else Journal(place.absolute())
     try:
         yield journal
@@ -47,12 +47,12 @@ def opened(place: Path | None) -> Iterator[Journal]:
 
 
 def print_json(value: Any, *, lines: bool = False) -> None:
-    """Print strict JSON; on one line of a stream of lines."""
+    """Print strict JSON; with ``lines`` on a single line, as one of a stream."""
     click.echo(json_text(encode(value), indent=None if lines else 1))
 
 
 def as_json(record: Record) -> dict[str, Any]:
-    """Give a line for machines: its own JSON, and its level always."""
+    """Return a line for programs: its own JSON, and always its level."""
     found = {**record.as_dict(), "level": record.own_level.name.lower()}
     return found if record.intact else {**found, "intact": False}
 
@@ -61,24 +61,24 @@ def as_json(record: Record) -> dict[str, Any]:
 
 
 def query_options(command: F) -> F:
-    """Add the options that say which lines are wanted."""
+    """Add the options that select lines."""
     options = (
-        click.option("--run", "run_text", metavar="RUN", help="id, unique beginning of one, name, or last"),
+        click.option("--run", "run_text", metavar="RUN", help="an id, its unique beginning, a name, or last"),
         click.option("--eval", "evaluation", type=click.IntRange(1), help="number of an evaluation"),
         click.option("--pv", "pvs", multiple=True, metavar="PV", help="a PV, or a pattern: 'QUAD:*'; may be repeated"),
         click.option("--since", metavar="TIME", help="2026-11-21 12:00, 12:00, yesterday, 90min, 2h"),
-        click.option("--until", metavar="TIME", help="the same; that moment itself is too late"),
-        click.option("--lines", metavar="A:B", help="lines from A up to, not with, B; A: and :B too"),
-        click.option("--level", metavar="LEVEL", help="the least: debug, info, warning, error"),
+        click.option("--until", metavar="TIME", help="the same; this moment itself is excluded"),
+        click.option("--lines", metavar="A:B", help="lines from A up to, not including, B; A: and :B too"),
+        click.option("--level", metavar="LEVEL", help="the lowest level: debug, info, warning, error"),
         click.option("--outcome", "outcomes", multiple=True, metavar="OUTCOME", help="applied, refused, unknown, ..."),
         click.option(
             "--type", "--kind", "kinds", multiple=True, metavar="TYPE", help="put, read, run, evaluation, note, ..."
         ),
-        click.option("--exclude", multiple=True, metavar="TYPE", help="lines of this type are left out"),
+        click.option("--exclude", multiple=True, metavar="TYPE", help="leave out lines of this type"),
         click.option("--host", metavar="HOST", help="written on this host"),
         click.option("--user", metavar="USER", help="written by this user"),
         click.option("--process", type=int, metavar="PID", help="written by this process"),
-        click.option("--operator", is_flag=True, help="what an operator wants to see: no samples, no single readings"),
+        click.option("--operator", is_flag=True, help="only what concerns an operator: no samples, no single readings"),
     )
     for option in reversed(options):
         command = option(command)
@@ -86,9 +86,9 @@ def query_options(command: F) -> F:
 
 
 def asked(journal: Journal, words: dict[str, Any], **more: Any) -> Query:
-    """Make the query that the options ask for.
+    """Return the query that the options ask for.
 
-    :raises NoSuchRecord: for a word that is none.
+    :raises NoSuchRecord: for an unknown word.
     """
     level = query.level(words["level"]) if words["level"] else None
     if words["operator"]:
@@ -121,7 +121,7 @@ def _range(text: str | None) -> tuple[int | None, int | None]:
         low, high = int(first) if first else None, int(end) if end else None
     except ValueError:
         raise NoSuchRecord(f"--lines {text}: write A:B, A: or :B, with numbers of lines") from None
-    # One number alone is that line.
+    # A single number is that line.
     return (low, high) if colon else (low, (low or 0) + 1)
 
 
@@ -129,7 +129,7 @@ def _range(text: str | None) -> tuple[int | None, int | None]:
 
 
 def moment(time_ns: int | None, *, date: bool = True) -> str:
-    """Write a time for people: local, in milliseconds."""
+    """Return a time as text: local, with milliseconds."""
     if time_ns is None:
         return ""
     form = "%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S"
@@ -137,7 +137,7 @@ def moment(time_ns: int | None, *, date: bool = True) -> str:
 
 
 def span(began_ns: int, ended_ns: int | None) -> str:
-    """Write how long something took."""
+    """Return a duration as text."""
     if ended_ns is None:
         return ""
     seconds = (ended_ns - began_ns) * 1e-9
@@ -149,7 +149,7 @@ def span(began_ns: int, ended_ns: int | None) -> str:
 
 
 def value_text(value: Any, unit: str | None = None) -> str:
-    """Write a value for people, short."""
+    """Return a value as a short text."""
     if isinstance(value, np.ndarray):
         text = f"array of {'x'.join(map(str, value.shape))} {value.dtype}"
     elif isinstance(value, bool) or not isinstance(value, float):
@@ -161,15 +161,15 @@ def value_text(value: Any, unit: str | None = None) -> str:
 
 
 def damage(lines: Sequence[int]) -> str:
-    """Say which lines have a checksum that does not fit; nothing where there is none."""
+    """Return which lines have a wrong checksum, in words; an empty text if there are none."""
     shown = ", ".join(map(str, lines[:3])) + (", …" if len(lines) > 3 else "")
     return f"damaged: line{'s' if len(lines) > 1 else ''} {shown}" if lines else ""
 
 
 def line_text(record: Record, *, run: bool = True) -> Text:
-    """Write a line for people.
+    """Return a line as text.
 
-    :param run: whether it says of which run it is.
+    :param run: whether the text names the run.
     """
     where = f"{record.run or ''}" if run else ""
     if record.evaluation is not None:
@@ -179,7 +179,7 @@ def line_text(record: Record, *, run: bool = True) -> Text:
 
 
 def what(record: Record) -> str:
-    """Write what a line tells, without its number, time, kind and run."""
+    """Return what a line tells, without its number, time, kind and run."""
     return "  ".join(_words(record))
 
 
@@ -214,5 +214,5 @@ def _words(record: Record) -> Iterator[str]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Give a percentile, linear between two values."""
+    """Return a percentile, with linear interpolation."""
     return float(np.percentile(values, percent))

@@ -1,4 +1,4 @@
-"""``Lazy``: a group of commands, each imported when it is called. Knows no command."""
+"""``Lazy``: a group of commands whose modules are imported when a command is called. Knows no command."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..core.suggestions import did_you_mean
 
 
 class Lazy(click.Group):
-    """Imports a command at its first use.
+    """A group that imports a command at its first use.
 
-    :param table: command -> (module of this package, what it does). The module has a click command of the same name,
-        with _ for -, and a _ behind a name that Python has a use for.
+    :param table: command -> (module of this package, one line of help). The module has a click command of the same
+        name, with _ in place of -, and with a _ at the end where Python has another use for the name.
     """
 
     def __init__(self, *arguments: Any, table: Mapping[str, tuple[str, str]], **options: Any) -> None:
@@ -24,13 +24,13 @@ class Lazy(click.Group):
         self._table = table
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name them all."""
-        return sorted(self._table)
+        """Return the names of all commands."""
+        return sorted({*self._table, *self.commands})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import the one that is called."""
+        """Return a command, importing its module."""
         if cmd_name not in self._table:
-            return None
+            return super().get_command(ctx, cmd_name)
         module = importlib.import_module(self._table[cmd_name][0], __package__)
         name = cmd_name.replace("-", "_")
         command = getattr(module, name, None) or getattr(module, f"{name}_")
@@ -40,13 +40,15 @@ class Lazy(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Say of a word that is none which was meant."""
-        if args and args[0] not in self._table and not args[0].startswith("-"):
-            hint = did_you_mean(args[0], sorted(self._table), "commands")
-            raise click.UsageError(f"No such command {args[0]!r}; {hint}", ctx)
+        """Suggest the closest command for an unknown one."""
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            raise click.UsageError(f"No such command {args[0]!r}; {did_you_mean(args[0], names, 'commands')}", ctx)
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List them without an import."""
+        """List the commands without importing them."""
+        told = {name: command.get_short_help_str(limit=120) for name, command in self.commands.items()}
+        told.update((name, text) for name, (_, text) in self._table.items())
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in sorted(self._table.items())])
+            formatter.write_dl(sorted(told.items()))

@@ -1,4 +1,4 @@
-"""``badger-k2eg log mark``, ``reindex``, ``archive``: what is done with a journal besides reading it."""
+"""``badger-k2eg log mark``, ``reindex``, ``archive``: changes to a journal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .console import say
 @text.journal_option
 @text.json_option
 def mark(what: str, name: str, place: Path | None, as_json: bool) -> None:
-    """Begin or end a stretch of one's own: a shot, a fault."""
+    """Mark the beginning or the end of an interval: a shot, a fault."""
     with text.opened(place) as journal:
         if what == "begin":
             start, end = journal.begin_mark(name), None
@@ -36,7 +36,7 @@ def mark(what: str, name: str, place: Path | None, as_json: bool) -> None:
 @text.journal_option
 @text.json_option
 def reindex(place: Path | None, as_json: bool) -> None:
-    """Throw the index away and make it anew from the segments."""
+    """Rebuild the index from the segments."""
     with text.opened(place) as journal:
         began = time.monotonic()
         lines = journal.reindex()
@@ -49,12 +49,14 @@ def reindex(place: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--to", "target", type=click.Path(path_type=Path), help="where to; by default archive/ in the journal")
-@click.option("--force", is_flag=True, help="even while a run goes on, which is torn apart then")
+@click.option(
+    "--to", "target", type=click.Path(path_type=Path), help="the directory; by default archive/ in the journal"
+)
+@click.option("--force", is_flag=True, help="even during a run, whose lines are then split between the two")
 @text.journal_option
 @text.json_option
 def archive(target: Path | None, force: bool, place: Path | None, as_json: bool) -> None:
-    """Move closed segments to another place, a journal of its own there; line numbers go on."""
+    """Move closed segments to another directory, a journal of its own; line numbers continue."""
     with text.opened(place) as journal:
         moved = journal.archive(target, force=force)
         where = target or journal.directory / "archive"

@@ -1,7 +1,8 @@
-"""``badger-k2eg log browse``: the journal page by page, with single keys. Owns the keys; ``journal.pages`` goes."""
+"""``badger-k2eg log browse``, ``tui``: the journal page by page, with single keys or in a full-screen view."""
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 import sys
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from ..core.errors import NoSuchRecord
+from ..core.errors import MissingExtra, NoSuchRecord
 from ..journal.pager import Pages
 from . import journal_output as text
 from .console import Console, say
@@ -25,7 +26,7 @@ _MARGIN = 3
 def browse(place: Path | None, **words: Any) -> None:
     """Page through the journal; search in it, jump from event to event."""
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to take keys from; log query prints lines")
+        raise click.UsageError("there is no terminal to read keys from; use log query to print lines")
     with text.opened(place) as journal:
         height = max(5, shutil.get_terminal_size().lines - _MARGIN)
         pages = Pages(journal, text.asked(journal, words), height)
@@ -35,8 +36,21 @@ def browse(place: Path | None, **words: Any) -> None:
         _Browser(pages).run()
 
 
+@click.command()
+@text.query_options
+@text.journal_option
+def tui(place: Path | None, **words: Any) -> None:
+    """Page through the journal in a full-screen view of the terminal: filter, details, events."""
+    if importlib.util.find_spec("textual") is None:
+        raise MissingExtra("the window in the terminal", "tui")
+    from .log_tui import LogWindow
+
+    with text.opened(place) as journal:
+        LogWindow(journal, text.asked(journal, words)).run()
+
+
 class _Browser:
-    """Reads keys until q."""
+    """The loop that reads keys until q."""
 
     def __init__(self, pages: Pages) -> None:
         self._pages = pages
@@ -58,7 +72,7 @@ class _Browser:
         }
 
     def run(self) -> None:
-        """Show a page after every key that has gone somewhere."""
+        """Show a page after every key that moves to one."""
         self._show()
         while True:
             try:

@@ -17,14 +17,14 @@ from .signals import ended_by_signals
 
 @click.command()
 @click.argument("run_text", metavar="RUN", default="last")
-@click.option("--eval", "evaluation", type=click.IntRange(1), help="only the whole story of this evaluation")
-@click.option("--operator", is_flag=True, help="what an operator wants to see: no samples, no single readings")
+@click.option("--eval", "evaluation", type=click.IntRange(1), help="only this evaluation, with all its lines")
+@click.option("--operator", is_flag=True, help="only what concerns an operator: no samples, no single readings")
 @text.journal_option
 @text.json_option
 def show(run_text: str, evaluation: int | None, operator: bool, place: Path | None, as_json: bool) -> None:
-    """Print a run (the newest by default), or the whole story of one of its evaluations.
+    """Print a run (the newest by default), or everything about one of its evaluations.
 
-    RUN is an id, the unique beginning of one, a name, or last.
+    RUN is an id, its unique beginning, a name, or last.
     """
     with text.opened(place) as journal:
         run = journal.run(run_text)
@@ -46,12 +46,12 @@ def show(run_text: str, evaluation: int | None, operator: bool, place: Path | No
 
 @click.command()
 @text.query_options
-@click.option("--limit", type=click.IntRange(1), help="the most lines")
-@click.option("--newest", is_flag=True, help="the newest line first")
+@click.option("--limit", type=click.IntRange(1), help="maximum number of lines")
+@click.option("--newest", is_flag=True, help="newest line first")
 @text.journal_option
 @text.json_option
 def query(place: Path | None, as_json: bool, limit: int | None, newest: bool, **words: Any) -> None:
-    """Print the lines that the options ask for, in the order of their numbers."""
+    """Print the lines that match the options, in the order of their numbers."""
     with text.opened(place) as journal:
         out = Console()
         records = journal.records(text.asked(journal, words, limit=limit, newest_first=newest))
@@ -67,11 +67,13 @@ def query(place: Path | None, as_json: bool, limit: int | None, newest: bool, **
 
 @click.command()
 @text.query_options
-@click.option("--tail", type=click.IntRange(0), default=10, show_default=True, help="lines that come first")
+@click.option(
+    "--tail", type=click.IntRange(0), default=10, show_default=True, help="number of earlier lines to print first"
+)
 @text.journal_option
 @text.json_option
 def follow(place: Path | None, as_json: bool, tail: int, **words: Any) -> None:
-    """Print lines as they are written, until Ctrl-C; a journal that does not exist yet is waited for."""
+    """Print lines as they are written, until Ctrl-C; wait for a journal that does not exist yet."""
     with ended_by_signals() as ended, text.opened(place) as journal:
         out = Console()
         asked = text.asked(journal, words)

@@ -1,4 +1,4 @@
-"""The window of ``badger-k2eg log tui``. The only importer of textual; ``journal.pages`` goes through the journal."""
+"""The full-screen view of ``badger-k2eg log tui``. Only this module imports textual; it pages by ``journal.pager``."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _GUTTER = {"run": "R", "evaluation": "E", "set": "s", "restore": "U", "mark": "M
 
 
 class LogWindow(App[None]):
-    """Lines on the left, the one under the cursor in full on the right, a filter for PVs below.
+    """A view with lines on the left, the line under the cursor in full on the right, and a filter for PVs below.
 
-    :param query: which lines there are at all.
+    :param query: selects the lines that can be shown.
     """
 
     TITLE = "badger-k2eg log"
@@ -55,7 +55,7 @@ class LogWindow(App[None]):
         with Horizontal():
             yield DataTable(cursor_type="row", zebra_stripes=True)
             yield Static(id="details", markup=False)
-        yield Input(placeholder="PVs: QUAD:* (Enter takes it, empty takes it off)")
+        yield Input(placeholder="PVs: QUAD:* (Enter applies it, empty removes it)")
         yield Footer()
 
     def on_mount(self) -> None:
@@ -72,7 +72,7 @@ class LogWindow(App[None]):
         self._after(self._pages.forward())
 
     def action_page_back(self) -> None:
-        """Go to the page before."""
+        """Go to the previous page."""
         self._after(self._pages.back())
 
     def action_page_first(self) -> None:
@@ -88,7 +88,7 @@ class LogWindow(App[None]):
         self._after(self._pages.next_event() is not None)
 
     def action_previous_event(self) -> None:
-        """Go to the event before."""
+        """Go to the previous event."""
         self._after(self._pages.previous_event() is not None)
 
     def action_operator(self) -> None:
@@ -96,11 +96,11 @@ class LogWindow(App[None]):
         self._take(replace(self._query, level=None if self._query.level else Level.INFO))
 
     def action_filter(self) -> None:
-        """Write a filter."""
+        """Move to the filter."""
         self.query_one(Input).focus()
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Take a filter."""
+        """Apply a filter."""
         words = tuple(word.strip() for word in event.value.split(",") if word.strip())
         self._take(replace(self._query, pvs=words))
         self.query_one(DataTable).focus()

@@ -1,7 +1,4 @@
-"""``badger-k2eg procedure MODULE:FUNCTION``: a procedure, run as an optimization is: record, locks, guards, safe stop.
-
-Owns how the function is found and its parameters are read; the run itself is the room ``run``.
-"""
+"""``badger-k2eg procedure MODULE:FUNCTION``: a procedure, run with record, locks, guards and a safe stop."""
 
 from __future__ import annotations
 
@@ -20,8 +17,7 @@ import click
 from ..core.errors import SetpointBlocked, SettingsError
 from ..core.suggestions import did_you_mean, in_lines
 from . import FAILED, REFUSED
-from .assignments import assignments
-from .connection_options import chosen_way, control_by, reached
+from .connection_options import assignments, chosen_way, control_by, reached
 from .console import Console, say
 from .signals import stopped_by_signals
 
@@ -42,9 +38,9 @@ if TYPE_CHECKING:
 )
 @reached
 @click.option("--read-only", is_flag=True, help="set nothing on the machine")
-@click.option("--force", is_flag=True, help="also set what another process has locked; that is on record")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="draw the result into FILE.png")
-@click.option("--quiet", is_flag=True, help="say nothing but what went wrong")
+@click.option("--force", is_flag=True, help="also set what another process has locked; this is recorded")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="plot the result to FILE.png")
+@click.option("--quiet", is_flag=True, help="print errors only")
 @click.option("--json", "as_json", is_flag=True, help="write the result to standard output as JSON")
 def procedure(
     function: str,
@@ -58,9 +54,10 @@ def procedure(
 ) -> int:
     """Run a procedure: a Python function whose first parameter is the control.
 
-    The module is looked for in the working directory too. Options come from the environment and the ini file as for an
-    interface. What it sets is locked until its end, and on record as a run; a PV that another process has locked is
-    refused. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, 130 Ctrl-C, 143 SIGTERM.
+    The module is also searched for in the working directory. Options come from the environment and the ini file, as for
+    an interface. What the procedure sets is locked until its end, and recorded as a run; a PV that another process has
+    locked is refused. Exit code: 0 done, 1 failed, 2 a mistake in the command, 3 refused by a guard, 130 Ctrl-C, 143
+    SIGTERM.
     """
     call = _bound(_found(function), function, parameters)
     console = Console(quiet=quiet, stderr=as_json)
@@ -87,7 +84,7 @@ def procedure(
 def _found(text: str) -> Callable[..., Any]:
     module_name, colon, name = text.partition(":")
     if not colon or not module_name or not name:
-        raise click.UsageError(f"{text!r} is not MODULE:FUNCTION, like badger_k2eg.procedures:degauss")
+        raise click.UsageError(f"{text!r} is not MODULE:FUNCTION, such as badger_k2eg.procedures:degauss")
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
@@ -103,11 +100,11 @@ def _found(text: str) -> Callable[..., Any]:
 
 
 def _bound(call: Callable[..., Any], text: str, parameters: Mapping[str, str]) -> Callable[..., Any]:
-    """Give the function with its parameters, to be called with the control alone."""
+    """Bind the parameters, and return a function of the control alone."""
     signature = inspect.signature(call)
     names = list(signature.parameters)[1:]
     if not signature.parameters:
-        raise click.UsageError(f"{text} takes no control: a procedure is a function def name(control, ...)")
+        raise click.UsageError(f"{text} takes no control: a procedure is a function name(control, ...)")
     takes_any = any(each.kind is each.VAR_KEYWORD for each in signature.parameters.values())
     for name in parameters:
         if name not in names and not takes_any:
@@ -131,7 +128,7 @@ def _value(word: str) -> Any:
 
 
 class _Run:
-    """The run of the procedure, with its Control. Ctrl-C and SIGTERM stop it: every call of ours ends at once."""
+    """The run of the procedure, with its Control. Ctrl-C and SIGTERM stop it: every call of it ends at once."""
 
     run: run.Run
 
@@ -161,7 +158,7 @@ class _Run:
 
 
 def _run(ours: _Run, call: Callable[..., Any], console: Console) -> tuple[int, Any, str | None]:
-    """Do it.
+    """Call the procedure, and end its run.
 
     :returns: exit code, result, and what went wrong in one line.
     """
@@ -178,7 +175,7 @@ def _run(ours: _Run, call: Callable[..., Any], console: Console) -> tuple[int, A
         run.end(run.Reason.STOPPED, ours.run.message or "cancelled")
         return (ours.codes[0] if ours.codes else FAILED), None, ours.run.message or "cancelled"
     except Exception as problem:
-        # Whatever a procedure raises is a failed run, told in one line.
+        # Whatever a procedure raises is a failed run, reported in one line.
         ours.run.failure = problem
         run.end(run.Reason.FAILED, str(problem))
         code = REFUSED if isinstance(problem, SetpointBlocked) else FAILED
@@ -201,7 +198,7 @@ def _show(result: Any, plot: Path | None, as_json: bool, console: Console) -> tu
     if plot is None:
         return 0, None
     if not hasattr(result, "plot"):
-        return FAILED, f"no plot: the procedure returns {type(result).__name__}, which has none"
+        return FAILED, f"no plot: the procedure returns {type(result).__name__}, which cannot be plotted"
     try:
         result.plot(plot)
     except OSError as error:
@@ -226,7 +223,7 @@ def _lines(result: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """Turn a result into what JSON can hold."""
+    """Return a result in the types of JSON."""
     from ..core.model import Reading, plain
 
     value = plain(value)

@@ -1,8 +1,8 @@
-"""``badger-k2eg run ROUTINE.yaml``: a routine file, run without Badger's window.
+"""``badger-k2eg run ROUTINE.yaml``, ``rerun RUN``: a routine, run without Badger's window.
 
-Owns the options, the signals and the exit code; the words are ``report``, the run itself is ``badger_app.headless``.
-While something is set, signals only set a mark: an exception out of a handler would leave the machine and Xopt in the
-middle of something.
+Here are the options, the signals and the exit code; the output is ``run_report``, the run itself
+``badger_app.headless``. While something is set, a signal only asks the run to stop: an exception out of its handler
+would leave the machine and Xopt in the middle of an evaluation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import shutil
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,9 +21,11 @@ import click
 
 from ..core.errors import SetpointBlocked, SettingsError
 from ..core.settings import load
+from ..journal import Journal
+from ..journal.naming import file_name
 from . import FAILED, REFUSED, USAGE
 from . import run_report as report
-from .assignments import assignments
+from .connection_options import assignments
 from .console import Console, bar, say
 from .signals import stopped_by_signals
 
@@ -39,9 +42,11 @@ def _png(context: click.Context, parameter: click.Parameter, file: Path | None) 
 
 @click.command()
 @click.argument("routine", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--evaluations", type=click.IntRange(min=1), help="end after so many, the initial points among them")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="begin no evaluation after so long")
-@click.option("--target", type=float, help="end when the one objective is as good as this")
+@click.option(
+    "--evaluations", type=click.IntRange(min=1), help="end after this many evaluations, initial points included"
+)
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="start no evaluation after this time")
+@click.option("--target", type=float, help="end when the only objective is as good as this")
 @click.option(
     "--output",
     type=click.Path(file_okay=False, path_type=Path),
@@ -49,7 +54,9 @@ def _png(context: click.Context, parameter: click.Parameter, file: Path | None) 
     show_default=True,
     help="folder for archive and plot",
 )
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), callback=_png, help="the plot, FILE.png")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), callback=_png, help="file for the plot, FILE.png"
+)
 @click.option("--no-plot", is_flag=True, help="make no plot")
 @click.option(
     "--set",
@@ -57,7 +64,7 @@ def _png(context: click.Context, parameter: click.Parameter, file: Path | None) 
     multiple=True,
     callback=assignments,
     metavar="NAME=VALUE",
-    help="a parameter of the environment, in place of the file's; may be repeated",
+    help="a parameter of the environment, overriding the file's; may be repeated",
 )
 @click.option("--read-only", is_flag=True, help="set nothing on the machine")
 @click.option("--go-to-best", is_flag=True, help="leave the machine at the best point")
@@ -65,9 +72,9 @@ def _png(context: click.Context, parameter: click.Parameter, file: Path | None) 
 @click.option(
     "--plugin-root",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="where interfaces/ and environments/ are; by default those of badger-k2eg",
+    help="folder of interfaces/ and environments/; by default those of badger-k2eg",
 )
-@click.option("--quiet", is_flag=True, help="say nothing but what went wrong")
+@click.option("--quiet", is_flag=True, help="print errors only")
 @click.option("--json", "as_json", is_flag=True, help="write the outcome to standard output as JSON")
 def run(
     routine: Path,
@@ -85,11 +92,11 @@ def run(
     quiet: bool,
     as_json: bool,
 ) -> int:
-    """Run a routine file, as Badger's window saves it or written by hand, without the window.
+    """Run a routine file, saved by Badger's window or written by hand, without the window.
 
-    The first end to come true ends it: of the options, and of the file's stopping_condition. The machine is left where
-    the last evaluation put it. Exit code: 0 done, 1 failed, 2 a mistake in the command or the file, 3 refused by a
-    guard, 130 Ctrl-C, 143 SIGTERM; archive and plot are written in each of these cases, once something was evaluated.
+    The run ends at the first of the ends that the options and the file's stopping_condition give. The machine is left
+    where the last evaluation put it. Exit code: 0 done, 1 failed, 2 a mistake in the command or the file, 3 refused by
+    a guard, 130 Ctrl-C, 143 SIGTERM; archive and plot are written in each of these cases, if anything was evaluated.
     """
     for first, second, both in (
         ("--plot", "--no-plot", plot is not None and no_plot),
@@ -101,7 +108,7 @@ def run(
     output = output.resolve()
     console = Console(quiet=quiet, stderr=as_json)
     with warnings.catch_warnings(), _Signals(output) as signals:
-        # Of Badger's and Xopt's own libraries; nothing that a user could act upon.
+        # Warnings of the libraries of Badger and Xopt, which a user cannot act upon.
         warnings.simplefilter("ignore")
         with _removed_after_a_mistake(output):
             ours = _prepare(routine, output, plugin_root, parameters, read_only, (evaluations, seconds, target), at_end)
@@ -132,7 +139,7 @@ def _prepare(
 ) -> HeadlessRun:
     from ..badger_app.build_routine import read_routine_file
 
-    # Badger takes seconds to load: what is no routine file at all, and a wrong option around it, is told before.
+    # Badger takes seconds to load: a file that is not a routine, and a wrong option, are reported before that.
     read_routine_file(file)
     load()
     from ..badger_app import headless
@@ -145,7 +152,7 @@ def _prepare(
 
 @contextlib.contextmanager
 def _removed_after_a_mistake(folder: Path) -> Iterator[None]:
-    """Remove what Badger was configured in, if it is new, and the run does not even begin."""
+    """Remove the folder of Badger's configuration, if it is new, when the run does not even begin."""
     is_new = not folder.exists()
     try:
         yield
@@ -159,10 +166,10 @@ def _removed_after_a_mistake(folder: Path) -> Iterator[None]:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM: while Badger loads they end the process, and later the run after its present evaluation.
+    """Ctrl-C and SIGTERM: they end the process while Badger loads, and later the run after its current evaluation.
 
-    :ivar run: what is to be stopped; None as long as nothing can have been set.
-    :ivar codes: the exit codes of those that came.
+    :ivar run: the run to stop; None as long as nothing can have been set.
+    :ivar codes: the exit codes of the signals that came.
     """
 
     def __init__(self, output: Path) -> None:
@@ -185,14 +192,14 @@ class _Signals:
         if self.run is not None:
             self.run.stop(f"stopped by {name}")
             return
-        # Not by an exception: Badger and its libraries catch whatever comes while they are imported.
+        # Not by an exception: Badger and its libraries catch every one while they are imported.
         self._tidy.close()
         os.write(2, f"badger-k2eg run: stopped by {name}, before anything was set\n".encode())
         os._exit(code)
 
 
 def _run(ours: HeadlessRun, console: Console) -> tuple[int, str | None]:
-    """Run, with a line for each evaluation.
+    """Run, and print a line for each evaluation.
 
     :returns: exit code, and what went wrong in one line.
     """
@@ -209,7 +216,7 @@ def _run(ours: HeadlessRun, console: Console) -> tuple[int, str | None]:
         with progress:
             ours.run(show)
     except Exception as problem:
-        # Whatever the environment raises is a failed run: told in one line, after what was done before it.
+        # Whatever the environment raises is a failed run, reported in one line after the evaluations before it.
         error = first_line(problem)
         return _code(problem), f"{ours.reason}: {error}" if ours.reason.endswith(("failed", "was not begun")) else error
     return 0, None
@@ -232,3 +239,43 @@ def _draw(ours: HeadlessRun, file: Path) -> tuple[Path | None, str | None]:
     except OSError as error:
         return None, f"no plot: {file}: {error.strerror or error}"
     return file, None
+
+
+# -- again ------------------------------------------------------------------------------------------------------------
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("recorded", metavar="RUN")
+@click.option(
+    "--archive",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Badger's archive, for a run of Badger's window",
+)
+@click.option(
+    "--save", type=click.Path(dir_okay=False, path_type=Path), help="write the routine to this file, and run nothing"
+)
+@click.pass_context
+def rerun(context: click.Context, recorded: str, archive: Path | None, save: Path | None) -> int:
+    """Run the routine of a recorded run again: RUN is its id, the beginning of the id, its name, or last.
+
+    All options of `badger-k2eg run` can be given too, such as `--read-only` or `--set interface_name=replay`.
+    """
+    from ..badger_app.rerun import routine_of
+
+    journal = Journal.open()
+    try:
+        found = journal.run(recorded)
+        text = routine_of(found, archive)
+    finally:
+        journal.close()
+    if save is not None:
+        save.write_text(text, encoding="utf-8")
+        say(f"the routine of run {found.id} is in {save}")
+        return 0
+    with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder:
+        file = Path(folder) / f"rerun-{file_name(found.id)}.yaml"
+        file.write_text(text, encoding="utf-8")
+        again = run.make_context(context.command_path, [os.fspath(file), *context.args], parent=context.parent)
+        with again:
+            code = run.invoke(again)
+    return int(code or 0)

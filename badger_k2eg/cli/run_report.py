@@ -1,6 +1,6 @@
-"""What ``badger-k2eg run`` says: a line before, a line for each evaluation, tables and JSON at the end.
+"""The output of ``badger-k2eg run``: a line before, a line for each evaluation, tables and JSON at the end.
 
-Owns the words; computes nothing that ``badger_app.headless`` does not know. Imports no Badger.
+It computes nothing that ``badger_app.headless`` does not know, and imports no Badger.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ if TYPE_CHECKING:
 
 #: Points of a front that are listed; the archive has all.
 _LISTED = 15
-_READ_ONLY = "nothing is set, so no point is the best one and no target counts"
 
 
 class Standing(ProgressColumn):
-    """The best so far, and why the run stops."""
+    """A column with the best evaluation so far, and why the run stops."""
 
-    # Not only once in a while, as columns are drawn that cost more.
+    # Drawn at each refresh, not as rarely as rich draws columns that cost more.
     max_refresh = None
 
     def __init__(self, run: HeadlessRun) -> None:
@@ -32,7 +31,7 @@ class Standing(ProgressColumn):
         super().__init__()
 
     def render(self, task: Task) -> Text:
-        """Draw it."""
+        """Draw the column."""
         text = Text("read-only" if self._run.read_only else "")
         if (best := self._run.best) is not None:
             text.append(f"best {_values(best.objectives)}", style="bold green")
@@ -44,13 +43,13 @@ class Standing(ProgressColumn):
 
 
 def announce(run: HeadlessRun, console: Console) -> None:
-    """Say what is about to run, and when it will end."""
+    """Print what is about to run, and when it will end."""
     routine = run.routine
     interface = getattr(routine.environment.interface, "name", "no interface")
     console.print(f"{routine.name}: {routine.generator.name} on {routine.environment.name} through {interface}")
-    console.print(f"ends {run.ends}{' (nothing else was said)' if run.is_default else ''}")
+    console.print(f"ends {run.ends}{' (the default)' if run.is_default else ''}")
     if run.read_only:
-        # What an environment moves past its interface is told when it is seen.
+        # What an environment moves past its interface is reported when it is seen.
         words = "nothing is set through the interface, so no point is the best one and no target counts"
         console.print(Text().append("read-only", "bold").append(f": {words}"))
     if routine.critical_constraint_names:
@@ -59,7 +58,7 @@ def announce(run: HeadlessRun, console: Console) -> None:
 
 
 def line(evaluation: Evaluation, most: int | None) -> Text:
-    """Tell one evaluation in a line."""
+    """Return one evaluation as a line."""
     number = f"{evaluation.number:{len(str(most))}d}/{most}" if most else f"{evaluation.number:3d}"
     text = Text(f"{number}  {_values(_all(evaluation))}")
     if evaluation.was_set is False:
@@ -67,12 +66,12 @@ def line(evaluation: Evaluation, most: int | None) -> Text:
     elif evaluation.best:
         text.append("  best", "bold green")
     elif not evaluation.feasible:
-        text.append("  a constraint does not hold", "yellow")
+        text.append("  a constraint is violated", "yellow")
     return text
 
 
 def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) -> None:
-    """Say how it ended."""
+    """Print how the run ended."""
     console.print(run.reason)
     if run.moved:
         console.print(run.moved, style="bold red" if run.move_failed else None)
@@ -82,7 +81,7 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
     if run.front:
         points = _spread(run.front, _LISTED)
         shown = "" if len(points) == len(run.front) else f", {len(points)} of them shown"
-        console.print(f"front: {len(run.front)} of {len(run.evaluations)} evaluations are beaten by none in all{shown}")
+        console.print(f"front: {len(run.front)} of {len(run.evaluations)} evaluations are not dominated{shown}")
         console.print(_front(run, points))
     if run.archive is not None:
         console.print(f"archive: {run.archive}")
@@ -94,15 +93,15 @@ def show(run: HeadlessRun, console: Console, output: Path, plot: Path | None) ->
 
 
 def show_ends(run: HeadlessRun, console: Console) -> None:
-    """Show start, best and end."""
-    # The heading is a line of its own: a table's title is broken to the width of the table.
+    """Print the values at start, best point and end."""
+    # The heading is a line of its own: rich folds a table's title to the width of the table.
     if run.start is not None:
         console.print(run.title)
         console.print(_table(run))
 
 
 def outcome(run: HeadlessRun, code: int, error: str | None, plot: Path | None) -> dict[str, Any]:
-    """Tell everything in the types of JSON."""
+    """Return everything about the run in the types of JSON."""
     best = run.best
     told = {
         "routine": run.routine.name,
@@ -168,7 +167,7 @@ def _front(run: HeadlessRun, points: Sequence[Evaluation]) -> Table:
 
 
 def _spread(points: Sequence[Evaluation], most: int) -> list[Evaluation]:
-    """Choose the ends of a long front, and as many between them as there is room for."""
+    """Return at most so many points of a front, its ends among them."""
     if len(points) <= most:
         return list(points)
     return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
@@ -191,7 +190,7 @@ def _number(value: float | None) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+    """Replace NaN and infinity, which JSON does not have, by null."""
     if isinstance(value, dict):
         return {key: _finite(each) for key, each in value.items()}
     if isinstance(value, list):

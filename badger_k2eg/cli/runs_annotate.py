@@ -1,4 +1,4 @@
-"""``badger-k2eg runs attach``, ``tag``, ``note``, ``rename``, ``link``: what is said of a run afterwards."""
+"""``badger-k2eg runs attach``, ``tag``, ``note``, ``rename``, ``link``: annotations of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _answer(words: str, as_json: bool, **found: Any) -> None:
 @text.journal_option
 @text.json_option
 def attach(run_text: str, file: Path, place: Path | None, as_json: bool) -> None:
-    """Copy a file into the journal, as one of a run's."""
+    """Attach a copy of a file to a run."""
     with text.opened(place) as journal:
         run = journal.run(run_text)
         copy = annotate.attach(journal, run, file)
@@ -36,17 +36,17 @@ def attach(run_text: str, file: Path, place: Path | None, as_json: bool) -> None
 @click.command()
 @click.argument("run_text", metavar="RUN")
 @click.argument("words", nargs=-1, metavar="[NAME=VALUE]...")
-@click.option("--remove", multiple=True, metavar="NAME", help="take a tag off; may be repeated")
+@click.option("--remove", multiple=True, metavar="NAME", help="remove a tag; may be repeated")
 @text.journal_option
 @text.json_option
 def tag(run_text: str, words: tuple[str, ...], remove: tuple[str, ...], place: Path | None, as_json: bool) -> None:
-    """Give a run tags (charge=0.25 is a number, operator=Ada a text), or show them."""
+    """Tag a run (charge=0.25 is a number, operator=Ada a text), or show its tags."""
     pairs = [word.partition("=") for word in words]
     for word, (name, equals, value) in zip(words, pairs, strict=True):
         if not (equals and name.strip() and value.strip()):
             raise click.UsageError(f"{word!r} is not NAME=VALUE")
         if set(name) & set("<>"):
-            raise click.UsageError(f"{name!r}: the name of a tag holds no < or >")
+            raise click.UsageError(f"{name!r}: the name of a tag cannot contain < or >")
     with text.opened(place) as journal:
         run = journal.run(run_text)
         for name in remove:
@@ -64,13 +64,13 @@ def tag(run_text: str, words: tuple[str, ...], remove: tuple[str, ...], place: P
 @text.journal_option
 @text.json_option
 def note(run_text: str, words: str, place: Path | None, as_json: bool) -> None:
-    """Say something of a run, in words."""
+    """Add a note to a run."""
     if not words.strip():
-        raise click.UsageError("a note without words")
+        raise click.UsageError("the note is empty")
     with text.opened(place) as journal:
         run = journal.run(run_text)
         annotate.note(journal, run, words)
-    _answer(f"noted of run {run.id}", as_json, run=run.id, note=words)
+    _answer(f"run {run.id} has the note", as_json, run=run.id, note=words)
 
 
 @click.command()
@@ -79,11 +79,11 @@ def note(run_text: str, words: str, place: Path | None, as_json: bool) -> None:
 @text.journal_option
 @text.json_option
 def rename(run_text: str, name: str, place: Path | None, as_json: bool) -> None:
-    """Give a run a name to find it by; its id stays."""
+    """Give a run a name to find it by; its id stays the same."""
     with text.opened(place) as journal:
         run = journal.run(run_text)
         if name == "last" or any(other.id.startswith(name) for other in journal.runs()):
-            raise SettingsError(f"{name!r} would be taken for the id of a run")
+            raise SettingsError(f"{name!r} could be mistaken for the id of a run")
         annotate.rename(journal, run, name)
     _answer(f"run {run.id} is now {name}", as_json, run=run.id, name=name)
 
@@ -94,7 +94,7 @@ def rename(run_text: str, name: str, place: Path | None, as_json: bool) -> None:
 @text.journal_option
 @text.json_option
 def link(run_text: str, parent_text: str, place: Path | None, as_json: bool) -> None:
-    """Say that a run continues another."""
+    """Record that a run continues another."""
     with text.opened(place) as journal:
         run, parent = journal.run(run_text), journal.run(parent_text)
         annotate.link(journal, run, parent)

@@ -23,8 +23,8 @@ class Side:
     """One side of a comparison.
 
     :ivar values: ``{pv: value}``.
-    :ivar missing: ``{pv: why}`` of those that have none.
-    :ivar damaged: ``{pv: line}`` of those that come out of a line whose checksum does not fit.
+    :ivar missing: ``{pv: why}`` for PVs without a value.
+    :ivar damaged: ``{pv: line}`` for values from a line whose checksum is wrong.
     """
 
     name: str
@@ -36,8 +36,10 @@ class Side:
 @click.command()
 @click.argument("left", metavar="RUN")
 @click.argument("right", metavar="RUN|now")
-@click.option("--at", default="end", show_default=True, help="of RUN: start, best, end, or the number of an evaluation")
-@click.option("--all", "everything", is_flag=True, help="what is the same, too")
+@click.option(
+    "--at", default="end", show_default=True, help="point of RUN: start, best, end, or the number of an evaluation"
+)
+@click.option("--all", "everything", is_flag=True, help="also show what is the same")
 @text.journal_option
 @text.json_option
 def diff(left: str, right: str, at: str, everything: bool, place: Path | None, as_json: bool) -> None:
@@ -90,7 +92,7 @@ def diff(left: str, right: str, at: str, everything: bool, place: Path | None, a
 def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:
     run = journal.run(words)
     if at == "best" and run.best is None:
-        raise NoSuchRecord(f"run {run.id} does not say which evaluation was its best; give the number of one")
+        raise NoSuchRecord(f"run {run.id} does not record which evaluation was best; give a number")
     if at not in ("start", "best", "end") and not at.isdigit():
         raise NoSuchRecord(f"--at {at}: write start, best, end, or the number of an evaluation")
     evaluation = {"start": 0, "best": run.best, "end": None}[at] if not at.isdigit() else int(at)
@@ -100,7 +102,7 @@ def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:
 
 
 def _of_machine(run: RecordedRun) -> Side:
-    """Read every PV that the run knows."""
+    """Read every PV that the run has set."""
     from ..control import Control, connect
     from ..core.settings import load
     from ..run.manifest import way_of
@@ -117,7 +119,7 @@ def _of_machine(run: RecordedRun) -> Side:
 
 
 def _changed(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give what the manifests say differently; who and when is never the same."""
+    """Return what differs between the manifests, but for who and when."""
     own = ("user", "host", "process")
     return [
         {"name": name, "left": one.get(name), "right": other.get(name)}

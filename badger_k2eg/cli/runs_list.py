@@ -18,18 +18,18 @@ from .console import Console, Table, Text, say
 _STATES = ("success", "stopped", "failed", "lost", "open", "crashed")
 _STYLES = {"failed": "red", "lost": "red", "crashed": "red", "stopped": "yellow", "open": "green"}
 _SLOWEST = 10
-#: Columns of setpoints, and of readings, that a terminal bears; --json has all.
+#: Number of columns of setpoints, and of readings, that fit a terminal; --json has all.
 _COLUMNS = 6
 
 
 @click.command("list")
 @click.option("--tag", "tags", multiple=True, metavar="COND", help="NAME, NAME=TEXT, NAME=0.2..0.5, NAME>0.2")
-@click.option("--since", metavar="TIME", help="begun at that time or later")
-@click.option("--until", metavar="TIME", help="begun before that time")
+@click.option("--since", metavar="TIME", help="started at this time or later")
+@click.option("--until", metavar="TIME", help="started before this time")
 @click.option("--state", "states", multiple=True, metavar="STATE", help=f"one of {', '.join(_STATES)}")
-@click.option("--host", help="run on this host")
-@click.option("--user", help="run by this user")
-@click.option("--limit", type=click.IntRange(1), help="the newest so many")
+@click.option("--host", help="runs on this host")
+@click.option("--user", help="runs by this user")
+@click.option("--limit", type=click.IntRange(1), help="only this many, the newest")
 @text.journal_option
 @text.json_option
 def list_(
@@ -149,7 +149,7 @@ def _whole(run: RecordedRun) -> dict[str, Any]:
 def _summary(out: Console, run: RecordedRun) -> None:
     out.print(Text(f"run {run.id}  {run.name}".rstrip(), "bold"))
     if not run.first.intact:
-        out.print(Text(f"  {text.damage([run.first.line])}: what follows may not be what was", "red"))
+        out.print(Text(f"  {text.damage([run.first.line])}: what follows may be wrong", "red"))
     took = text.span(run.started_ns, run.ended_ns)
     end = "" if run.event.end is None else str(run.event.end)
     facts = {
@@ -172,7 +172,7 @@ def _summary(out: Console, run: RecordedRun) -> None:
 
 
 def _named(value: Any) -> str:
-    """Write what a manifest says of a part: its name, where it has one."""
+    """Return what a manifest says of a part: its name, if it has one."""
     found = value.get("name") if isinstance(value, dict) else value
     return "" if found is None else text.value_text(found)
 

@@ -1,7 +1,7 @@
-"""``badger-k2eg runs restore RUN``: what a run has set is put back; what differs is shown first.
+"""``badger-k2eg runs restore RUN``: put back what a run has set; what differs is shown first.
 
-Owns the words and the exit code; ``run.restore`` does it. Exit codes: 0 everything is where it shall be, 1 something is
-not, 3 a guard (limits, a lock, read-only) kept something from its place.
+``run.restore`` does it. Exit codes: 0 everything is where it should be, 1 something is not, 3 a guard (limits, a lock,
+read-only) kept something from its place.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ _REFUSED = ("blocked", "read-only")
 @click.argument("run")
 @click.option("--to", default="start", show_default=True, help="start, best, or the number of an evaluation")
 @click.option("--dry-run", is_flag=True, help="show what differs, and set nothing")
-@click.option("--yes", is_flag=True, help="ask nothing")
-@click.option("--force", is_flag=True, help="also what another has moved since, or locked; on record")
+@click.option("--yes", is_flag=True, help="do not ask for confirmation")
+@click.option("--force", is_flag=True, help="also set what others have moved since, or locked; this is recorded")
 @click.option("--read-only", is_flag=True, help="set nothing on the machine")
 @click.option("--json", "as_json", is_flag=True, help="write the outcome to standard output as JSON")
 def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only: bool, as_json: bool) -> int:
     """Put back what RUN has set: to where it was before, to its best point, or to the end of an evaluation.
 
-    RUN is an id, its unique beginning, a name, or `last`. What somebody else has moved since, or another process has
-    locked, is left alone and named. It is recorded under the run's own id.
+    RUN is an id, its unique beginning, a name, or `last`. What others have moved since, or another process has locked,
+    is left alone and named. The restore is recorded under the run's own id.
     """
     from ..control import Control, connect
     from ..core.settings import load
@@ -67,7 +67,7 @@ def restore(run: str, to: str, dry_run: bool, yes: bool, force: bool, read_only:
             undo.run(say)
         code = 0 if dry_run else _code(undo.steps)
         if not dry_run:
-            # Whole lines: in the table above, what keeps a PV from its place is folded.
+            # Whole lines: the table above folds what keeps a PV from its place.
             for step in undo.steps:
                 if step.fate in _REFUSED and step.pv not in said:
                     say(step)
@@ -85,7 +85,7 @@ def _confirm(count: int, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first")
+        raise click.UsageError("there is no terminal to ask for confirmation: give --yes, or --dry-run to look first")
     if not click.confirm(f"set {count} PV{'s' if count > 1 else ''}?"):
         raise click.Abort
 
@@ -120,7 +120,7 @@ def _verdict(steps: Sequence[Any]) -> list[str]:
 
     left = [step for step in steps if step.fate not in _DONE]
     words = [summary(steps)]
-    return [*words, f"NOT where it shall be: {', '.join(step.pv for step in left)}"] if left else words
+    return [*words, f"NOT where it should be: {', '.join(step.pv for step in left)}"] if left else words
 
 
 def _outcome(run: str, to: str, dry_run: bool, steps: Sequence[Any], code: int) -> dict[str, Any]:

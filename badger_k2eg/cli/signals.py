@@ -1,4 +1,4 @@
-"""The end of a process: told to stop by a signal, or with the process that started it."""
+"""The end of a process: by a signal, or with the process that started it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from types import FrameType
 
 from . import INTERRUPTED, TERMINATED
 
-# What stops a command that sets PVs: how it is called, and the exit code.
+# The signals that stop a command which sets PVs: name and exit code.
 _STOPS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
 
 
 @contextlib.contextmanager
 def ended_by_signals() -> Iterator[threading.Event]:
-    """Give an event that Ctrl-C and SIGTERM set: both are the ordinary end of a server."""
+    """Yield an event that Ctrl-C and SIGTERM set: both are the ordinary end of a server."""
     ended = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -33,9 +33,9 @@ def ended_by_signals() -> Iterator[threading.Event]:
 
 @contextlib.contextmanager
 def stopped_by_signals(stop: Callable[[str, int], None]) -> Iterator[None]:
-    """Hear of Ctrl-C and SIGTERM; what is ignored (in a job of a script in the background) stays so.
+    """Handle Ctrl-C and SIGTERM; a signal that is ignored (as in a background job of a script) stays ignored.
 
-    :param stop: called with the signal as people call it, and with the exit code that tells of it.
+    :param stop: called with the name of the signal for people, and with its exit code.
     """
     ours = os.getpid()
 
@@ -43,11 +43,11 @@ def stopped_by_signals(stop: Callable[[str, int], None]) -> Iterator[None]:
         if os.getpid() == ours:
             stop(*_STOPS[signal.Signals(number)])
             return
-        # A child that was forked meanwhile: it ends as it would without us.
+        # A child that was forked meanwhile: it ends as it would without this handler.
         signal.signal(number, previous[signal.Signals(number)])
         os.kill(os.getpid(), number)
 
-    # None: a handler that Python did not install.
+    # None: a handler that was not installed from Python.
     left = (signal.SIG_IGN, None)
     previous = {number: old for number in _STOPS if (old := signal.getsignal(number)) not in left}
     for number in previous:
@@ -60,7 +60,7 @@ def stopped_by_signals(stop: Callable[[str, int], None]) -> Iterator[None]:
 
 
 def exit_with_parent() -> None:
-    """End with the process that started this one: its end of the pipe closes then."""
+    """End this process when its parent ends, which closes standard input."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):

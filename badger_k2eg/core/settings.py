@@ -343,17 +343,35 @@ def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] 
     :param keywords: the options given to the interface by name.
     :raises SettingsError: naming the option, its source and what is wrong.
     """
-    environ = os.environ
+    return resolve([options for _, options in sources(keywords)], defaults)
+
+
+def sources(keywords: Mapping[str, Any] | None = None) -> list[tuple[Callable[[str], str], Options]]:
+    """Read every source, the strongest first, each with a function that names an option of it to the user.
+
+    :param keywords: what was given to the interface by name.
+    :raises SettingsError: naming the option, its source and what is wrong.
+    """
     ini, named = _ini()
-    sources = [
-        parse(keywords or {}, lambda name: f"option {name}"),
-        from_environment(environ),
-        from_file(ini, required=named),
-        _policy(SYSTEM_POLICY, required=False),
+    found: list[tuple[Callable[[str], str], Options]] = [
+        (_keyword, parse(keywords or {}, _keyword)),
+        (_variable, from_environment()),
+        (_line_of(ini), from_file(ini, required=named)),
+        (_line_of(SYSTEM_POLICY), _policy(SYSTEM_POLICY, required=False)),
     ]
-    if extra := environ.get(POLICY_VARIABLE):
-        sources.append(_policy(Path(extra), required=True))
-    return resolve(sources, defaults)
+    if extra := os.environ.get(POLICY_VARIABLE):
+        found.append((_line_of(Path(extra)), _policy(Path(extra), required=True)))
+    return found
+
+
+def origins(name: str, given: Iterable[tuple[Callable[[str], str], Options]]) -> list[str]:
+    """Name the sources that an option's value comes from: the strongest one, or all of them for a restriction."""
+    places = [place(name) for place, options in given if getattr(options, name) is not None]
+    return places if name in _RESTRICTIONS else places[:1]
+
+
+def _keyword(name: str) -> str:
+    return f"option {name}"
 
 
 def _ini() -> tuple[Path, bool]:

@@ -1,6 +1,6 @@
-"""Kafka brokers for tests: the embedded one in a process of its own, or one that somebody else runs.
+"""Kafka brokers for tests: the embedded one in a process of its own, or one that runs already.
 
-Owns what a test can ask of any broker (`Broker`); `kafka_server` has Apache Kafka itself. Imports kafka, deadline.
+`Broker` is what a test can ask of any broker.
 """
 
 from __future__ import annotations
@@ -10,15 +10,13 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from ..core.deadline import Deadline
 from ..kafka import EmbeddedBroker, KafkaConnection, Topics
 from .processes import ChildFailed, ChildProcess, announce_ready, clean_environment
-
-KINDS = "embedded, kafka, or HOST:PORT of a broker that runs"
 
 _BOOTSTRAP, _DONE = "bootstrap", "done"
 _PATIENCE = 10.0
@@ -28,7 +26,7 @@ _POLL = 0.002
 class Broker(ABC):
     """A Kafka broker that a test may use; a context manager."""
 
-    #: What it is, for the header of a report.
+    #: What it is, in one word.
     kind: str
     #: Whether `down` and `up` work.
     has_faults = True
@@ -44,7 +42,7 @@ class Broker(ABC):
     @property
     @abstractmethod
     def connection(self) -> KafkaConnection:
-        """A connection to it, with the options that suit it."""
+        """A connection to the broker, with the options that suit it."""
 
     @property
     def bootstrap(self) -> str:
@@ -52,13 +50,13 @@ class Broker(ABC):
         return self.connection.bootstrap
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
-        """Make a topic; nothing happens if it exists."""
+        """Create a topic, unless it exists."""
         topics = Topics(self.connection)
         topics.create(topic, Deadline(_PATIENCE), partitions=partitions)
         topics.close()
 
     def down(self) -> None:
-        """Answer nobody any more; what is stored stays."""
+        """Stop answering; what is stored is kept."""
         raise NotImplementedError(f"a broker of kind {self.kind} cannot be taken down")
 
     def up(self) -> None:
@@ -67,7 +65,7 @@ class Broker(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """End it. Idempotent."""
+        """Stop the broker. Idempotent."""
 
 
 class EmbeddedBrokerProcess(Broker):
@@ -83,15 +81,15 @@ class EmbeddedBrokerProcess(Broker):
 
     @property
     def connection(self) -> KafkaConnection:
-        """A connection to it, with the options that suit it."""
+        """A connection to the broker, with the options that suit it."""
         return self._connection
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
-        """Make a topic; nothing happens if it exists."""
+        """Create a topic, unless it exists."""
         self._child.command("create_topic", topic, partitions)
 
     def down(self) -> None:
-        """Cut all connections and take no new ones; what is stored stays."""
+        """Cut all connections and accept no new ones; what is stored is kept."""
         self._child.command("down")
 
     def up(self) -> None:
@@ -99,7 +97,7 @@ class EmbeddedBrokerProcess(Broker):
         self._child.command("up")
 
     def rtt(self, milliseconds: int) -> None:
-        """Answer each request so much later."""
+        """Delay the answer to each request."""
         self._child.command("rtt", milliseconds)
 
     def push_errors(self, api_key: int, errors: Sequence[int]) -> None:
@@ -112,7 +110,7 @@ class EmbeddedBrokerProcess(Broker):
 
 
 class ExternalBroker(Broker):
-    """A broker that somebody else runs; its faults are not ours."""
+    """A broker that runs already, outside of the tests; it is not taken down."""
 
     kind = "external"
     has_faults = False
@@ -127,39 +125,40 @@ class ExternalBroker(Broker):
         return self._connection
 
     def close(self) -> None:
-        """Nothing."""
+        """Do nothing: the broker runs on."""
+
+
+BROKERS: dict[str, Callable[[], Broker]] = {EmbeddedBrokerProcess.kind: EmbeddedBrokerProcess}
+"""The kinds of broker that ``--k2eg-broker`` can start; a session may add its own."""
 
 
 def start_broker(kind: str) -> Broker:
-    """Start the broker that the option ``--broker`` asks for.
+    """Start a broker, or connect to one that runs.
 
+    :param kind: a key of `BROKERS`, or ``HOST:PORT``.
     :raises MissingTestPart: if it needs something that is not installed here.
-    :raises ValueError: for a word that names none.
+    :raises ValueError: for an unknown kind.
     """
-    if kind == EmbeddedBrokerProcess.kind:
-        return EmbeddedBrokerProcess()
-    if kind == "kafka":
-        from .kafka_server import KafkaServer
-
-        return KafkaServer()
+    if start := BROKERS.get(kind):
+        return start()
     if ":" in kind:
         return ExternalBroker(kind)
-    raise ValueError(f"--broker={kind}: choose {KINDS}")
+    raise ValueError(f"--k2eg-broker={kind}: choose {', '.join(BROKERS)}, or HOST:PORT of a broker that runs")
 
 
 class _Commanded(ChildProcess):
-    """A child that does what a line of JSON on its standard input says, and prints when it is done."""
+    """A child that executes commands, each a line of JSON on its standard input, and prints when one is done."""
 
     _sent = 0
 
     def command(self, method: str, *arguments: Any) -> None:
         """Send a command and wait until it is done.
 
-        :raises ChildFailed: with the child's words if it cannot.
+        :raises ChildFailed: with the child's error if it fails.
         """
         stdin = self._process.stdin if self._process is not None else None
         if stdin is None or not self.alive:
-            raise ChildFailed(f"{self!r} cannot be asked for {method}; it said:\n{self.output}")
+            raise ChildFailed(f"{self!r} cannot be asked for {method}; it printed:\n{self.output}")
         self._sent += 1
         stdin.write(json.dumps([self._sent, method, *arguments]).encode() + b"\n")
         stdin.flush()
@@ -167,7 +166,7 @@ class _Commanded(ChildProcess):
             raise ChildFailed(f"{method}{arguments}: {answer}")
 
     def answer(self, number: int, word: str) -> str:
-        """Wait for the line ``NUMBER WORD REST`` and give its rest."""
+        """Wait for the line ``NUMBER WORD REST``, and return its rest."""
         until = time.monotonic() + _PATIENCE
         start = f"{number} {word}"
         while time.monotonic() < until:
@@ -175,11 +174,11 @@ class _Commanded(ChildProcess):
                 if line.startswith(start) and line.endswith("\n"):
                     return line.removeprefix(start).strip()
             time.sleep(_POLL)
-        raise ChildFailed(f"{self!r} did not answer; it said:\n{self.output}")
+        raise ChildFailed(f"{self!r} did not answer; it printed:\n{self.output}")
 
 
 def main() -> None:
-    """Serve until the parent is gone, and do what it says."""
+    """Serve until the parent has ended, and execute its commands."""
     with EmbeddedBroker() as broker:
         print(0, _BOOTSTRAP, broker.bootstrap, flush=True)
         announce_ready()
@@ -188,7 +187,7 @@ def main() -> None:
             try:
                 getattr(broker, method)(*arguments)
                 print(number, _DONE, flush=True)
-            except Exception as error:  # the test that asked shall hear of it
+            except Exception as error:  # reported to the test that asked
                 print(number, _DONE, repr(error), flush=True)
     os._exit(0)
 

@@ -1,7 +1,7 @@
 """`GatewayProcess`: the development gateway in a child process, as a user starts it.
 
-Owns the class for tests and, run as `python -m badger_k2eg.testing.gateway OPTION...`, the child's program: the
-command `badger-k2eg gateway`, ended with its parent.
+Run as `python -m badger_k2eg.testing.gateway OPTION...`, this module is the child's program: the command `badger-k2eg
+gateway`, ended with its parent.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _FOLDER_VARIABLE = "K2EG_PYTHON_CONFIGURATION_PATH_FOLDER"
 
 
 class GatewayProcess(ChildProcess):
-    """A gateway of `broker`, or with a broker of its own.
+    """A gateway on `broker`, or with a broker of its own.
 
     :param options: of `badger-k2eg gateway`, e.g. `"--revision", "A"`.
     :param epics: the EPICS_* variables with which it reaches its PVs.
-    :param broker: None: the gateway brings an embedded one.
-    :param command_topic: a new one by default; to be named for gateways that share one.
-    :param group: of the gateways that share a command topic; a new one by default.
-    :raises ChildFailed: if it does not start; the message has what it printed.
+    :param broker: by default the gateway starts an embedded one.
+    :param command_topic: a new one by default; name it for gateways that share one.
+    :param group: name of the group of gateways that share a command topic; a new one by default.
+    :raises ChildFailed: if it does not start; the message contains its output.
     """
 
-    #: Of the ini file, without `.ini`.
+    #: Name of the ini file, without `.ini`.
     environment_name = "gateway"
 
     def __init__(
@@ -45,8 +45,8 @@ class GatewayProcess(ChildProcess):
         command_topic: str | None = None,
         group: str | None = None,
     ) -> None:
-        """Start it; returns when it takes commands."""
-        #: With the ini file by which clients reach it.
+        """Start the gateway; return when it takes commands."""
+        #: The folder of the ini file by which clients reach it.
         self.folder = Path(tempfile.mkdtemp(prefix="badger-k2eg-"))
         path = self.folder / f"{self.environment_name}.ini"
         if broker is None:
@@ -73,11 +73,11 @@ class GatewayProcess(ChildProcess):
 
     @property
     def command_topic(self) -> str:
-        """Where it takes commands."""
+        """The topic on which it takes commands."""
         return self._announced(2)
 
     def end(self, number: signal.Signals, timeout: float = 15.0) -> int:
-        """End it as a user does, by SIGTERM or SIGINT.
+        """End the gateway as a user does, by SIGTERM or SIGINT.
 
         :returns: its exit code.
         :raises subprocess.TimeoutExpired: if it does not end.
@@ -88,7 +88,7 @@ class GatewayProcess(ChildProcess):
         return process.wait(timeout)
 
     def close(self) -> None:
-        """End it and remove its files. Idempotent."""
+        """End the gateway and remove its files. Idempotent."""
         super().close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -107,7 +107,7 @@ def _environment(broker: Broker, command_topic: str) -> str:
 
 
 def main() -> None:
-    """Serve until the parent is gone."""
+    """Serve until the parent has ended."""
     exit_with_parent()
     # As `python -m badger_k2eg.cli gateway OPTION...` does.
     sys.argv[1:1] = ["gateway"]

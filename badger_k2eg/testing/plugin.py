@@ -1,20 +1,25 @@
 """The pytest plugin of badger-k2eg (entry point `badger_k2eg`): fixtures that give a test a real control system.
 
-Owns the fixtures, the EPICS_* variables of the session, and the place of its journal and locks. It imports our rooms
-inside its fixtures only: pytest loads this before coverage starts.
+A session that asks for none of these fixtures runs as if the plugin were not installed. pytest loads this module before
+coverage starts, so it imports the package inside its fixtures only.
 
-`epics_environment`, on which every fixture with a server depends, is settled before the first of them starts: it lists
-the ports of all parts a session may have, so that one client context reaches them all, whenever they come up. A session
-that asks for none of these fixtures keeps its EPICS_* variables. Journal and locks of every session are in a temporary
-folder, so that no test writes a run into its user's own journal, or waits for the lock of a run that goes on.
+`epics_environment`, on which every fixture with a server depends, lists the ports of all servers that a session may
+start before the first of them starts: one client context reaches them all, whenever they come up. The EPICS_* variables
+stay set from the first test that asks for a server until the end of the session.
+
+A test with one of these control systems records its runs, and locks its PVs, in a temporary folder: never in its user's
+own journal, and never waiting for the lock of a real run. A journal or lock folder that the session has chosen itself
+is kept.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Generator, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -22,27 +27,34 @@ if TYPE_CHECKING:
     from badger_k2eg.backends.memory import MemoryBackend
 
     from .broker import Broker
-    from .fault_server import FaultServer
     from .gateway import GatewayProcess
     from .ports import PartPorts
-    from .soft_ioc import Part, SoftIoc
+    from .soft_ioc import SoftIoc
     from .virtual_clock import VirtualClock
 
-    PartT = TypeVar("PartT", bound=Part)
+_FACTORY_SLOTS = 8
+"""Number of further servers that the session's environment reaches at once, beside the session's IOC."""
 
-_FACTORY_SLOTS = 6
-"""How many IOCs of `soft_ioc_factory` at once are in the session's environment."""
+_PLACES = {"BADGER_K2EG_JOURNAL_DIR": "journal", "BADGER_K2EG_LOCK_DIR": "locks"}
+_PLACES_AT_START = {name: os.environ.get(name) for name in _PLACES}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the user choose the Kafka broker of the session."""
     parser.getgroup("badger-k2eg").addoption(
-        "--broker",
+        "--k2eg-broker",
         default="embedded",
-        metavar="embedded|kafka|HOST:PORT",
-        help="the Kafka broker of the tests: embedded (in memory), kafka (Apache Kafka, needs Java 17 and Maven), or "
-        "one that runs; default: embedded",
+        metavar="embedded|HOST:PORT",
+        help="the Kafka broker of the fixtures broker and gateway: embedded (in memory), or one that runs already; "
+        "default: embedded",
     )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Give each test that uses a server of the session a run of its own."""
+    names = getattr(item, "fixturenames", [])
+    if "epics_environment" in names and "_own_run" not in names:
+        names.insert(0, "_own_run")
 
 
 class SessionPorts:
@@ -54,100 +66,92 @@ class SessionPorts:
         from .soft_ioc import client_environment
 
         self.soft_ioc = PartPorts()
-        self.second_soft_ioc = PartPorts()
-        self.fault_server = PartPorts()
         #: Not in use at the moment.
         self.factory = [PartPorts() for _ in range(_FACTORY_SLOTS)]
         #: The EPICS_* variables of a client of all of them, also of those of the factory that are in use.
-        self.environment = client_environment(self.soft_ioc, self.second_soft_ioc, self.fault_server, *self.factory)
+        self.environment = client_environment(self.soft_ioc, *self.factory)
 
 
-def _start(kind: type[PartT], ports: PartPorts) -> PartT:
-    from .soft_ioc import MissingTestPart
-
-    try:
-        return kind(ports=ports)
-    except MissingTestPart as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_journal_and_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let runs of tests be recorded, and lock their PVs, in a folder of the session's own."""
-    folder = tmp_path_factory.mktemp("badger-k2eg")
+@contextlib.contextmanager
+def _own_places(folder: Path) -> Iterator[None]:
+    """Place journal and locks in a folder, unless the session has chosen other places."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BADGER_K2EG_JOURNAL_DIR", str(folder / "journal"))
-        patch.setenv("BADGER_K2EG_LOCK_DIR", str(folder / "locks"))
+        for name, leaf in _PLACES.items():
+            if os.environ.get(name) == _PLACES_AT_START[name]:
+                patch.setenv(name, str(folder / leaf))
         yield
 
 
-@pytest.fixture(autouse=True)
-def _own_run() -> Iterator[None]:
-    """End the run that a test has begun: the next one has its own."""
-    yield
-    _end_run()
-
-
-def _end_run() -> None:
+def end_run() -> None:
+    """End the run that this process has begun, if any."""
     if (process := sys.modules.get("badger_k2eg.run.process")) is not None:
         process.forget()
 
 
+@pytest.fixture
+def _own_run() -> Iterator[None]:
+    """End the run that the test has begun: the next test begins its own."""
+    yield
+    end_run()
+
+
 @pytest.fixture(scope="session")
-def epics_environment() -> Iterator[SessionPorts]:
-    """Set the EPICS_* variables of this session's clients: they reach its parts on loopback, and nothing else."""
+def _places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder for the journal and the locks of this session's tests."""
+    return tmp_path_factory.mktemp("badger-k2eg")
+
+
+@pytest.fixture(scope="session")
+def epics_environment(_places: Path) -> Iterator[SessionPorts]:
+    """Set the EPICS_* variables of this session's clients: they reach its servers on loopback, and nothing else."""
     ports = SessionPorts()
-    with pytest.MonkeyPatch.context() as patch:
+    with _own_places(_places), pytest.MonkeyPatch.context() as patch:
         for name, value in ports.environment.items():
             patch.setenv(name, value)
         yield ports
 
 
 @pytest.fixture(scope="session")
-def soft_ioc(epics_environment: SessionPorts) -> Iterator[SoftIoc]:
-    """Give the session's IOC. For a test that kills, stops or restarts one there is `soft_ioc_factory`."""
+def soft_ioc_class() -> type[SoftIoc]:
+    """Return the class of the IOCs; override it by a subclass of `SoftIoc` that has records of its own."""
     from .soft_ioc import SoftIoc
 
-    with _start(SoftIoc, epics_environment.soft_ioc) as ioc:
-        yield ioc
+    return SoftIoc
 
 
 @pytest.fixture(scope="session")
-def second_soft_ioc(epics_environment: SessionPorts) -> Iterator[SoftIoc]:
-    """Give a second IOC of the session, with the same records under another prefix."""
-    from .soft_ioc import SoftIoc
+def soft_ioc(epics_environment: SessionPorts, soft_ioc_class: type[SoftIoc]) -> Iterator[SoftIoc]:
+    """Start the session's IOC. A test that kills, stops or restarts an IOC uses `soft_ioc_factory`."""
+    from .soft_ioc import MissingTestPart
 
-    with _start(SoftIoc, epics_environment.second_soft_ioc) as ioc:
+    try:
+        ioc = soft_ioc_class(ports=epics_environment.soft_ioc)
+    except MissingTestPart as error:
+        pytest.skip(str(error))
+    with ioc:
         yield ioc
-
-
-@pytest.fixture(scope="session")
-def fault_server(epics_environment: SessionPorts) -> Iterator[FaultServer]:
-    """Give the session's server of lost, late, refused and changed puts; a put to its RESET sets it back."""
-    from .fault_server import FaultServer
-
-    with _start(FaultServer, epics_environment.fault_server) as server:
-        yield server
 
 
 @pytest.fixture
-def soft_ioc_factory(epics_environment: SessionPorts) -> Generator[Callable[..., SoftIoc]]:
-    """Give a function that starts an IOC of the test's own, ended with the test; its arguments are `SoftIoc`'s.
+def soft_ioc_factory(
+    epics_environment: SessionPorts, soft_ioc_class: type[SoftIoc]
+) -> Generator[Callable[..., SoftIoc]]:
+    """Return a function that starts an IOC of the test's own, ended with the test; its arguments are the class's.
 
-    The session's environment reaches six of them at once. Another one has a `client_environment`.
+    The session's environment reaches eight of them at once. A further one has a `client_environment` of its own.
     """
-    from .soft_ioc import MissingTestPart, SoftIoc
+    from .soft_ioc import MissingTestPart
 
     slots = epics_environment.factory
     used: list[PartPorts] = []
     with contextlib.ExitStack() as running:
 
-        def start(prefix: str | None = None, *, extra_records: int = 0) -> SoftIoc:
+        def start(prefix: str | None = None, **keywords: Any) -> SoftIoc:
             ports = slots.pop() if slots else None
             if ports is not None:
                 used.append(ports)
             try:
-                return running.enter_context(SoftIoc(prefix, extra_records=extra_records, ports=ports))
+                return running.enter_context(soft_ioc_class(prefix, ports=ports, **keywords))
             except MissingTestPart as error:
                 pytest.skip(str(error))
 
@@ -156,8 +160,19 @@ def soft_ioc_factory(epics_environment: SessionPorts) -> Generator[Callable[...,
 
 
 @pytest.fixture
-def memory_context() -> Iterator[MemoryBackend]:
-    """Give an empty control system in memory: add PVs to it, and give it to an interface as its ``context``."""
+def own_journal(_places: Path) -> Iterator[Path]:
+    """Record the runs of the test, and lock its PVs, in a temporary folder; return the folder of the journal.
+
+    For a test with a mocked context; the control systems of this plugin have it anyway.
+    """
+    with _own_places(_places):
+        yield Path(os.environ["BADGER_K2EG_JOURNAL_DIR"])
+        end_run()
+
+
+@pytest.fixture
+def memory_context(own_journal: Path) -> Iterator[MemoryBackend]:
+    """Return an empty control system in memory: add PVs to it, and pass it to an interface as its ``context``."""
     from badger_k2eg.backends.memory import MemoryBackend
 
     memory = MemoryBackend()
@@ -167,25 +182,25 @@ def memory_context() -> Iterator[MemoryBackend]:
 
 @pytest.fixture
 def virtual_clock() -> Iterator[VirtualClock]:
-    """Give the clock by which everything in the test goes: no delay, settle time or timeout takes any time.
+    """Install the clock by which everything in the test goes: no delay, settle time or timeout takes any real time.
 
-    For a control system in memory (`memory_context`). A server is somebody else, who needs real time to answer.
+    For a control system in memory (`memory_context`). A server is another process, which needs real time to answer.
     """
     from .virtual_clock import VirtualClock
 
     with VirtualClock() as clock:
         yield clock
-        _end_run()
+        end_run()
 
 
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Give the session's Kafka broker, as `--broker` says, in a process of its own."""
+    """Start the session's Kafka broker, as `--k2eg-broker` says, in a process of its own."""
     from .broker import start_broker
     from .soft_ioc import MissingTestPart
 
     try:
-        running = start_broker(request.config.getoption("--broker"))
+        running = start_broker(request.config.getoption("--k2eg-broker"))
     except MissingTestPart as error:
         pytest.skip(str(error))
     except ValueError as error:
@@ -196,7 +211,7 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 @pytest.fixture(scope="session")
 def gateway(broker: Broker, epics_environment: SessionPorts) -> Iterator[GatewayProcess]:
-    """Give the session's K2EG gateway on the session's broker; it may write every PV of the session."""
+    """Start the session's K2EG gateway on the session's broker; it may write every PV of the session."""
     from .gateway import GatewayProcess
 
     with GatewayProcess("--allow-write", "*", broker=broker, epics=epics_environment.environment) as process:
@@ -205,9 +220,9 @@ def gateway(broker: Broker, epics_environment: SessionPorts) -> Iterator[Gateway
 
 @pytest.fixture
 def gateway_factory(broker: Broker, epics_environment: SessionPorts) -> Generator[Callable[..., GatewayProcess]]:
-    """Give a function that starts a gateway of the test's own on the session's broker, ended with the test.
+    """Return a function that starts a gateway of the test's own on the session's broker, ended with the test.
 
-    Its arguments are `GatewayProcess`'s; it reaches the PVs of the session.
+    Its arguments are those of `GatewayProcess`; the gateway reaches the PVs of the session.
     """
     from .gateway import GatewayProcess
 

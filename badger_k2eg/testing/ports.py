@@ -1,7 +1,6 @@
 """Ports for parts on loopback, and the proof that a server answers on them.
 
-Owns the choice of free ports and the two smallest possible clients: one search each over PVAccess and Channel Access,
-then a TCP connection. Imports only the standard library.
+The proof is a minimal client for each protocol: one search over PVAccess or Channel Access, then a TCP connection.
 
 Sources: pvAccess Protocol Specification, 4.3 (header, searchRequest 0x03, searchResponse 0x04); Channel Access
 Protocol Specification (CA_PROTO_VERSION 0, CA_PROTO_SEARCH 6).
@@ -19,10 +18,10 @@ from dataclasses import dataclass, field
 
 LOOPBACK = "127.0.0.1"
 PORT_TAKEN = "port taken"
-"""In the error of a server that could not have the port chosen for it."""
+"""Part of the error of a server whose chosen port was not free."""
 
-# Below the range that Linux (32768) and macOS (49152) give to outgoing connections: a port chosen here is not taken by
-# a client's socket between two starts of a server.
+# Below the range of outgoing connections on Linux (from 32768) and macOS (from 49152): no client's socket takes a port
+# chosen here between two starts of a server.
 _LOWEST, _HIGHEST = 12000, 32000
 
 _random = random.SystemRandom()
@@ -30,7 +29,7 @@ _given: set[int] = set()
 
 
 def _own_ports() -> range:
-    """Give the ports to choose from: each worker of a session of pytest-xdist has its own, with all that it starts."""
+    """Return the ports to choose from: each worker of pytest-xdist, with its children, has its own range."""
     worker = re.fullmatch(r"gw(\d+)", os.environ.get("PYTEST_XDIST_WORKER", ""))
     count = os.environ.get("PYTEST_XDIST_WORKER_COUNT", "")
     if worker is None or not count.isdecimal() or int(worker[1]) >= int(count):
@@ -40,7 +39,7 @@ def _own_ports() -> range:
 
 
 def free_port() -> int:
-    """Choose a loopback port that is free for UDP and TCP, and never the same one twice in this process.
+    """Return a loopback port that is free for UDP and TCP, and never the same one twice in this process.
 
     :raises OSError: if none is found.
     """
@@ -55,7 +54,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True, slots=True)
 class PartPorts:
-    """The ports of one server; every server has its own."""
+    """Ports of one server; no two servers share one."""
 
     pva_tcp: int = field(default_factory=free_port)
     """Where it serves PVAccess."""
@@ -71,7 +70,7 @@ def _is_free(port: int) -> bool:
             if kind == socket.SOCK_STREAM:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                # All interfaces: some servers bind their UDP socket so.
+                # On all interfaces, as some servers bind their UDP socket.
                 probe.bind(("", port))
             except OSError:
                 return False
@@ -79,11 +78,11 @@ def _is_free(port: int) -> bool:
 
 
 def wait_for_pva(name: str, udp_port: int, tcp_port: int, *, timeout: float = 10.0) -> None:
-    """Wait until a PVAccess server answers a search for this PV and accepts a connection on this very port.
+    """Wait until a PVAccess server answers a search for this PV and accepts a connection on the given port.
 
     :param name: a PV it serves.
-    :param udp_port: where it listens for searches.
-    :param tcp_port: where it must serve.
+    :param udp_port: the port on which it listens for searches.
+    :param tcp_port: the port on which it must serve.
     :param timeout: seconds.
     :raises RuntimeError: if it serves on another port, because this one was taken.
     :raises TimeoutError: if it does not answer.
@@ -134,7 +133,7 @@ def _connect(found: int, wanted: int, until: float) -> None:
     if found != wanted:
         raise RuntimeError(f"{PORT_TAKEN}: the server went to {found} instead of {wanted}")
     with socket.create_connection((LOOPBACK, wanted), timeout=max(0.1, until - time.monotonic())) as sock:
-        # Both protocols greet first. Closing with that unread would be a reset, which a server reports as an error.
+        # Both servers send a greeting first. Closing with it unread would reset the connection, which a server reports.
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(4096):
             pass

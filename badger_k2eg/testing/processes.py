@@ -1,10 +1,9 @@
 """A supervised child process: start, wait for READY, kill, freeze, thaw, restart, and never an orphan.
 
-Owns the life-cycle of every real part a test runs (IOC, PVAccess server, broker, gateway) and the two calls such a
-part makes itself, `exit_with_parent` and `announce_ready`. Knows nothing of EPICS or Kafka; imports only the standard
-library.
+It is the life-cycle of every real part of a test (IOC, PVAccess server, broker, gateway); the part itself calls
+`exit_with_parent` and `announce_ready`.
 
-No thread is started here, so that tests may count threads and fork: the child writes to an anonymous file, which is
+The parent starts no thread, so that tests may count threads and fork: the child writes to an anonymous file, which is
 polled until the line READY appears.
 """
 
@@ -30,7 +29,7 @@ from types import TracebackType
 from typing import IO, Self
 
 READY = "READY"
-"""The line by which a child says that it can be used."""
+"""The line by which a child announces that it can be used."""
 
 _POLL = 0.005
 _LAST_OUTPUT = 8000
@@ -40,22 +39,22 @@ _children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
 
 class ChildFailed(RuntimeError):
-    """A child process ended, or did not become ready in time; the message carries what it printed."""
+    """A child process ended, or did not become ready in time; the message contains its output."""
 
 
 class ChildProcess:
-    """One child process that says READY when it can be used.
+    """A child process that prints READY when it can be used.
 
     The child is killed by `close`, at the exit of the interpreter, and, as long as it calls `exit_with_parent`, when
-    its parent dies in any other way. A process forked from the owner has no power over the child: there every method
-    that would signal it does nothing.
+    its parent ends in any other way. In a process forked from the owner every method that would signal the child does
+    nothing.
 
     :param arguments: what follows the Python interpreter, e.g. `["-m", "package.module", "X"]`.
     :param environment: the whole environment of the child.
     :param name: for error messages.
     :param ready_timeout: seconds to wait for READY, at the first start and at each restart.
-    :param ready: the first word of the line by which it says so.
-    :raises ChildFailed: if it ends first or the time is over.
+    :param ready: the first word of the line that announces it.
+    :raises ChildFailed: if it ends before that, or the time is over.
     """
 
     def __init__(
@@ -105,7 +104,7 @@ class ChildProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs (a stopped one does)."""
+        """True while the process runs, also while it is stopped."""
         return self._process is not None and self._process.poll() is None
 
     @property
@@ -113,7 +112,7 @@ class ChildProcess:
         """The last of what the child printed, standard output and error together."""
         if self._output is None or self._output.closed:
             return ""
-        # pread leaves the offset, which the child shares, where it is.
+        # pread does not move the offset, which the child shares.
         size = os.fstat(self._output.fileno()).st_size
         start = max(0, size - _LAST_OUTPUT)
         return os.pread(self._output.fileno(), size - start, start).decode(errors="replace")
@@ -132,23 +131,23 @@ class ChildProcess:
         self._frozen = False
 
     def stop(self) -> None:
-        """Freeze the child (SIGSTOP): its sockets stay open, nothing answers. Returns when it is frozen."""
+        """Freeze the child (SIGSTOP): its sockets stay open, nothing answers. Return when it is frozen."""
         if os.getpid() != self._owner or self._frozen:
             return
         os.kill(self.pid, signal.SIGSTOP)
-        # All its threads stand still only a moment later. To die in between would leave a stopped orphan: see _start.
+        # Its threads stop a moment later. If this process ended in between, a stopped orphan would remain: see _start.
         os.waitpid(self.pid, os.WUNTRACED)
         self._frozen = True
 
     def cont(self) -> None:
-        """Let a frozen child go on (SIGCONT)."""
+        """Continue a frozen child (SIGCONT)."""
         if os.getpid() != self._owner:
             return
         os.kill(self.pid, signal.SIGCONT)
         self._frozen = False
 
     def restart(self) -> None:
-        """Kill the child and start it again with the same arguments; returns when it is ready."""
+        """Kill the child and start it again with the same arguments; return when it is ready."""
         self.kill()
         self._start()
 
@@ -172,8 +171,8 @@ class ChildProcess:
             stdout=self._output,
             stderr=subprocess.STDOUT,
             env=self._environment,
-            # A group of its own, in our session: Ctrl-C at the terminal is ours alone, and a child that is *stopped*
-            # when we die gets SIGHUP and SIGCONT from the kernel (POSIX: a newly orphaned group).
+            # A group of its own, in this session: Ctrl-C at the terminal is for this process alone, and a child that is
+            # *stopped* when this process ends gets SIGHUP and SIGCONT from the kernel (POSIX: an orphaned group).
             process_group=0,
         )
         _children.add(self)
@@ -186,20 +185,22 @@ class ChildProcess:
 
     def _wait_ready(self, until: float) -> None:
         while True:
-            # Asked before the output is read: an ended child has written all it ever will.
+            # Checked before the output is read: a child that has ended writes no more.
             ended = not self.alive
             if any(line.split(" ")[0] == self._ready for line in self.output.splitlines()):
                 return
             if ended:
                 code = self._process.returncode if self._process else None
-                raise ChildFailed(f"{self._name} ended with code {code} before it was ready; it said:\n{self.output}")
+                raise ChildFailed(
+                    f"{self._name} ended with code {code} before it was ready; it printed:\n{self.output}"
+                )
             if time.monotonic() > until:
-                raise ChildFailed(f"{self._name} was not ready in {self._ready_timeout} s; it said:\n{self.output}")
+                raise ChildFailed(f"{self._name} was not ready in {self._ready_timeout} s; it printed:\n{self.output}")
             time.sleep(_POLL)
 
 
 def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """Give the environment for a child: ours without any EPICS_* variable, plus these; it finds this package.
+    """Return an environment for a child: this process's without EPICS_* variables, plus these; it finds this package.
 
     :param extra: added last.
     """
@@ -209,10 +210,10 @@ def clean_environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def exit_with_parent(directory: Path | None = None, *, whole_group: bool = False) -> None:
-    """Called in the child: end the process as soon as its standard input closes, which is when its parent is gone.
+    """End this process, a child, when its standard input closes, which is when its parent has ended.
 
     :param directory: removed then, as the parent no longer can.
-    :param whole_group: end the children of this process as well.
+    :param whole_group: whether the children of this process end as well.
     """
 
     def watch() -> None:
@@ -229,14 +230,14 @@ def exit_with_parent(directory: Path | None = None, *, whole_group: bool = False
 
 
 def announce_ready() -> None:
-    """Called in the child: tell the parent that this part can be used."""
+    """Tell the parent of this process, a child, that it can be used."""
     print(READY, flush=True)
 
 
 def skip_build_tools() -> None:
-    """Called in the child, before softioc or p4p: keep setuptools_dso from importing setuptools, 0.1 s of start.
+    """Keep setuptools_dso from importing setuptools, which takes 0.1 s; called in a child, before softioc or p4p.
 
-    Both need only `setuptools_dso.runtime`, but the package's `__init__` imports the whole build system.
+    Both need `setuptools_dso.runtime` alone, but the `__init__` of the package imports the whole build system.
     """
     name = "setuptools_dso"
     if name in sys.modules:

@@ -1,22 +1,18 @@
 """`SoftIoc`: a real EPICS IOC in a child process, on loopback only, over PVAccess and Channel Access.
 
-Owns what `SoftIoc` and `FaultServer` share (`Part`: name prefix, ports, life-cycle) and the environment their clients
-need. The records are those of `ioc_records`. softioc is imported only in the child.
+`Part` is any EPICS server of a test (name prefix, ports, life-cycle), `client_environment` what its clients need. The
+records are those of `ioc_records`. softioc is imported only in the child.
 
 Every part has UDP and TCP ports of its own, and a client lists them all, `EPICS_PVA_ADDR_LIST='127.0.0.1:a
-127.0.0.1:b'`: the kernel gives a unicast search on a UDP port that several servers share to one of them only. Not
-EPICS_PVA_NAME_SERVERS: a client dials a restarted server again only every 10 s.
+127.0.0.1:b'`: a unicast search on a UDP port that several servers share reaches only one of them. With
+EPICS_PVA_NAME_SERVERS instead, a client would connect to a restarted server again only every 10 s.
 """
 
 from __future__ import annotations
 
-import atexit
 import functools
 import importlib.util
-import os
 import random
-import shutil
-import tempfile
 from types import TracebackType
 from typing import Self
 
@@ -26,38 +22,32 @@ from .processes import ChildFailed, ChildProcess, clean_environment
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ0123456789"
 _random = random.SystemRandom()
 
-FLAG_DELAYS = (0.01, 0.1, 0.3, 1.0, 2.5, None)
-"""Seconds from a put to MOVE:n:SP until the flag MOVE:n:ST rises; None never does."""
-
-MOVE_SECONDS = 0.3
-"""How long the flag is up. MOVE:n:RB has arrived when it clears, and not before."""
-
 
 class MissingTestPart(ImportError):
     """A package of the extra `test` is not installed."""
 
 
 def random_prefix() -> str:
-    """Make a PV name prefix nobody else on this host uses, like T3F9A."""
+    """Return a random prefix of PV names, such as T3F9A."""
     return "T" + "".join(_random.choices(_LETTERS, k=4))
 
 
 @functools.cache
 def beacon_port() -> int:
-    """Give the UDP port on which clients listen for PVAccess beacons: one where nobody sends any."""
+    """Return the UDP port on which clients listen for PVAccess beacons: one to which no server sends any."""
     return free_port()
 
 
 @functools.cache
 def repeater_port() -> int:
-    """Give the UDP port of the Channel Access repeater of this process's clients."""
+    """Return the UDP port of the Channel Access repeater of this process's clients."""
     return free_port()
 
 
 def client_environment(*parts: Part | PartPorts) -> dict[str, str]:
-    """Give the EPICS_* variables with which a client reaches all these parts, and nothing else.
+    """Return the EPICS_* variables with which a client reaches all these parts, and nothing else.
 
-    :param parts: running ones, or the ports of some that are yet to start; with none, the client reaches nothing.
+    :param parts: running parts, or the ports of parts that are yet to start; without any, the client reaches nothing.
     """
     ports = [part.ports if isinstance(part, Part) else part for part in parts]
     environment = {
@@ -76,27 +66,34 @@ def client_environment(*parts: Part | PartPorts) -> dict[str, str]:
 
 
 class Part:
-    """A real EPICS server of a test in a child process; the base of `SoftIoc` and `FaultServer`.
+    """A real EPICS server of a test in a child process; the base of `SoftIoc` and of servers of your own.
 
-    :param prefix: of all its PVs, without the colon; random by default.
-    :param ports: where it serves; free ones by default, and then others if somebody is faster.
+    A subclass names its program, run as `python -m MODULE PREFIX ARGUMENT...`, which serves on the ports of its EPICS_*
+    variables, and calls `processes.exit_with_parent` and `processes.announce_ready`.
+
+    :cvar module: the program.
+    :cvar package: what the program needs to be installed.
+
+    :param prefix: prefix of all its PVs, without the colon; random by default.
+    :param ports: its ports; free ones by default, and others if one of them is taken meanwhile.
     :raises MissingTestPart: if a package of the extra `test` is not installed.
-    :raises ChildFailed: if it does not start; the message has what it printed.
+    :raises ChildFailed: if it does not start; the message contains its output.
     """
 
-    _module: str
-    _package: str
+    module: str
+    package: str
 
     def __init__(self, prefix: str | None = None, *, ports: PartPorts | None = None) -> None:
-        """Choose what is not given, and start; returns when a client can connect."""
-        if importlib.util.find_spec(self._package) is None:
-            raise MissingTestPart(f"{self._package} is not installed: pip install badger-k2eg[test]")
-        #: Of all its PVs, without the colon.
+        """Start the server; return when a client can connect."""
+        if importlib.util.find_spec(self.package) is None:
+            raise MissingTestPart(f"{self.package} is not installed: pip install badger-k2eg[test]")
+        #: Prefix of all its PVs, without the colon.
         self.prefix = prefix or random_prefix()
         self.ports = ports or PartPorts()
         self._child = self._launch(attempts=1 if ports else 3)
 
-    def _arguments(self) -> list[str]:
+    def arguments(self) -> list[str]:
+        """Return further arguments of the program."""
         return []
 
     def _server_environment(self) -> dict[str, str]:
@@ -105,9 +102,9 @@ class Part:
             "EPICS_PVAS_BROADCAST_PORT": str(self.ports.pva_udp),
             "EPICS_PVAS_INTF_ADDR_LIST": LOOPBACK,
             "EPICS_PVAS_AUTO_BEACON_ADDR_LIST": "NO",
-            # No beacons. A client hurries its searches for the first one only, and for 30 s after that one it finds a
-            # restarted server more slowly than by its own searches (4 s instead of 0.8 s). Nor would every client of a
-            # host see them: the kernel gives each to one socket.
+            # No beacons. A client speeds up its searches for the first beacon only, and for 30 s after it finds a
+            # restarted server more slowly than by its own searches (4 s instead of 0.8 s). Nor would every client of
+            # a host receive them: each beacon reaches one socket.
             "EPICS_PVAS_BEACON_ADDR_LIST": "",
             "EPICS_CAS_SERVER_PORT": str(self.ports.ca),
             "EPICS_CAS_INTF_ADDR_LIST": LOOPBACK,
@@ -120,7 +117,7 @@ class Part:
         while True:
             try:
                 return ChildProcess(
-                    ["-m", self._module, self.prefix, *self._arguments()],
+                    ["-m", self.module, self.prefix, *self.arguments()],
                     environment=clean_environment({**self._server_environment(), "OPENBLAS_NUM_THREADS": "1"}),
                     name=f"{type(self).__name__} {self.prefix}",
                 )
@@ -128,7 +125,7 @@ class Part:
                 attempts -= 1
                 if attempts <= 0 or PORT_TAKEN not in str(error):
                     raise
-                # Somebody took a port between our choice and the start of the server.
+                # A port was taken between its choice and the start of the server.
                 self.ports = PartPorts()
 
     def __repr__(self) -> str:
@@ -143,7 +140,7 @@ class Part:
         self.close()
 
     def pv(self, name: str) -> str:
-        """Give the whole name of one of its PVs.
+        """Return the full name of one of its PVs.
 
         :param name: without the prefix, e.g. `DBL`.
         """
@@ -151,7 +148,7 @@ class Part:
 
     @property
     def client_environment(self) -> dict[str, str]:
-        """The EPICS_* variables with which a client reaches this part and nothing else; fixed for its life."""
+        """The EPICS_* variables with which a client reaches this part and nothing else; constant."""
         return client_environment(self)
 
     @property
@@ -178,11 +175,11 @@ class Part:
         self._child.stop()
 
     def cont(self) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         self._child.cont()
 
     def restart(self) -> None:
-        """Kill the server and start it anew on the same ports with the same prefix and its first values."""
+        """Kill the server and start it again, with the same ports, prefix and initial values."""
         self._child.restart()
 
     def close(self) -> None:
@@ -193,35 +190,11 @@ class Part:
 class SoftIoc(Part):
     """A real IOC with the records of `ioc_records`.
 
-    :param prefix: of all its PVs, without the colon; random by default.
-    :param extra_records: so many plain `ao` records BIG:0000, ... besides, for benchmarks.
-    :param ports: where it serves; free ones by default.
+    A subclass whose `module` names another program has other records; see `ioc_records.serve`.
+
+    :param prefix: prefix of all its PVs, without the colon; random by default.
+    :param ports: its ports; free ones by default.
     """
 
-    _module = "badger_k2eg.testing.ioc_records"
-    _package = "softioc"
-
-    def __init__(self, prefix: str | None = None, *, extra_records: int = 0, ports: PartPorts | None = None) -> None:
-        """Start it; returns when a client can connect over either protocol."""
-        self._extra_records = extra_records
-        self._owner = os.getpid()
-        self._directory = tempfile.mkdtemp(prefix="badger-k2eg-")
-        atexit.register(self._remove_files)
-        try:
-            super().__init__(prefix, ports=ports)
-        except BaseException:
-            self._remove_files()
-            raise
-
-    def close(self) -> None:
-        """End the IOC and remove its files. Idempotent."""
-        super().close()
-        self._remove_files()
-
-    def _arguments(self) -> list[str]:
-        return ["--directory", self._directory, "--extra-records", str(self._extra_records)]
-
-    def _remove_files(self) -> None:
-        if os.getpid() == self._owner:  # a forked process leaves them to us
-            atexit.unregister(self._remove_files)
-            shutil.rmtree(self._directory, ignore_errors=True)
+    module = "badger_k2eg.testing.ioc_records"
+    package = "softioc"

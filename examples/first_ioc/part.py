@@ -8,8 +8,9 @@ from badger_k2eg.testing.soft_ioc import Part
 class FirstIoc(Part):
     """The running IOC of the demo's first part; the environments that use it expect the prefix `FIRST`."""
 
-    _module = "badger_k2eg.cli.demo_ioc"
-    _package = "softioc"
+    module = "badger_k2eg.cli.demo_ioc"
+    package = "softioc"
 
-    def _arguments(self) -> list[str]:
+    def arguments(self) -> list[str]:
+        """Return further arguments of the program."""
         return ["--exit-with-parent"]

@@ -98,6 +98,7 @@ def mock_context(values: dict[str, float]) -> MagicMock:
 VALUES = {f"{corrector}:{kind}": 0.5 for corrector in CORRECTORS for kind in ("SP", "RB")}
 
 
+@pytest.mark.usefixtures("own_journal")
 def test_what_is_put() -> None:
     context = mock_context(dict(VALUES))
     environment = Environment(interface=Interface(context=context))
@@ -105,6 +106,7 @@ def test_what_is_put() -> None:
     assert [call.args for call in context.put.call_args_list] == [("FIRST:COR:1:SP", 1.0), ("FIRST:COR:2:SP", -1.0)]
 
 
+@pytest.mark.usefixtures("own_journal")
 def test_a_put_that_times_out_is_tried_twice() -> None:
     context = mock_context(dict(VALUES))
     context.put.side_effect = TimeoutError

@@ -17,13 +17,14 @@ class VirtualInjector(Part):
     :param ports: where it serves; free ones by default.
     """
 
-    _module = "examples.virtual_injector.ioc"
-    _package = "softioc"
+    module = "examples.virtual_injector.ioc"
+    package = "softioc"
 
     def __init__(self, prefix: str | None = None, *, seed: int = 1, ports: PartPorts | None = None) -> None:
         """Start it; returns when a client can connect."""
         self._seed = seed
         super().__init__(prefix, ports=ports)
 
-    def _arguments(self) -> list[str]:
+    def arguments(self) -> list[str]:
+        """Return further arguments of the program."""
         return ["--seed", str(self._seed), "--exit-with-parent"]

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from badger_k2eg.backends.memory import MemoryBackend
-from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.plugin import SessionPorts
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from examples.first_ioc.part import FirstIoc
+from tests.rig.fault_server import FaultServer
 
 from .routines import CLONE, PATIENT, SETPOINTS, SLOW_STEPS, START
 

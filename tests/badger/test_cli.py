@@ -131,7 +131,7 @@ def test_an_ioc_that_does_not_start_is_an_error_in_one_line(tmp_path: Path) -> N
     done = command("demo", "--machine", "first", folder=tmp_path, PYTHONPATH=str(tmp_path))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        "badger-k2eg: the demo's IOC ended at once; the last it said: RuntimeError: no IOC today"
+        "badger-k2eg: the demo's IOC ended at once; the last line it printed: RuntimeError: no IOC today"
     )
 
 
@@ -141,6 +141,24 @@ def test_help_version_and_plugin_root_are_quick(tmp_path: Path) -> None:
     assert "demo" in command("--help", folder=tmp_path).stdout
     assert command("plugin-root", folder=tmp_path).stdout.strip() == str(plugin_root())
     assert time.monotonic() - began < 6 * pace()
+
+
+@pytest.mark.parametrize("module", ["badger_k2eg", "badger_k2eg.cli"])
+def test_it_runs_as_a_module_too(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, timeout=150)
+    assert (done.stdout, done.stderr) == (f"badger-k2eg, version {__version__}\n", "")
+
+
+@pytest.mark.parametrize("words", [["--help"], ["log", "--help"], ["runs", "--help"]], ids=" ".join)
+def test_help_imports_no_command(words: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from badger_k2eg.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "finally: print(*sorted(n for n in sys.modules if n.startswith('badger_k2eg.cli')), file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=150)
+    assert done.stderr.split() == ["badger_k2eg.cli", "badger_k2eg.cli.lazy_group"]
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

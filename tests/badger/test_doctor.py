@@ -7,15 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
 from badger_k2eg.cli import doctor_checks
+from badger_k2eg.cli.doctor_checks import Finding, host, machine
 from badger_k2eg.cli.doctor_checks import badger as badger_check
-from badger_k2eg.cli.doctor_checks import window as window_check
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from examples.first_ioc.part import FirstIoc
 from tests.rig.pace import pace
@@ -85,7 +85,7 @@ def test_parameters_of_the_environment_count(tmp_path: Path, soft_ioc: SoftIoc) 
         (("pv_template",), "pv_template is an environment, not a PV: --environment pv_template"),
         (("not a PV",), "not a PV: malformed name"),
         (("--enviroment", "x"), "Did you mean '--environment'?"),
-        (("--set", "x0=1"), "--set is for the parameters of an --environment"),
+        (("--set", "x0=1"), "--set needs the --environment whose parameters it sets"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -114,6 +114,19 @@ def test_a_policy_that_cannot_be_read_is_a_finding_and_nothing_is_read(tmp_path:
     assert "NOBODY:1" not in found
 
 
+def test_options_are_told_with_the_place_that_they_come_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (ini := tmp_path / "own.ini").write_text("[badger_k2eg]\ntimeout = 7\nput_attempts = 4\nallow = QUAD:*\n")
+    (policy := tmp_path / "policy.ini").write_text("[badger_k2eg]\nallow = QUAD:1:*\n")
+    for name, value in {"CONFIG": ini, "POLICY": policy, "TIMEOUT": "4"}.items():
+        monkeypatch.setenv(f"BADGER_K2EG_{name}", str(value))
+    finding = host.options()
+    assert (finding.what, finding.status) == ("options", "good")
+    assert "timeout = 4.0 (environment variable BADGER_K2EG_TIMEOUT)" in finding.text
+    assert f"put_attempts = 4 ({ini} [badger_k2eg] put_attempts)" in finding.text
+    # A restriction comes from every place that has one.
+    assert f"({ini} [badger_k2eg] allow and {policy} [badger_k2eg] allow)" in finding.text
+
+
 def test_a_broken_configuration_is_a_finding(tmp_path: Path) -> None:
     (file := tmp_path / "broken.yaml").write_text("a: [")
     done = doctor("--json", "--config", str(file), home=tmp_path)
@@ -135,8 +148,8 @@ def test_folders_that_cannot_be_used_are_findings(tmp_path: Path) -> None:
 # -- single checks ----------------------------------------------------------------------------------------------------
 
 
-def only(module: Any) -> dict[str, tuple[str, str]]:
-    return {each.what: (each.status, each.text) for each in module.check(doctor_checks.Subject())}
+def told(findings: Iterable[Finding]) -> dict[str, tuple[str, str]]:
+    return {each.what: (each.status, each.text) for each in findings}
 
 
 @pytest.mark.parametrize(
@@ -145,7 +158,7 @@ def only(module: Any) -> dict[str, tuple[str, str]]:
 )
 def test_a_badger_that_was_not_tested_is_told(version: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: version)
-    found, text = only(badger_check)["Badger"]
+    found, text = told([badger_check.version()])["Badger"]
     assert found == status
     assert version in text
     assert found == "good" or "pip install 'badger-opt>=1.6,<1.7'" in text
@@ -157,20 +170,21 @@ def test_the_range_is_the_one_that_is_pinned() -> None:
 
 
 def test_a_qt_that_does_not_load_is_bad_and_no_display_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(window_check, "display_problem", lambda: "there is no display")
-    assert only(window_check)["display"] == ("note", "there is no display")
-    monkeypatch.setattr(window_check, "qt_problem", lambda: "apt install libgl1")
-    assert only(window_check) == {"Qt": ("bad", "apt install libgl1")}
+    monkeypatch.setattr(badger_check, "display_problem", lambda: "there is no display")
+    assert told(badger_check.window())["display"] == ("note", "there is no display")
+    monkeypatch.setattr(badger_check, "qt_problem", lambda: "apt install libgl1")
+    assert told(badger_check.window()) == {"Qt": ("bad", "apt install libgl1")}
 
 
 def test_addresses_that_lead_nowhere_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from badger_k2eg.cli.doctor_checks import pvs
-
     monkeypatch.setenv("EPICS_PVA_ADDR_LIST", "")
     monkeypatch.setenv("EPICS_PVA_AUTO_ADDR_LIST", "NO")
-    assert only(pvs)["EPICS_PVA_ADDR_LIST"][0] == "bad"
+    assert told(machine.pvs(doctor_checks.Subject()))["EPICS_PVA_ADDR_LIST"][0] == "bad"
     monkeypatch.setenv("EPICS_PVA_ADDR_LIST", "ioc1:5076 ioc2")
-    assert only(pvs)["EPICS_PVA_ADDR_LIST"] == ("good", "PVs are searched for at ioc1:5076, ioc2")
+    assert told(machine.pvs(doctor_checks.Subject()))["EPICS_PVA_ADDR_LIST"] == (
+        "good",
+        "PVs are searched for at ioc1:5076, ioc2",
+    )
 
 
 def test_the_table_is_made_of_every_module() -> None:

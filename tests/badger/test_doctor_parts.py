@@ -14,9 +14,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg.cli import doctor_checks
-from badger_k2eg.cli.doctor_checks import journal as journal_check
-from badger_k2eg.cli.doctor_checks import k2eg as k2eg_check
+from badger_k2eg.cli.doctor_checks import host, machine
 from badger_k2eg.core import clock
 from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
 from badger_k2eg.run.pv_locks import locks
@@ -25,7 +23,7 @@ from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.ports import LOOPBACK, PartPorts, free_port
 from badger_k2eg.testing.soft_ioc import client_environment, random_prefix
 
-from .test_doctor import doctor, findings, only
+from .test_doctor import doctor, findings, told
 
 _HOLDS = """
 import sys, time
@@ -41,7 +39,7 @@ with lock(["QUAD:1", "QUAD:2"]):
 
 def test_the_journal_and_its_disk(tmp_path: Path) -> None:
     found = findings(doctor("--json", home=tmp_path, BADGER_K2EG_JOURNAL_DIR=str(tmp_path / "journal")))
-    assert found["journal"] == ("good", f"{tmp_path / 'journal'}, which the first run makes")
+    assert found["journal"] == ("good", f"{tmp_path / 'journal'}, which the first run creates")
     assert "GiB free in" in found["disk"][1]
     assert not (tmp_path / "journal").exists()
 
@@ -71,8 +69,8 @@ def test_a_journal_that_cannot_be_kept(
 
 
 def test_a_network_file_system_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_check, "network_file_system", lambda path: "nfs4")
-    told = [each.text for each in journal_check.check(doctor_checks.Subject()) if each.what == "disk"]
+    monkeypatch.setattr(host, "network_file_system", lambda path: "nfs4")
+    told = [each.text for each in host.journal() if each.what == "disk"]
     assert "is on nfs4: the index of the journal is kept on this host" in told[0]
 
 
@@ -108,13 +106,13 @@ def test_locks_are_named_with_their_owners(tmp_path: Path, holder: subprocess.Po
     done = look()
     assert done.returncode == 1
     status, text = findings(done)["QUAD:1"]
-    assert status == "bad" and "a process that is gone: badger-k2eg unlock --force QUAD:1" in text
+    assert status == "bad" and "a process that has ended: badger-k2eg unlock --force QUAD:1" in text
     holder.kill()
     holder.wait()
     done = look()
     found = findings(done)
     assert (done.returncode, found["locks"][1].split(",")[0]) == (0, "0 PVs locked")
-    assert found["QUAD:2"][0] == "note" and "has ended without letting go of it" in found["QUAD:2"][1]
+    assert found["QUAD:2"][0] == "note" and "ended without releasing it" in found["QUAD:2"][1]
     assert f"(process {holder.pid}, since" in found["QUAD:2"][1]
 
 
@@ -158,7 +156,7 @@ def test_a_broker_of_another_time(gateway: GatewayProcess, monkeypatch: pytest.M
     monkeypatch.setenv(FOLDER_VARIABLE, str(gateway.folder))
     monkeypatch.setenv(ENVIRONMENT_VARIABLE, gateway.environment_name)
     with clock.installed(Later()):
-        status, text = only(k2eg_check)["K2EG clock"]
+        status, text = told(machine.gateway())["K2EG clock"]
     assert status == "bad" and " s behind this host: times on record cannot be compared" in text
     assert 3595.0 < float(text.split(" s behind")[0].split()[-1]) < 3600.5
 

@@ -225,7 +225,7 @@ def test_the_front_is_told_at_the_end(memory: MemoryBackend, tmp_path: Path) -> 
     console = Console(record=True, width=100, file=io.StringIO())
     run_report.show(run, console, tmp_path, None)
     said = console.export_text()
-    assert "front: 20 of 20 evaluations are beaten by none in all, 15 of them shown" in said
+    assert "front: 20 of 20 evaluations are not dominated, 15 of them shown" in said
     listed = [int(number) for number in re.findall(r"^│ +(\d+) │", said, re.MULTILINE)]
     assert (len(listed), listed[0], listed[-1]) == (15, 1, 20)
     assert run_report.outcome(run, 0, None, None)["front"] == list(range(1, 21))

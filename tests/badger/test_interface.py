@@ -21,9 +21,9 @@ from badger_k2eg.control.validators import wait_for_readback, within
 from badger_k2eg.core.model import Outcome
 from badger_k2eg.core.settings import Options, Settings
 from badger_k2eg.errors import PutTimeout, ReadError, SetpointBlocked, SettingsError, ValidationFailed
-from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from interfaces.epics_pva import Interface
+from tests.rig.fault_server import FaultServer
 from tests.rig.pace import pace
 
 RunPython = Callable[..., subprocess.CompletedProcess[str]]

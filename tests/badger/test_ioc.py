@@ -54,5 +54,5 @@ def test_an_example_ioc_in_the_foreground(
         finally:
             process.kill()
     assert process.returncode == 0
-    assert output.splitlines()[-1] == f"the IOC {name} is ended"
+    assert output.splitlines()[-1] == f"the IOC {name} has ended"
     assert psutil.wait_procs([child], timeout=5)[1] == []

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.soft_ioc import SoftIoc
 from environments.pv_template import Environment
 from interfaces.epics_pva import Interface
+from tests.rig.fault_server import FaultServer
 
 pytestmark = pytest.mark.usefixtures("badger_config", "quiet")
 

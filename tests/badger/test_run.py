@@ -89,7 +89,7 @@ def test_read_only_moves_nothing_and_json_tells_all(machine: Interface, tmp_path
     assert "by hand (read-only: nothing was set)" in done.stderr
     assert outcome["exit_code"] == 0
     assert (len(outcome["evaluations"]), outcome["ended"]) == (20, "20 evaluations done")
-    assert "ends after 20 evaluations (nothing else was said)" in done.stderr
+    assert "ends after 20 evaluations (the default)" in done.stderr
     assert "read-only: nothing is set" in done.stderr
     assert machine.get_values(SETPOINTS) == START
     assert outcome["end"]["x0"] == START[SETPOINTS[0]]

@@ -86,9 +86,9 @@ def board(request: pytest.FixtureRequest) -> Iterator[Board]:
 def soft_ioc() -> Iterator[SoftIoc]:
     """Give the one IOC of all benchmarks, and nothing else for clients to search in."""
     pytest.importorskip("softioc", reason="pip install badger-k2eg[test]")
-    from badger_k2eg.testing.soft_ioc import SoftIoc
+    from tests.rig.ioc import RigIoc
 
-    with pytest.MonkeyPatch.context() as patch, SoftIoc(extra_records=RECORDS) as ioc:
+    with pytest.MonkeyPatch.context() as patch, RigIoc(extra_records=RECORDS) as ioc:
         for name, value in ioc.client_environment.items():
             patch.setenv(name, value)
         yield ioc
@@ -115,11 +115,11 @@ def backend(soft_ioc: SoftIoc) -> Iterator[Backend]:
 
 @pytest.fixture(scope="session")
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
-    """Give Apache Kafka, or the broker that runs at `--broker=HOST:PORT`; the embedded one where there is no Java."""
+    """Give Apache Kafka, or the broker that runs at `--k2eg-broker=HOST:PORT`; without Java the embedded one."""
     from badger_k2eg.testing.broker import start_broker
     from badger_k2eg.testing.soft_ioc import MissingTestPart
 
-    asked = request.config.getoption("--broker")
+    asked = request.config.getoption("--k2eg-broker")
     try:
         running = start_broker(asked if ":" in asked else "kafka")
     except MissingTestPart as error:

@@ -21,8 +21,8 @@ COUNT = 100
 class UpdateServer(Part):
     """PVs `PREFIX:000` and so on. `PREFIX:HERTZ` takes how often a second each gets a new value."""
 
-    _module = __name__
-    _package = "p4p"
+    module = __name__
+    package = "p4p"
 
     @property
     def pvs(self) -> list[str]:

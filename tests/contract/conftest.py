@@ -149,7 +149,7 @@ def module_machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 @pytest.fixture(scope="session")
 def victim(epics_environment: Any) -> Iterator[Any]:
     """Give an IOC that is killed, stopped and started again by one test after the other."""
-    from badger_k2eg.testing.soft_ioc import SoftIoc
+    from tests.rig.ioc import RigIoc as SoftIoc
 
     ports = epics_environment.factory.pop()
     with SoftIoc(ports=ports) as ioc:

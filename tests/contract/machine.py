@@ -23,9 +23,9 @@ from badger_k2eg.core.settings import parse, resolve
 from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
-    from badger_k2eg.testing.fault_server import FaultServer
     from badger_k2eg.testing.gateway import GatewayProcess
     from badger_k2eg.testing.soft_ioc import Part, SoftIoc
+    from tests.rig.fault_server import FaultServer
 
     from .memory_machine import SimulatedMachine
 

@@ -1,4 +1,4 @@
-"""A ``MemoryBackend`` set up to behave as the real IOC and the fault server of ``badger_k2eg.testing`` do."""
+"""A ``MemoryBackend`` set up to behave as the real IOC and the fault server of ``tests.rig`` do."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from badger_k2eg.backends.memory import Fault, MemoryBackend
 from badger_k2eg.core import clock
 from badger_k2eg.core.model import Kind, PvType, Severity
-from badger_k2eg.testing.fault_server import CLAMP_LIMIT, DELAYED_SECONDS, LATE_SECONDS
-from badger_k2eg.testing.soft_ioc import FLAG_DELAYS, MOVE_SECONDS
+from tests.rig.fault_server import CLAMP_LIMIT, DELAYED_SECONDS, LATE_SECONDS
+from tests.rig.ioc import FLAG_DELAYS, MOVE_SECONDS
 
 from .machine import INITIAL
 

@@ -12,8 +12,8 @@ from badger_k2eg.control.validators import all_of, reaches, wait_for_readback, w
 from badger_k2eg.core import clock
 from badger_k2eg.core.model import Outcome
 from badger_k2eg.errors import ValidationFailed
-from badger_k2eg.testing.soft_ioc import FLAG_DELAYS
 from badger_k2eg.tuning import Knob, Mover
+from tests.rig.ioc import FLAG_DELAYS
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

@@ -13,7 +13,7 @@ from badger_k2eg.control import Control
 from badger_k2eg.core import futures
 from badger_k2eg.core.model import Outcome, PutResult
 from badger_k2eg.errors import PutMismatch, PutRefused, PutTimeout, PutUnknown, SetError
-from badger_k2eg.testing.fault_server import CLAMP_LIMIT
+from tests.rig.fault_server import CLAMP_LIMIT
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

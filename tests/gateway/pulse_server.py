@@ -22,8 +22,8 @@ RATE = 50.0
 class PulseServer(Part):
     """100 PVs 0, 1, ... of 50 updates a second each; their value counts the updates."""
 
-    _module = "tests.gateway.pulse_server"
-    _package = "p4p"
+    module = "tests.gateway.pulse_server"
+    package = "p4p"
 
 
 def main() -> None:

@@ -170,7 +170,7 @@ def test_purge_deletes_the_topic_of_a_dropped_monitor(serve: Serve, monkeypatch:
 
 def test_after_an_outage_of_the_broker_the_present_value_comes_once_more(served: Served, broker: Broker):
     if not broker.has_faults:
-        pytest.skip("this broker is somebody else's: it is not taken down (--broker=embedded can be)")
+        pytest.skip("this broker is somebody else's: it is not taken down (--k2eg-broker=embedded can be)")
     (topic,) = served.listen(f"{served.prefix}_events")
     served.ask(codec.Monitor, pv_name="pva://A:X", monitor_dest_topic=topic)
     served.wire.until(lambda: values(served, topic) == [1.0])

@@ -103,7 +103,7 @@ def test_it_ends_cleanly_under_load(soft_ioc: SoftIoc, broker: Broker, gateway_f
 @pytest.mark.parametrize(
     ("options", "says", "value", "code"),
     [
-        ((), "read-only: no PV is written", "this gateway is read-only: nothing is written", -2),
+        ((), "read-only: no PV can be written", "this gateway is read-only: nothing is written", -2),
         (("--allow-write", "*:INT", "--allow-write", "QUAD:*"), "may write *:INT, QUAD:*", "this gateway may not", -2),
         (("--allow-write", "*:DBL"), "may write *:DBL", "Successfull operation", 0),
     ],

@@ -8,12 +8,12 @@ from badger_k2eg.testing.soft_ioc import Part
 class GoldenIoc(Part):
     """In place of TST."""
 
-    _module = "tests.golden.soft_records"
-    _package = "softioc"
+    module = "tests.golden.soft_records"
+    package = "softioc"
 
 
 class GoldenServer(Part):
     """In place of P4P."""
 
-    _module = "tests.golden.p4p_pvs"
-    _package = "p4p"
+    module = "tests.golden.p4p_pvs"
+    package = "p4p"

@@ -14,11 +14,11 @@ import yaml
 from badger_k2eg import plugin_root
 from badger_k2eg.badger_app.session import ROOTS
 from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
-from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import client_environment
 from examples.first_ioc.part import FirstIoc
 from examples.virtual_injector.part import VirtualInjector
+from tests.rig.fault_server import FaultServer
 from tests.rig.pace import pace
 
 from .conftest import PICTURES, Command, Window

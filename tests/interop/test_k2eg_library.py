@@ -25,7 +25,7 @@ JOINED = ["sleep", 4.0]
 def real_broker(broker: Broker) -> None:
     if broker.kind == "embedded":
         pytest.skip(
-            "with the embedded broker the library needs 30 s for each further topic; run it with --broker=kafka"
+            "with the embedded broker the library needs 30 s for each further topic; run it with --k2eg-broker=kafka"
         )
 
 

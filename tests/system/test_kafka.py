@@ -1,4 +1,4 @@
-"""Readers, producers and topics on a real broker; `--broker=kafka` runs them on Apache Kafka."""
+"""Readers, producers and topics on a real broker; `--k2eg-broker=kafka` runs them on Apache Kafka."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def test_topic_is_made_once(topics: Topics) -> None:
 
 def test_topic_that_cannot_be_made(broker: Broker, topics: Topics, topic: str) -> None:
     if broker.kind == "embedded":
-        pytest.skip("the embedded broker refuses no topic; run it with --broker=kafka")
+        pytest.skip("the embedded broker refuses no topic; run it with --k2eg-broker=kafka")
     with pytest.raises(TopicRefused, match="not a name"):
         topics.create("not a name", within())
     with pytest.raises(TopicRefused, match=f"{topic}-copied.*replica"):

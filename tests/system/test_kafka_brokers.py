@@ -1,4 +1,4 @@
-"""The brokers that `--broker` starts: what is said when they cannot be had, and that none outlives its test."""
+"""The brokers that `--k2eg-broker` starts: what is said when they cannot be had, and that none outlives its test."""
 
 from __future__ import annotations
 
@@ -11,23 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from badger_k2eg.testing import kafka_server
 from badger_k2eg.testing.broker import ExternalBroker, start_broker
-from badger_k2eg.testing.processes import ChildFailed
+from badger_k2eg.testing.processes import ChildFailed, clean_environment
 from badger_k2eg.testing.soft_ioc import MissingTestPart
+from tests.rig import kafka_server
 from tests.rig.waiting import eventually
 
 START_AND_WAIT = """
 import sys, time
-from badger_k2eg.testing.broker import start_broker
-broker = start_broker(sys.argv[1])
+from badger_k2eg.testing.broker import BROKERS
+from tests.rig.kafka_server import KafkaServer
+broker = {**BROKERS, KafkaServer.kind: KafkaServer}[sys.argv[1]]()
 print(broker.bootstrap, flush=True)
 time.sleep(600)
 """
 
 
 def test_wrong_word_is_answered_with_the_right_ones() -> None:
-    with pytest.raises(ValueError, match="--broker=kafak: choose embedded, kafka, or HOST:PORT"):
+    with pytest.raises(ValueError, match="--k2eg-broker=kafak: choose embedded, kafka, or HOST:PORT"):
         start_broker("kafak")
 
 
@@ -63,7 +64,12 @@ def test_unknown_command_is_refused_with_the_reason() -> None:
 
 @pytest.mark.parametrize("kind", ["embedded", pytest.param("kafka", marks=pytest.mark.cluster)])
 def test_broker_ends_with_the_process_that_started_it(kind: str) -> None:
-    starter = subprocess.Popen([sys.executable, "-c", START_AND_WAIT, kind], stdout=subprocess.PIPE, text=True)
+    starter = subprocess.Popen(
+        [sys.executable, "-c", START_AND_WAIT, kind],
+        env=clean_environment({}),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert starter.stdout is not None
         host, _, port = starter.stdout.readline().strip().partition(":")

@@ -19,8 +19,8 @@ import pytest
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import AuthenticationFailed
 from badger_k2eg.kafka import Delivery, KafkaConnection, KafkaRecord, Producer, Start, TopicReader, Topics
-from badger_k2eg.testing.kafka_server import KafkaServer, NodePorts, kafka_jars
 from badger_k2eg.testing.soft_ioc import MissingTestPart
+from tests.rig.kafka_server import KafkaServer, NodePorts, kafka_jars
 from tests.rig.waiting import eventually
 
 from .kafka_parts import within, write

@@ -43,7 +43,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.timeout(300)]
 def fragile(broker: Broker) -> Iterator[Broker]:
     """The session's broker, which is up again after the test."""
     if not broker.has_faults:
-        pytest.skip("a broker that somebody else runs is not taken down; use --broker=embedded or --broker=kafka")
+        pytest.skip("this broker cannot be taken down: run with --k2eg-broker=embedded or --k2eg-broker=kafka")
     yield broker
     broker.up()
 
@@ -200,7 +200,7 @@ def test_consumer_that_the_library_keeps_open_is_left(
 
 def test_slow_broker_is_waited_for(broker: Broker, topics: Topics, topic: str) -> None:
     if not isinstance(broker, EmbeddedBrokerProcess):
-        pytest.skip("only the embedded broker can be slow on request; run it with --broker=embedded")
+        pytest.skip("only the embedded broker can be slow on request; run it with --k2eg-broker=embedded")
     assert topics.exists(topic, within())
     broker.rtt(300)
     try:
@@ -215,7 +215,7 @@ def test_slow_broker_is_waited_for(broker: Broker, topics: Topics, topic: str) -
 
 def test_refused_by_the_broker_is_an_error_value(broker: Broker, topic: str) -> None:
     if not isinstance(broker, EmbeddedBrokerProcess):
-        pytest.skip("only the embedded broker fails on request; run it with --broker=embedded")
+        pytest.skip("only the embedded broker fails on request; run it with --k2eg-broker=embedded")
     writer = Producer(broker.connection)
     write(writer, topic, b"1")
     message_too_large = 10
@@ -230,8 +230,8 @@ def test_refused_by_the_broker_is_an_error_value(broker: Broker, topic: str) -> 
 
 def test_wrong_password(broker: Broker, topic: str, caplog: pytest.LogCaptureFixture) -> None:
     if broker.kind != "kafka":
-        pytest.skip("this broker asks for no password; run it with --broker=kafka")
-    from badger_k2eg.testing.kafka_server import KafkaServer
+        pytest.skip("this broker asks for no password; run it with --k2eg-broker=kafka")
+    from tests.rig.kafka_server import KafkaServer
 
     assert isinstance(broker, KafkaServer)
     right = Topics(broker.sasl())

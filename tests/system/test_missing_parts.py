@@ -65,7 +65,7 @@ def test_badgers_tests_are_skipped_in_one_line(suite: Suite) -> None:
     ("words", "says"),
     [
         pytest.param(["tests/gui/test_window.py"], "apt install xvfb", marks=pytest.mark.badger),
-        (["tests/system/test_kafka_group.py", "--broker=kafka"], "apt install maven"),
+        (["tests/system/test_kafka_group.py", "--k2eg-broker=kafka"], "apt install maven"),
     ],
     ids=["no Xvfb", "no Java"],
 )

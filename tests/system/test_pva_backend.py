@@ -23,8 +23,8 @@ from tests.rig.waiting import eventually
 
 if TYPE_CHECKING:
     from badger_k2eg.backends.pva import PvaBackend
-    from badger_k2eg.testing.fault_server import FaultServer
     from badger_k2eg.testing.soft_ioc import SoftIoc
+    from tests.rig.fault_server import FaultServer
 
 pytest.importorskip("softioc", reason="pip install badger-k2eg[test]")
 pytest.importorskip("p4p")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -66,6 +67,14 @@ def test_the_wheel_is_typed_licensed_and_free_of_tests(names: list[str]) -> None
     assert "badger_k2eg/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not [name for name in names if "test_" in name or "/tests/" in name or name.endswith(".pyc")]
+
+
+def test_nothing_in_the_wheel_imports_the_tests(installed: Path) -> None:
+    files = list((installed / "badger_k2eg").rglob("*.py"))
+    assert len(files) > 100
+    assert not [
+        file for file in files if re.search(r"""^\s*(from|import) tests\b|["']tests\.""", file.read_text(), re.M)
+    ]
 
 
 def test_the_wheel_holds_every_plugin_inside_the_package(installed: Path) -> None:

@@ -321,11 +321,11 @@ def test_the_command_for_people_and_programs(journal: Journal, made: str, monkey
     assert {each["pv"]: each["fate"] for each in told["pvs"]}["A"] == "to do"
     asked = invoke(cli.main, ["runs", "restore", made])
     assert asked.exit_code == 2
-    assert "say --yes, or --dry-run" in asked.stderr
+    assert "give --yes, or --dry-run" in asked.stderr
     refused = invoke(cli.main, ["runs", "restore", made, "--yes", "--read-only"])
     # The waveform is gone: that is more than a refusal.
     assert refused.exit_code == 1
-    assert "NOT where it shall be: " in refused.stdout
+    assert "NOT where it should be: " in refused.stdout
     assert invoke(cli.main, ["runs", "restore", "nowhere"]).exit_code == 2
 
 

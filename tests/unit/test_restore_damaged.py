@@ -172,7 +172,7 @@ def test_the_command_says_so_and_fails(
         return done.stdout
 
     assert f"cannot be read, line {line} of the journal is damaged" in restore("--dry-run", code=0)
-    assert restore("--yes", code=1).endswith("NOT where it shall be: A\n")
+    assert restore("--yes", code=1).endswith("NOT where it should be: A\n")
     assert memory.value("A") == 30.0
     outcome = json.loads(restore("--yes", "--force", "--json", code=0))
     (told,) = [each for each in outcome["pvs"] if each["pv"] == "A"]

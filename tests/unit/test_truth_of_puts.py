@@ -388,5 +388,5 @@ def test_the_command_says_what_has_changed_since_it_asked(
     done = CliRunner().invoke(cli.main, ["runs", "restore", made])
     assert (done.exit_code, memory.value("A"), memory.value("B")) == ((1, 3.0, 2.0) if moved else (0, 1.0, 2.0))
     assert ("A: moved by somebody else, it holds 3.0" in done.stdout) is moved
-    assert ("NOT where it shall be: A" in done.stdout) is moved
+    assert ("NOT where it should be: A" in done.stdout) is moved
     assert ("since it was looked at" in done.stdout) is moved

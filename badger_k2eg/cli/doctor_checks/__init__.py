@@ -1,8 +1,7 @@
-"""What ``badger-k2eg doctor`` looks at: one small module for each part of a setup.
+"""What ``badger-k2eg doctor`` checks, one module for each part of a setup.
 
-A module here has a function ``check(subject)`` that yields findings, and stands in ``MODULES``. It touches nothing but
-what it looks at, ends within one timeout, and turns what it finds wrong into findings: an exception is for a mistake in
-the command alone.
+A module here has a function ``check(subject)`` that yields findings, and stands in ``MODULES``. A check changes
+nothing, ends within one timeout, and reports what is wrong as a finding: it raises for a mistake in the command only.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from ...core.errors import SettingsError
 from ...plugins import plugin_root as our_plugin_root
 
 #: In the order of the table.
-MODULES = ("badger", "window", "config", "settings", "journal", "locks", "k2eg", "pvs")
-#: Seconds between two clocks from which on times cannot be compared.
+MODULES = ("badger", "host", "machine")
+#: Difference of two clocks, in seconds, above which their times cannot be compared.
 _APART = 1.0
 
 
 class Status(StrEnum):
-    """What a finding says of the setup."""
+    """The verdict of a finding."""
 
     GOOD = "good"
     #: Worth knowing; nothing has to be done.
@@ -38,8 +37,8 @@ class Status(StrEnum):
 class Finding:
     """One line of the table.
 
-    :ivar what: what was looked at.
-    :ivar text: what was found, in one line; of something bad also what to do.
+    :ivar what: what was checked.
+    :ivar text: what was found, in one line; for something bad also what to do.
     """
 
     what: str
@@ -49,10 +48,10 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What to look at.
+    """What is to be checked.
 
     :ivar pvs: PVs by name.
-    :ivar environment: whose PVs are looked at besides.
+    :ivar environment: name of an environment whose PVs are checked too.
     :ivar parameters: of that environment.
     :ivar config: Badger's configuration file; its own place by default.
     """
@@ -63,7 +62,7 @@ class Subject:
     config: Path | None = None
 
     def plugin_root(self) -> Path:
-        """Find where the environment is; of a configuration that cannot be read the check of it tells."""
+        """Return the folder of the environment; what is wrong with the configuration is told by its own check."""
         try:
             return read_config(self.config).plugin_root
         except SettingsError:
@@ -71,28 +70,28 @@ class Subject:
 
 
 def good(what: str, text: str) -> Finding:
-    """Say that something is as it should be."""
+    """Return the finding that something is as it should be."""
     return Finding(what, Status.GOOD, text)
 
 
 def note(what: str, text: str) -> Finding:
-    """Say what is worth knowing."""
+    """Return a finding that is worth knowing and needs no action."""
     return Finding(what, Status.NOTE, text)
 
 
 def bad(what: str, text: str) -> Finding:
-    """Say what is wrong, and what to do."""
+    """Return the finding that something is wrong, with what to do."""
     return Finding(what, Status.BAD, text)
 
 
 def clock(what: str, whose: str, ahead: float) -> Finding:
     """Compare a clock with this host's.
 
-    :param whose: in words.
-    :param ahead: seconds; what came on the way here makes it a little less.
+    :param whose: the clock's owner, in words.
+    :param ahead: seconds by which it is ahead; the time that its message took makes this a little less.
     """
     if math.isnan(ahead):
-        return note(what, f"{whose} told no time")
+        return note(what, f"{whose} gave no time")
     if abs(ahead) < _APART:
         return good(what, f"{whose} has the time of this host, within {abs(ahead):.3f} s")
     words = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this host"
@@ -100,20 +99,20 @@ def clock(what: str, whose: str, ahead: float) -> Finding:
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder itself."""
+    """Return whether files can be created in a folder, or the folder itself."""
     folder = standing(folder)
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def standing(path: Path) -> Path:
-    """Give a path, or the nearest folder above that is there."""
+    """Return a path, or the nearest folder above it that exists."""
     while not path.exists():
         path = path.parent
     return path
 
 
 def look(subject: Subject) -> Iterator[Finding]:
-    """Look at everything, one part after the other.
+    """Check everything, one part after the other.
 
     :raises SettingsError: for a mistake in what was asked for.
     """

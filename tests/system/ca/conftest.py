@@ -16,6 +16,7 @@ from badger_k2eg.core.backend import Backend
 from badger_k2eg.testing.ports import wait_for_ca
 from badger_k2eg.testing.processes import ChildFailed
 from badger_k2eg.testing.soft_ioc import SoftIoc
+from tests.rig.ioc import RigIoc
 
 from .parts import PATIENCE, Pvs
 
@@ -32,7 +33,7 @@ pytest.importorskip("caproto", reason="pip install badger-k2eg[test]")
 @pytest.fixture(scope="module")
 def ioc(epics_environment: SessionPorts) -> Iterator[SoftIoc]:
     ports = epics_environment.factory.pop()
-    with SoftIoc(ports=ports) as started:
+    with RigIoc(ports=ports) as started:
         yield started
     epics_environment.factory.append(ports)
 
@@ -66,7 +67,7 @@ def pvs(ioc: SoftIoc, backend: Backend) -> Pvs:
 @pytest.fixture(scope="module")
 def victim(epics_environment: SessionPorts) -> Iterator[SoftIoc]:
     ports = epics_environment.factory.pop()
-    with SoftIoc(ports=ports) as started:
+    with RigIoc(ports=ports) as started:
         yield started
     epics_environment.factory.append(ports)
 

@@ -100,7 +100,7 @@ def test_a_picture(journal: Journal, tmp_path: Path) -> None:
     picture = (tmp_path / f"{FIRST}.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
     record_run(journal, "20260105-empty", 0)
-    assert "nothing to draw" in command("runs", "plot", "last", code=2).stderr
+    assert "nothing to plot" in command("runs", "plot", "last", code=2).stderr
 
 
 # -- export, verify --------------------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def test_an_export_has_everything_and_is_whole(journal: Journal, exported: Path,
     assert command("runs", "verify", str(exported)).stdout == f"{exported}: whole\n"
     assert answer("runs", "verify", FIRST) == {"checked": f"run {FIRST}", "whole": True, "wrong": []}
     again = command("runs", "export", FIRST, code=2).stderr
-    assert "is there already; --force writes over it" in again
+    assert "exists; --force overwrites it" in again
 
 
 def test_an_export_is_read_like_a_journal(journal: Journal, exported: Path) -> None:

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.kafka
 @pytest.fixture(autouse=True)
 def faulty(broker: Broker) -> None:
     if not broker.has_faults:
-        pytest.skip("this broker cannot be taken down: run with --broker=embedded or --broker=kafka")
+        pytest.skip("this broker cannot be taken down: run with --k2eg-broker=embedded or --k2eg-broker=kafka")
 
 
 def test_no_broker_at_all() -> None:

@@ -28,7 +28,7 @@ def test_the_broker_dies_in_the_middle(
     gateway: GatewayProcess, broker: Broker, soft_ioc: SoftIoc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not broker.has_faults:
-        pytest.skip("this broker cannot be taken down: run with --broker=embedded or --broker=kafka")
+        pytest.skip("this broker cannot be taken down: run with --k2eg-broker=embedded or --k2eg-broker=kafka")
     monkeypatch.setenv("BADGER_K2EG_JOURNAL_DIR", str(tmp_path / "journal"))
     monkeypatch.setenv("BADGER_K2EG_LOCK_DIR", str(tmp_path / "locks"))
     way = ThroughK2eg(gateway.environment_name, "dying", str(gateway.folder))

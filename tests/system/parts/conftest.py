@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.soft_ioc import SoftIoc
+from tests.rig.fault_server import FaultServer
 
 from .part import Part
 

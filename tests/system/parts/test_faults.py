@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from badger_k2eg.testing.fault_server import COUNTED, DELAYED_SECONDS, LATE_SECONDS, REFUSAL
+from tests.rig.fault_server import COUNTED, DELAYED_SECONDS, LATE_SECONDS, REFUSAL
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 

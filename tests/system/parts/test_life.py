@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.ports import PORT_TAKEN, PartPorts, free_port
 from badger_k2eg.testing.processes import ChildFailed, ChildProcess, clean_environment
 from badger_k2eg.testing.soft_ioc import SoftIoc, client_environment
+from tests.rig.fault_server import FaultServer
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
 
@@ -199,8 +199,8 @@ def alive(pid: int) -> bool:
 def test_no_part_outlives_its_test_runner(end: str, frozen: bool, tmp_path: Path) -> None:
     program = (
         "import os, signal\n"
-        "from badger_k2eg.testing.soft_ioc import SoftIoc\n"
-        "part = SoftIoc()\n"
+        "from tests.rig.ioc import RigIoc\n"
+        "part = RigIoc()\n"
         f"{'part.stop()' if frozen else ''}\n"
         "print(part.pid, flush=True)\n"
         f"{'os.kill(os.getpid(), signal.SIGKILL)' if end == 'kill' else ''}\n"
@@ -236,33 +236,3 @@ def test_a_forked_process_has_no_power_over_the_part() -> None:
         assert child.alive
         assert repr(child) == f"<ChildProcess echo, pid {child.pid}>"
     assert not child.alive
-
-
-# ---- the plugin ------------------------------------------------------------------------------------------------------
-
-
-def test_the_plugin_skips_where_softioc_is_missing_and_restores_the_environment(tmp_path: Path) -> None:
-    (tmp_path / "test_it.py").write_text(
-        "import importlib.util, os, sys\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *a: None if name == 'softioc' else find(name, *a)\n"
-        "def test_ioc(soft_ioc): raise AssertionError\n"
-        "def test_factory(soft_ioc_factory): soft_ioc_factory()\n"
-        "def test_environment(epics_environment): assert os.environ['EPICS_PVA_AUTO_ADDR_LIST'] == 'NO'\n"
-    )
-    (tmp_path / "conftest.py").write_text(
-        "import os\n"
-        "def pytest_unconfigure(): print('LEFT', os.environ.get('EPICS_PVA_AUTO_ADDR_LIST'),"
-        " os.environ.get('EPICS_CA_ADDR_LIST'))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", str(tmp_path)],
-        env=clean_environment({"EPICS_CA_ADDR_LIST": "mine"}),
-        capture_output=True,
-        text=True,
-        timeout=150,
-        cwd=tmp_path,
-    )
-    assert "1 passed, 2 skipped" in done.stdout, done.stdout + done.stderr
-    assert "pip install badger-k2eg[test]" in done.stdout
-    assert "LEFT None mine" in done.stdout

@@ -1,6 +1,6 @@
-"""Do the PVs answer, are their units known, and are the clocks of their IOCs right?
+"""The machine: the K2EG gateway and its broker, and PVs with their units and the clocks of their IOCs.
 
-All of them are asked at once: dead ones cost one timeout together.
+All PVs are asked at once: dead ones cost one timeout together.
 """
 
 from __future__ import annotations
@@ -17,12 +17,28 @@ from pathlib import Path
 from ...control import Control, connect
 from ...core.backend import Update
 from ...core.deadline import Deadline
-from ...core.errors import ControlError, PvInvalid, PvTimeout, SettingsError
+from ...core.errors import (
+    ControlError,
+    KafkaError,
+    OperationTimeout,
+    PvInvalid,
+    PvTimeout,
+    SettingsError,
+)
 from ...core.model import PvAddress, Reading
 from ...core.settings import load
 from ...core.units import FILE_VARIABLE, is_known
+from ...k2eg.client import K2egClient
+from ...k2eg.environment import (
+    ENVIRONMENT_VARIABLE,
+    FOLDER_VARIABLE,
+    default_app_name,
+    default_environment,
+    load_environment,
+)
 from . import Finding, Subject, bad, clock, good, note
 
+_BROKER_PATIENCE, _GATEWAY_PATIENCE = 3.0, 5.0
 _AUTO = "EPICS_PVA_AUTO_ADDR_LIST"
 _LIST = "EPICS_PVA_ADDR_LIST"
 #: Seconds in which a PV may update, so that its record's time can be compared with ours.
@@ -30,7 +46,45 @@ _UPDATES = 2.0
 
 
 def check(subject: Subject) -> Iterator[Finding]:
-    """Read them.
+    """Check the gateway, and the PVs that are asked for.
+
+    :raises PvNameError: for a name that cannot be one.
+    """
+    yield from gateway()
+    yield from pvs(subject)
+
+
+def gateway() -> Iterator[Finding]:
+    """Check the broker and the gateway of the environment that the variables name; without them K2EG is not in use."""
+    if not (os.environ.get(ENVIRONMENT_VARIABLE) or os.environ.get(FOLDER_VARIABLE)):
+        yield note("K2EG", f"not set up; {FOLDER_VARIABLE} and {ENVIRONMENT_VARIABLE} would say where a gateway is")
+        return
+    try:
+        environment = load_environment(default_environment())
+        client = K2egClient(environment, default_app_name())
+    except SettingsError as error:
+        yield bad("K2EG", str(error))
+        return
+    yield good("K2EG", f"environment {environment.name}, commands on topic {environment.command_topic}")
+    with client:
+        try:
+            client.open(_BROKER_PATIENCE)
+        except (KafkaError, OperationTimeout, SettingsError) as error:
+            yield bad("K2EG broker", str(error))
+            return
+        yield good("K2EG broker", environment.broker)
+        began = time.monotonic()
+        try:
+            client.wait_for_backends(_GATEWAY_PATIENCE)
+        except (KafkaError, OperationTimeout) as error:
+            yield bad("K2EG gateway", f"{error}; start one, or see {ENVIRONMENT_VARIABLE}")
+            return
+        yield good("K2EG gateway", f"answers within {(time.monotonic() - began) * 1000:.0f} ms")
+        yield clock("K2EG clock", f"broker {environment.broker}, or its gateway,", client.ahead)
+
+
+def pvs(subject: Subject) -> Iterator[Finding]:
+    """Check that the PVs answer, that their units are known, and that the clocks of their IOCs are right.
 
     :raises PvNameError: for a name that cannot be one.
     """
@@ -139,7 +193,7 @@ def _clocks(what: str, control: Control, names: list[str]) -> Iterator[Finding]:
 
 
 def _where() -> Finding:
-    """Tell where PVs are searched for."""
+    """Return where PVs are searched for."""
     hosts = os.environ.get(_LIST, "").split()
     auto = os.environ.get(_AUTO, "YES").upper() != "NO"
     places = [*hosts, *(["the subnets of this host"] if auto else [])]

@@ -25,13 +25,13 @@ from typing import IO
 import filelock
 import platformdirs
 
-from ..kafka import KafkaConnection
-from .broker import Broker
-from .ports import LOOPBACK, free_port
-from .processes import ChildProcess, announce_ready, clean_environment, exit_with_parent
-from .soft_ioc import MissingTestPart
+from badger_k2eg.kafka import KafkaConnection
+from badger_k2eg.testing.broker import Broker
+from badger_k2eg.testing.ports import LOOPBACK, free_port
+from badger_k2eg.testing.processes import ChildProcess, announce_ready, clean_environment, exit_with_parent
+from badger_k2eg.testing.soft_ioc import MissingTestPart
 
-POM = Path(__file__).parents[2] / "tests" / "kafka" / "pom.xml"
+POM = Path(__file__).parents[1] / "kafka" / "pom.xml"
 #: What `KafkaServer.sasl` needs.
 USER, PASSWORD = "tester", "not-a-secret"
 
@@ -179,8 +179,6 @@ def kafka_jars() -> Path:
     :raises MissingTestPart: saying what is missing.
     """
     _check_java()
-    if not POM.exists():
-        raise MissingTestPart(f"Apache Kafka is for a clone of badger-k2eg: there is no {POM}")
     version = hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
     jars = platformdirs.user_cache_path("badger-k2eg") / f"kafka-jars-{version}"
     jars.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +235,7 @@ class _Group(ChildProcess):
 
 def main() -> None:
     """Run the JVM; says READY when it serves, and ends with it or with the parent."""
-    parser = argparse.ArgumentParser(description="Apache Kafka of badger_k2eg.testing")
+    parser = argparse.ArgumentParser(description="Apache Kafka for the tests of badger-k2eg")
     for name in ("directory", "jars", "heap"):
         parser.add_argument(name)
     options = parser.parse_args()

@@ -1,7 +1,6 @@
 """`FaultServer`: a PVAccess server in a child process with the faults an IOC cannot show.
 
-Owns the class for tests and, run as `python -m badger_k2eg.testing.fault_server PREFIX`, the server's program. p4p is
-imported only in the child.
+Run as `python -m tests.rig.fault_server PREFIX`, it is the server's program. p4p is imported only in the child.
 
 Writable PVs, all NTScalar double unless said: TABLE (NTTable, a: double, b: string), NOANSWER, LATE, LOST, LOSTONCE,
 APPLIEDONCE, HALF, REFUSE, CLAMP, DELAYED, TRUNC (int32), U8, I64, F32, FLAG (bool), TEXT, ARR (double array), ENUM.
@@ -21,9 +20,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from .ports import wait_for_pva
-from .processes import announce_ready, exit_with_parent, skip_build_tools
-from .soft_ioc import Part
+from badger_k2eg.testing.ports import wait_for_pva
+from badger_k2eg.testing.processes import announce_ready, exit_with_parent, skip_build_tools
+from badger_k2eg.testing.soft_ioc import Part
 
 LATE_SECONDS = 2.0
 """How long after the put LATE takes the value."""
@@ -55,8 +54,8 @@ class FaultServer(Part):
     :param ports: where it serves; free ones by default.
     """
 
-    _module = "badger_k2eg.testing.fault_server"
-    _package = "p4p"
+    module = "tests.rig.fault_server"
+    package = "p4p"
 
 
 class _Faults:
@@ -243,7 +242,7 @@ async def _serve(prefix: str) -> None:
 
 def main() -> None:
     """Serve until the parent is gone."""
-    parser = argparse.ArgumentParser(description="the PVAccess server of badger_k2eg.testing")
+    parser = argparse.ArgumentParser(description="the PVAccess server of the tests of badger-k2eg")
     parser.add_argument("prefix")
     options = parser.parse_args()
     exit_with_parent()

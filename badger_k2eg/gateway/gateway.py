@@ -84,9 +84,9 @@ class Gateway:
         self._clock = Clock()
         self._workers = Workers()
         self._publisher = publisher = Publisher(self._replies, self._events)
-        self._gets = Gets(control, self._workers, self._answer_get)
-        self._monitors = Monitors(control, publisher, self._topics, self._clock, monitor_expiry, purge=purge)
-        self._recurring = RecurringSnapshots(control, publisher, self._topics, self._clock, revision)
+        self._gets = Gets(control.reader, self._workers, self._answer_get)
+        self._monitors = Monitors(control.reader, publisher, self._topics, self._clock, monitor_expiry, purge=purge)
+        self._recurring = RecurringSnapshots(control.reader, publisher, self._topics, self._clock, revision)
         self._in_trouble = False
 
     def start(self, deadline: Deadline) -> None:
@@ -155,7 +155,7 @@ class Gateway:
             case MultiMonitor():
                 self._monitors.monitor_many(command)
             case Snapshot():
-                snapshots.take(self._control, self._publisher, self._clock, command)
+                snapshots.take(self._control.reader, self._publisher, self._clock, command)
             case RepeatingSnapshot():
                 self._recurring.start(command)
             case SnapshotTrigger():

@@ -283,7 +283,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
         machine = self._attached()
         control, sampler = machine.control, machine.sampler
         assert control is not None and sampler is not None  # noqa: S101 - made together
-        wait_for(control, [self._filled("a condition", condition) for condition in self.conditions])
+        wait_for(control.reader, [self._filled("a condition", condition) for condition in self.conditions])
         # Where nothing was moved, what is measured must be from after this call.
         since = None if control.settings.read_only else machine.moved_at
         machine.samples = sampler.measure(wanted, since=since, skew=self.skew)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..control import Control
+from ..control import Reader
 from ..core import futures
 from ..core.deadline import Deadline
 from ..core.errors import ConditionNotMet, PvError
@@ -61,7 +61,7 @@ class Condition:
         return f"{self.reason} ({text})" if self.reason else text
 
 
-def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadline | None = None) -> None:
+def wait_for(reader: Reader, conditions: Sequence[Condition], deadline: Deadline | None = None) -> None:
     """Wait until all conditions hold at the same time.
 
     :raises ConditionNotMet: (a TimeoutError) naming the first that does not in its time, its reason and the PV's value.
@@ -70,7 +70,7 @@ def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadli
     deadline = deadline or Deadline()
     due = {condition: deadline.child(condition.timeout) for condition in conditions}
     while due:
-        updates = control.updates([c.pv for c in conditions], deadline.child(control.settings.timeout))
+        updates = reader.updates([c.pv for c in conditions], deadline.child(reader.settings.timeout))
         unmet = [c for c in conditions if not _holds(c, updates[c.pv])]
         if not unmet:
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..control import Control
+from ..control import Control, Reader
 from ..core import clock, futures
 from ..core.backend import Update
 from ..core.conversion import Refusal, in_units_of
@@ -22,7 +22,7 @@ logger = logging.getLogger("badger_k2eg")
 
 Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
-#: A tolerance wider than this part of the range is none.
+#: A tolerance wider than this part of the range says little.
 _WIDE = 0.05
 #: Seconds before a PV that did not answer is asked for its limits again.
 _ASK_AGAIN = 10.0
@@ -31,15 +31,15 @@ _ASK_AGAIN = 10.0
 class Bounds:
     """The bounds of knobs: their own, or the record's drive limits, read once and kept."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, reader: Reader) -> None:
         """Read nothing yet."""
-        self._control = control
+        self._reader = reader
         self._limits: dict[str, Limits] = {}
         #: When those were asked that did not answer; a look at the bounds is part of every step and every click.
         self._silent: dict[str, float] = {}
 
     def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
-        """Give the bounds by setpoint PV; those of a record that does not answer are missing.
+        """Return the bounds by setpoint PV; those of a record that does not answer are missing.
 
         The interface's own limits (option ``limits``) are within them.
         """
@@ -50,12 +50,12 @@ class Bounds:
         if ask:
             addresses = [PvAddress.parse(pv) for pv in ask]
             # Not by way of the policy on alarms: a record that was never processed has limits all the same.
-            self.learn(self._control.reader.fetch(addresses, deadline or Deadline(self._control.settings.timeout)))
+            self.learn(self._reader.fetch(addresses, deadline or Deadline(self._reader.settings.timeout)))
         found = {}
         for knob in knobs:
             limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
             if limits is not None:
-                found[knob.setpoint] = limits.tightened(self._control.settings.limits_of(knob.setpoint))
+                found[knob.setpoint] = limits.tightened(self._reader.settings.limits_of(knob.setpoint))
         return found
 
     def learn(self, updates: Mapping[PvAddress, Update]) -> None:
@@ -71,15 +71,15 @@ class Mover:
     """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
 
     def __init__(self, control: Control, write: Write | None = None) -> None:
-        """Stand on the control: its guard, its retries, its record.
+        """Set by this control: its guard, its retries, its record.
 
-        :param write: in place of ``Control.set``, for somebody who wants to know of every set; must end there.
+        :param write: in the place of ``Control.set``, which it must call: for a caller that records every set.
         """
         self._control = control
         self._write: Write = write or (
             lambda values, validators, deadline: control.set(values, validators, deadline=deadline)
         )
-        self.bounds = Bounds(control)
+        self.bounds = Bounds(control.reader)
         self._doubted: set[str] = set()
 
     def move(
@@ -246,10 +246,10 @@ def _settling(knobs: Iterable[Knob], now: Mapping[str, Update], report: SetRepor
 
 
 def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:
-    """Tell of a whole move that ended on its way what its last half tells of itself.
+    """Return the report of a whole move that ended on its way, from the report of its last half.
 
     :param last: of the way past the targets, or of the one to them.
-    :returns: None where nothing is past its target.
+    :returns: None where no setpoint is past its target.
     """
     results = []
     on_the_way = False

@@ -104,7 +104,7 @@ def test_read_only_moves_nothing_and_does_not_wait(machine: MemoryBackend) -> No
 
 
 def test_bounds_are_the_records_or_ones_own(machine: MemoryBackend) -> None:
-    own = Bounds(control(machine, limits={"Q:*": (-3.0, 20.0)}))
+    own = Bounds(control(machine, limits={"Q:*": (-3.0, 20.0)}).reader)
     knobs = [Knob("Q:SET"), Knob("FREE", bounds=(0.0, 2.0)), Knob("GONE")]
     assert own.find(knobs) == {"Q:SET": Limits(-3.0, 10.0), "FREE": Limits(0.0, 2.0)}
     # Read once: a look at the bounds is part of every step.
@@ -118,7 +118,7 @@ def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:
     machine.later(0.2, lambda: machine.post("PERMIT", 1))
     machine.later(0.3, lambda: machine.post("CURRENT", 5.0))
     wait_for(
-        Control(machine, Settings()),
+        Control(machine, Settings()).reader,
         [Condition("PERMIT", equals="OK", timeout=5.0), Condition("CURRENT", at_least=1.0, at_most=9.0, timeout=5.0)],
     )
     assert machine.value("CURRENT") == 5.0
@@ -127,9 +127,9 @@ def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:
 def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
     condition = Condition("PERMIT", equals="OK", timeout=0.3, reason="beam permit")
     with pytest.raises(ConditionNotMet, match=r"waited 0.3 s for beam permit \(PERMIT = 'OK'\): it reads 'TRIP'"):
-        wait_for(Control(machine, Settings()), [condition])
+        wait_for(Control(machine, Settings()).reader, [condition])
     with pytest.raises(TimeoutError, match="nobody serves it"):
-        wait_for(control(machine), [Condition("GONE", equals=1, timeout=0.1)])
+        wait_for(control(machine).reader, [Condition("GONE", equals=1, timeout=0.1)])
 
 
 @pytest.mark.parametrize(

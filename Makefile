@@ -36,6 +36,9 @@ FULL ?=
 # Which interface the demo goes through; empty: the demo's own choice.
 INTERFACE ?=
 
+# Hundreds of processes start in a session: each would compile the package, and each worker rewrite all tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --durations=10 --durations-min=1
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 

@@ -1,4 +1,4 @@
-"""All errors that badger-k2eg raises on purpose; the tree stands in ``core.errors``, and in the README."""
+"""All errors that badger-k2eg raises on purpose. The README shows them as a tree, and so does ``core.errors``."""
 
 from .core.errors import (
     AuthenticationFailed,

@@ -6,11 +6,11 @@ By default it tunes the machine of `badger-k2eg ioc demo`.
 import sys
 from pathlib import Path
 
-from badger_k2eg.badger_app.headless import Evaluation, HeadlessRun, load_routine, open_badger
+from badger_k2eg import HeadlessRun, load_routine, open_badger
 
 
-def show(evaluation: Evaluation) -> None:
-    """Called after each evaluation."""
+def show(evaluation) -> None:
+    """Print an evaluation; called after each one."""
     print(evaluation.number, evaluation.variables, evaluation.objectives, "best" if evaluation.best else "")
 
 

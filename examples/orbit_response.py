@@ -7,10 +7,7 @@ from __future__ import annotations
 
 from concurrent.futures import CancelledError
 
-from badger_k2eg.control import Control
-from badger_k2eg.core.futures import sleep
-from badger_k2eg.core.model import Reading
-from badger_k2eg.core.units import Quantity, unit
+from badger_k2eg import Control, Quantity, Reading, sleep, unit
 from badger_k2eg.procedures import progress
 
 

@@ -1,6 +1,6 @@
-"""Ways to reach PVs, one module each; none imports another. ``open_backend`` finds one by its scheme, or the gateway.
+"""Backends, the ways to reach PVs; none imports another. ``open_backend`` opens one by its scheme, or the gateway's.
 
-Nothing heavy is imported until a backend is asked for: a listing of plugins stays fast and offline.
+Heavy packages are imported only when a backend is opened, so that listing plugins is fast and offline.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ThroughK2eg:
     """PVs of every scheme, through the K2EG gateways of an environment.
 
-    :ivar folder: of the ini files; None for the usual ones (see ``k2eg.environment``).
+    :ivar folder: the folder of the ini files; None for the default (see ``k2eg.environment``).
     """
 
     environment: str
@@ -31,9 +31,9 @@ Way = str | ThroughK2eg
 
 
 def open_backend(way: Way) -> Backend:
-    """Make the backend of a way. It opens nothing yet: that happens at its first use.
+    """Return the backend of a way. It connects at its first use.
 
-    :raises MissingExtra: when the package for it is not installed.
+    :raises MissingExtra: when its package is not installed.
     :raises SettingsError: for a K2EG environment that cannot be read.
     """
     if isinstance(way, ThroughK2eg):
@@ -59,9 +59,10 @@ def open_backend(way: Way) -> Backend:
 
 
 def identity(way: Way) -> Hashable:
-    """Tell which client ``open_backend`` would open: interfaces with the same one share it.
+    """Return a key for the client that ``open_backend`` would open: interfaces with the same key share a client.
 
-    A mock in the place of p4p's ``Context`` is another client than p4p's own.
+    A mock in place of p4p's ``Context`` has another key than p4p's own. So has another set of EPICS addresses in the
+    environment, as a client keeps those with which it was opened.
     """
     if isinstance(way, ThroughK2eg):
         from ..k2eg.environment import FOLDER_VARIABLE
@@ -70,5 +71,10 @@ def identity(way: Way) -> Hashable:
     if way == "pva":
         from . import pva
 
-        return way, id(pva.Context)
-    return way
+        return way, id(pva.Context), _addresses("EPICS_PVA_")
+    return way, _addresses("EPICS_CA_")
+
+
+def _addresses(prefix: str) -> frozenset[tuple[str, str]]:
+    """Return the EPICS settings in the environment that a client reads when it is opened."""
+    return frozenset((name, value) for name, value in os.environ.items() if name.startswith(prefix))

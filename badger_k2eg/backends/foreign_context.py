@@ -1,7 +1,7 @@
-"""Any object with ``get`` and ``put`` as p4p's thread ``Context`` has them, used through these two alone.
+"""A backend over any object with ``get`` and ``put`` like p4p's thread ``Context``; nothing else of it is used.
 
-This keeps the habit working of testing an environment with a mocked context, and serves a facility's own wrapper of a
-context. There is no metadata unless the values carry it, and no monitor: validators poll. Imports no client library.
+It supports the habit of testing an environment with a mocked context, and a facility's own wrapper of a context. There
+is no metadata unless the values carry it, and monitors poll. Imports no client library.
 """
 
 from __future__ import annotations
@@ -19,28 +19,29 @@ from ..core.errors import PvError, PvNotConnected, PvRefused
 from ..core.model import Fields, Kind, Outcome, PutAnswer, PvAddress, PvType, Reading, Severity
 from .normative_types import pv_type, reading_from_tree
 
-_POLL = 0.1
+# Seconds between two reads, and for one of them.
+_POLL, _PATIENCE = 0.1, 3.0
 
 
 class ContextBackend:
-    """PVs through somebody else's context.
+    """PVs through a context of the caller.
 
-    :param context: has ``get(name_or_names, timeout=, throw=)`` and ``put(name, value, timeout=)``. Its put says no
-        with a PermissionError or p4p's RemoteError; after any other error nobody knows. An error that it returns (as
-        p4p's does with ``throw=False``) means what it means raised; whatever else a put returns, it is done.
+    :param context: has ``get(name_or_names, timeout=, throw=)`` and ``put(name, value, timeout=)``. A put that is
+        refused raises PermissionError or p4p's RemoteError; after any other error its outcome is unknown. A returned
+        error (as with p4p's ``throw=False``) counts as raised; any other result of a put means that it was done.
     """
 
     def __init__(self, context: Any) -> None:
-        """Keep the context; it is its owner's to close."""
+        """Keep the context, which its owner closes."""
         self.context = context
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all in one call of the context, or one by one where it cannot."""
+        """Read PVs in one call of the context, or one by one if it does not support that."""
         timeout = _seconds(deadline)
         if len(addresses) > 1:
             try:
                 values = self.context.get([a.name for a in addresses], timeout=timeout, throw=False)
-            except Exception:  # a mock may know single names only: ask for each
+            except Exception:  # a mock may support single names only
                 values = None
             if isinstance(values, list | tuple) and len(values) == len(addresses):
                 return {a: _update(a, v) for a, v in zip(addresses, values, strict=True)}
@@ -55,11 +56,11 @@ class ContextBackend:
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
-        """Write one by one: a batch of p4p's blames every PV for one that is dead."""
+        """Write PVs one by one: a batch call of p4p blames every PV for one that is dead."""
         answers = {}
         for address, value in values.items():
             if deadline.expired:
-                words = "cancelled" if deadline.cancelled else "the time was over before its turn came"
+                words = "cancelled" if deadline.cancelled else "the time was up before its turn came"
                 answers[address] = PutAnswer(Outcome.NOT_SENT, words)
                 continue
             options: dict[str, Any] = {"wait": True} if address in wait else {}
@@ -72,33 +73,31 @@ class ContextBackend:
         return answers
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all: a context has nothing closer to one instant."""
+        """Read PVs: a context has nothing closer to one instant."""
         return self.get_many(addresses, deadline)
 
     def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
-        """Poll: of a mocked ``monitor`` nothing would come."""
-        return _Poll(self, address, callback)
+        """Poll: a mocked ``monitor`` would report nothing."""
+        return _Poll(lambda: self.get_many([address], Deadline(_PATIENCE))[address], callback, f"poll {address}")
 
     def suspend(self) -> None:
-        """Do nothing: the context is its owner's."""
+        """Do nothing: the context belongs to its owner."""
 
     def close(self) -> None:
-        """Do nothing: the context is its owner's."""
+        """Do nothing: the context belongs to its owner."""
 
 
 class _Poll:
     """Reads a PV ten times a second, in a thread of its own, until closed."""
 
-    def __init__(self, backend: ContextBackend, address: PvAddress, callback: Callable[[Update], None]) -> None:
+    def __init__(self, read: Callable[[], Update], callback: Callable[[Update], None], name: str) -> None:
         self._stop = clock.event()
-        self._thread = threading.Thread(
-            target=self._run, args=(backend, address, callback), name=f"poll {address}", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, args=(read, callback), name=name, daemon=True)
         self._thread.start()
 
-    def _run(self, backend: ContextBackend, address: PvAddress, callback: Callable[[Update], None]) -> None:
+    def _run(self, read: Callable[[], Update], callback: Callable[[Update], None]) -> None:
         while not self._stop.is_set():
-            callback(backend.get_many([address], Deadline(3.0))[address])
+            callback(read())
             self._stop.wait(_POLL)
 
     def close(self) -> None:
@@ -109,24 +108,24 @@ class _Poll:
 
 
 def _seconds(deadline: Deadline) -> float | None:
-    """Give the seconds left as a context takes them: None for ever."""
+    """Return the seconds left in the form of a context: None for ever."""
     left = deadline.remaining()
     return None if left == float("inf") else left
 
 
 def _returned(answer: Any) -> BaseException | None:
-    """Find the exception that stands in the place of an answer, alone or in a list; None where it is none."""
+    """Return the exception that was returned in place of an answer, alone or in a list, if there is one."""
     parts = answer if isinstance(answer, list | tuple) else [answer]
     return next((part for part in parts if isinstance(part, BaseException)), None)
 
 
 def _is_p4ps(error: BaseException, name: str) -> bool:
-    """Whether it is this error of p4p's, or of a facility's own made after it; by name, as p4p is not imported here."""
+    """Whether it is p4p's error of this name, or a facility's namesake of it; p4p is not imported here."""
     return any(kind.__name__ == name for kind in type(error).__mro__)
 
 
 def _unwritten(error: BaseException) -> PutAnswer:
-    """Tell a no from all else: an error that comes out of a put does not say whether the put was sent before it."""
+    """Return the outcome of a failed put: unless it is a refusal, the put may have been sent before the error."""
     words = str(error) or type(error).__name__
     if isinstance(error, TimeoutError):
         return PutAnswer(Outcome.UNKNOWN, f"timed out; it may have happened ({error})")
@@ -136,7 +135,7 @@ def _unwritten(error: BaseException) -> PutAnswer:
 
 
 def _unread(address: PvAddress, error: BaseException) -> PvError:
-    """Say why there is no reading."""
+    """Translate the error of a get."""
     words = str(error)
     if isinstance(error, TimeoutError):
         return PvNotConnected(address.text, words if words not in ("", address.name) else "no answer in time")
@@ -146,7 +145,7 @@ def _unread(address: PvAddress, error: BaseException) -> PvError:
 
 
 def _update(address: PvAddress, value: Any) -> Update:
-    """Take what a context gave: an error, a number, a p4p value with its structure, or anything a mock says."""
+    """Translate a result of a context: an error, a number, a p4p value with its structure, or any value of a mock."""
     if (error := _returned(value)) is not None:
         return _unread(address, error)
     structure = getattr(value, "raw", value)
@@ -154,7 +153,7 @@ def _update(address: PvAddress, value: Any) -> Update:
         of_type = pv_type(structure.type().aspy("value"), structure.getID())
         return reading_from_tree(structure.todict(None, dict), of_type)
     if hasattr(value, "raw") and not isinstance(value, str | int | float | np.ndarray):
-        # The shape of p4p's wrappers, as unit tests imitate it: ``.raw.value``.
+        # The shape of p4p's wrappers, which unit tests imitate: ``.raw.value``.
         value = getattr(structure, "value", value)
     severity = getattr(value, "severity", None)
     known = isinstance(severity, int) and 0 <= severity < 4

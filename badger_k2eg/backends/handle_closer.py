@@ -1,8 +1,8 @@
-"""Closing a client library's handles, in a thread of its own: nobody who has his answer waits for that.
+"""``Closer``: closes a client library's handles in a thread of its own, so that callers need not wait for it.
 
-p4p closes a handle by two round trips to its worker thread, one handle after another: 0.08 ms each, which was more than
-half of what a get took [M]. Closing in the worker's own callbacks would cost nothing, but there pvxs warns of each.
-Imports nothing of ours.
+p4p closes a handle by two round trips to its worker thread, one handle after another: 0.08 ms each, which was measured
+as more than half of the time of a get. Closing in the worker's own callbacks would cost nothing, but pvxs warns then.
+Imports nothing of the package.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from collections.abc import Callable
 
 logger = logging.getLogger(__name__)
 
-# So many may wait to be closed (some 3 kB each); beyond, whoever adds one closes one: no tight loop of reads runs away.
+# So many handles may wait (some 3 kB each); beyond, whoever adds one closes one, which slows a loop of reads down.
 _MOST = 500
-# A fork waits for the closing of one handle, but not for ever.
+# Seconds that a fork waits for a handle that is being closed.
 _PATIENCE = 5.0
 
 
 class Closer:
-    """Runs what closes a handle, soon. That must not take a lock that is held while waiting."""
+    """Runs functions that close a handle. They must not take a lock that is held while waiting."""
 
     def __init__(self) -> None:
         """Start nothing yet."""
         self._waiting: deque[Callable[[], None]] = deque()
-        # True: there may be one waiting; False: end the thread.
+        # True: a function may be waiting; False: end the thread.
         self._wake: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        # Guards the number of those that were taken and are not closed yet; held for an instant only.
+        # Guards the number of running functions; held for an instant only.
         self._idle = threading.Condition(threading.RLock())
         self._running = 0
 
     def later(self, close: Callable[[], None]) -> None:
-        """Run it soon."""
+        """Run a function soon."""
         self._waiting.append(close)
         if len(self._waiting) > _MOST:
             self._run_one()
@@ -45,14 +45,14 @@ class Closer:
             self._start()
 
     def drain(self) -> None:
-        """Run all that wait; returns when none waits and none is running in another thread."""
+        """Run every waiting function, and return when none runs in another thread either."""
         while self._run_one():
             pass
         with self._idle:
             self._idle.wait_for(lambda: not self._running, _PATIENCE)
 
     def close(self) -> None:
-        """Run all that wait, and end the thread; it starts again when it is needed."""
+        """Run every waiting function and end the thread, which starts again when needed."""
         self.drain()
         with self._idle:
             thread, self._thread = self._thread, None
@@ -79,7 +79,7 @@ class Closer:
             self._running += 1
         try:
             close()
-        except Exception:  # one that cannot be closed must not keep the others open
+        except Exception:  # one that fails must not keep the others open
             logger.exception("closing a handle failed")
         finally:
             with self._idle:

@@ -1,14 +1,15 @@
 """PVs through a K2EG gateway: the backend over ``badger_k2eg.k2eg``.
 
-Owns the translation between addresses and URIs, trees and readings, and what an answer says of a put. Imports the
-client, structures and what lies below; no other backend.
+Owns the translation between addresses and URIs, trees and readings, and errors and the outcomes of puts. Imports the
+client and normative_types; no other backend.
 
-**Puts.** A put that was not answered is UNKNOWN, also where the gateway itself gave up after its ten seconds: a gateway
-that was down executes what has queued up, and nothing takes a command back. NOT_SENT is what the broker certainly has
-not got. K2EG knows no put completion: ``wait`` changes nothing here, and Control reads such a PV back after its put.
+**Puts.** A put without an answer is UNKNOWN, also if the gateway itself gave up after its ten seconds: a gateway that
+was down executes the commands that have queued up, and no command can be withdrawn. A put is NOT_SENT only if the
+broker certainly does not have it. K2EG has no put completion: ``wait`` changes nothing here, and Control reads such a
+PV back after its put.
 
-**Monitors** may leave out the last value of a burst (protocol notes, section 12). The client asks again after a moment;
-until then a monitor alone proves nothing, so ``loses_updates`` makes Control read before it believes.
+**Monitors** may omit the last value of a burst: a gateway merges updates that come faster than it publishes. The client
+asks again after a moment; until then a monitor alone proves nothing, so ``loses_updates`` makes Control read as well.
 """
 
 from __future__ import annotations
@@ -37,14 +38,14 @@ from ..k2eg.codec import check_uri
 from ..k2eg.monitors import Event
 from .normative_types import reading_from_tree
 
-# A snapshot is not begun when its window and so many seconds more do not fit into the deadline.
+# A snapshot is taken only if its window and so many seconds more fit into the deadline.
 _MARGIN = 1.0
 
 
 class K2egBackend:
     """PVs of every scheme through the gateways of one environment.
 
-    :param client: its owner's to make, ours to close.
+    :param client: closed with the backend.
     """
 
     loses_updates = True
@@ -61,9 +62,9 @@ class K2egBackend:
 
     @contextmanager
     def _call(self, deadline: Deadline) -> Iterator[Deadline]:
-        """Give a deadline that ends also when this backend is closed."""
+        """Return a deadline that also ends when this backend is closed."""
         call = deadline.child()
-        # As the caller said it, for messages.
+        # The caller's own number, for messages.
         call.seconds = deadline.seconds
         with self._lock:
             self._calls.add(call)
@@ -76,7 +77,7 @@ class K2egBackend:
     # -- reading and writing ----------------------------------------------------------------------------------------
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all at once. The values of one PV are of one instant, those of several are not.
+        """Read PVs at the same time. The values of one PV are of one instant, those of several are not.
 
         :raises CallCancelled: when the deadline is cancelled.
         """
@@ -89,15 +90,15 @@ class K2egBackend:
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
-        """Write all at once; the top of this module says what the outcomes mean, and what becomes of ``wait``."""
+        """Write PVs at the same time; the module docstring explains the outcomes and ``wait``."""
         with self._call(deadline) as call:
             answers = self.client.put_many({uri_of(address): value for address, value in values.items()}, call)
         return {address: _put_answer(answers[uri_of(address)]) for address in values}
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
-        """Take the values of one instant; the gateway takes the whole window for it, seconds.
+        """Take the values of one instant; the gateway always uses the whole window.
 
-        Without a window, or without the time for it, all are read at once, as ``get_many`` does.
+        Without a window, or without the time for one, this is ``get_many``.
         """
         uris = {address: uri_of(address) for address in addresses}
         named = {address: PvNameError(address.text, why) for address, uri in uris.items() if (why := _unfit(uri))}
@@ -123,7 +124,7 @@ class K2egBackend:
     # -- monitors -----------------------------------------------------------------------------------------------------
 
     def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
-        """Subscribe, and wait for nothing; callbacks run in the one thread of this client's monitors."""
+        """Subscribe without waiting for a value; callbacks run in the one thread of this client's monitors."""
 
         def told(pv: str, event: Event) -> None:
             if isinstance(event, PvError):
@@ -141,7 +142,7 @@ class K2egBackend:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     def suspend(self) -> None:
-        """Leave all as it is: Kafka handles live through a fork in the parent, and a child makes its own."""
+        """Do nothing: Kafka handles survive a fork in the parent, and a child makes its own."""
 
     def close(self) -> None:
         """End calls in flight (gets fail, sent puts are UNKNOWN), monitors and the connection."""
@@ -153,30 +154,30 @@ class K2egBackend:
         self.client.close()
 
     def before_fork(self) -> None:
-        """Hold nothing up."""
+        """Do nothing: the client looks after itself."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Do nothing: the calls are still in flight."""
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the calls are the parent's."""
+        """Start over: the calls are the parent's."""
         self._begin()
 
 
 class _Nothing:
-    """The subscription of a PV that K2EG cannot carry."""
+    """The subscription to a PV that K2EG does not support."""
 
     def close(self) -> None:
         """Do nothing."""
 
 
 def uri_of(address: PvAddress) -> str:
-    """Give the URI of a PV: of a bare name over PVAccess; ``X.VAL`` is the same PV as ``X``."""
+    """Return the URI of a PV; a bare name means PVAccess, and ``X.VAL`` is the same PV as ``X``."""
     return f"{address.scheme or 'pva'}://{address.read_name}"
 
 
 def _unfit(uri: str) -> str | None:
-    """Say why K2EG cannot carry a PV; None when it can."""
+    """Return why K2EG does not support a PV; None if it does."""
     try:
         check_uri(uri)
     except PvNameError as error:
@@ -189,8 +190,8 @@ def _read_error(address: PvAddress, error: ControlError) -> PvError:
         return type(error)(address.text, error.message)
     if isinstance(error, OperationError):
         return PvRefused(address.text, error.message or str(error))
-    # What was asked is named by the PV itself.
-    return PvNotConnected(address.text, str(error).removeprefix(f"get of {uri_of(address)}: "))
+    # Without the command in words: the PV is named already.
+    return PvNotConnected(address.text, error.message if isinstance(error, OperationTimeout) else str(error))
 
 
 def _put_answer(error: ControlError | None) -> PutAnswer:

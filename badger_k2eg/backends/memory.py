@@ -1,7 +1,7 @@
-"""A control system in this process's memory: for unit tests of environments, and for the speed of our own.
+"""A control system in this process's memory, for unit tests of environments.
 
-It behaves like an IOC where that matters: it clips to its drive limits and says that all is well, keeps alarms and
-times, and can be told to lose, refuse or delay what is put. Imports no client library.
+It behaves like an IOC where that matters: it clips to its drive limits and still reports success, keeps alarms and
+times, and can be told to lose, refuse or delay puts. Imports no client library.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 
 
 class Fault(StrEnum):
-    """What can be wrong with a PV."""
+    """A fault of a PV."""
 
     #: Nobody serves it.
     MISSING = "missing"
-    #: It reads; a put is neither applied nor answered.
+    #: It can be read; a put is neither applied nor answered.
     LOST = "lost"
-    #: It reads; a put is applied and not answered.
+    #: It can be read; a put is applied but not answered.
     UNANSWERED = "unanswered"
-    #: A put is not answered and only half of the change is made.
+    #: A put is not answered, and only half of the change is made.
     HALF = "half"
     #: A put is refused.
     REFUSED = "refused"
-    #: A put is applied, and then answered with an error: of a record whose output fails.
+    #: A put is applied and answered with an error, as by a record whose output fails.
     FAILING = "failing"
     #: A put is answered at once and applied ``delay`` seconds later.
     DELAYED = "delayed"
@@ -51,7 +51,7 @@ class Fault(StrEnum):
 class _Pv:
     reading: Reading
     fault: Fault | None = None
-    #: How many more times the fault strikes; negative for ever.
+    #: How many more puts the fault affects; negative for all.
     times: int = -1
     delay: float = 0.0
     on_put: list[Callable[[Any], None]] = field(default_factory=list)
@@ -61,11 +61,11 @@ class _Pv:
 class MemoryBackend:
     """PVs in memory. Give it to an interface: ``Interface(context=MemoryBackend({"QUAD:SET": 1.0}))``.
 
-    :param pvs: names and first values; ``add`` says more of a PV.
+    :param pvs: names and first values; ``add`` takes more about a PV.
     """
 
     def __init__(self, pvs: Mapping[str, Any] | None = None) -> None:
-        """Hold the PVs."""
+        """Add the PVs."""
         self._pvs: dict[str, _Pv] = {}
         #: Every put that reached a PV, in order: name and value.
         self.puts: list[tuple[str, Any]] = []
@@ -76,7 +76,7 @@ class MemoryBackend:
             self.add(name, value)
 
     def _begin(self) -> None:
-        # Held while a value changes and its watchers are told: updates of one PV come in order.
+        # Held while a value changes and its subscriptions are called: updates of one PV come in order.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
@@ -85,7 +85,7 @@ class MemoryBackend:
     # -- making a machine ----------------------------------------------------------------------------------------
 
     def add(self, name: str, value: Any, **about: Any) -> None:
-        """Make a PV.
+        """Add a PV.
 
         :param about: fields of ``Reading``: ``units``, ``limits`` (also a pair), ``choices`` (makes it an enum),
             ``precision``, ``severity``, ``message``, ``writable``, ``type``, ...
@@ -99,7 +99,7 @@ class MemoryBackend:
             self._pvs[name] = _Pv(Reading(value=value, **about))
 
     def post(self, name: str, value: Any, **about: Any) -> None:
-        """Change a PV from the machine's side, and tell everybody who watches it."""
+        """Change a PV from the machine's side, and update its monitors."""
         with self._lock:
             pv = self._pvs[name]
             value = np.array(value) if isinstance(value, list) and isinstance(pv.reading.value, np.ndarray) else value
@@ -109,13 +109,13 @@ class MemoryBackend:
                 watcher.tell(pv.reading)
 
     def value(self, name: str) -> Any:
-        """Look at a PV's value, whatever is wrong with it."""
+        """Return a PV's value, in spite of any fault."""
         return self._pvs[name].reading.plain
 
     def fault(self, name: str, fault: Fault | str | None, *, times: int = -1, delay: float = 0.3) -> None:
-        """Break a PV, or mend it with None.
+        """Give a PV a fault; None removes it.
 
-        :param times: how many puts it spoils.
+        :param times: how many puts it affects; negative for all.
         :param delay: seconds, for DELAYED and LATE.
         """
         with self._lock:
@@ -134,16 +134,16 @@ class MemoryBackend:
         self._pvs[name].on_put.append(react)
 
     def follow(self, setpoint: str, readback: str, *, after: float = 0.0, offset: float = 0.0) -> None:
-        """Let a readback go to setpoint + offset, ``after`` seconds after each put."""
+        """Set a readback to setpoint + offset, ``after`` seconds after each put."""
         self.on_put(setpoint, lambda value: self.later(after, lambda: self.post(readback, value + offset)))
 
     def beat(self, name: str, every: float = 0.05) -> None:
-        """Post a PV's value again and again, as a diagnostic does at the beam's rate; until closed."""
+        """Post a PV's value periodically until closed, like a diagnostic at the beam's rate."""
         self.post(name, self._pvs[name].reading.value)
         self.later(every, lambda: self.beat(name, every))
 
     def later(self, seconds: float, action: Callable[[], None]) -> None:
-        """Do something to the machine after a while; at once for 0."""
+        """Run an action on the machine after a delay; at once for 0."""
         if seconds <= 0.0:
             action()
             return
@@ -168,7 +168,7 @@ class MemoryBackend:
     # -- a backend -------------------------------------------------------------------------------------------------
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all; a missing one costs the whole time, as it does on a network."""
+        """Read PVs; a missing one takes the whole timeout, as on a network."""
         deadline.check("reading")
         with self._changed:
             if not deadline.wait(self._changed, lambda: all(map(self._serves, addresses)), what="reading"):
@@ -186,7 +186,7 @@ class MemoryBackend:
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
-        """Write all; one that gives no answer costs the whole time."""
+        """Write PVs; one without an answer takes the whole timeout."""
         answers: dict[PvAddress, PutAnswer] = {}
         with self._changed:
             for address, value in values.items():
@@ -224,7 +224,7 @@ class MemoryBackend:
         if isinstance(value, Fields):
             value = {**pv.reading.value, **value["value"]} if isinstance(pv.reading.value, dict) else value
         elif isinstance(value, float) and pv.reading.limits:
-            # As a record does: clipped to its drive limits, and not a word about it.
+            # As a record does: clipped to its drive limits without an error.
             low, high = pv.reading.limits.low, pv.reading.limits.high
             value = min(max(value, value if low is None else low), value if high is None else high)
         self.post(name, value)
@@ -232,21 +232,21 @@ class MemoryBackend:
             react(value)
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all; here it really is one instant."""
+        """Read PVs, here really at one instant."""
         return self.get_many(addresses, deadline)
 
     def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
-        """Tell of the present value and every change, in the thread that makes it."""
+        """Call back with the present value and every change, in the thread that makes it."""
         with self._lock:
-            subscription = _Subscription(self, address, callback)
+            subscription = _Subscription(self._drop, address, callback)
             if address.name in self._pvs:
                 self._pvs[address.name].watchers.append(subscription)
                 if self._serves(address):
                     subscription.tell(self._pvs[address.name].reading)
             return subscription
 
-    def drop(self, subscription: _Subscription) -> None:
-        """Forget a subscription that was closed."""
+    def _drop(self, subscription: _Subscription) -> None:
+        """Forget a closed subscription."""
         with self._lock:
             for pv in self._pvs.values():
                 if subscription in pv.watchers:
@@ -256,29 +256,31 @@ class MemoryBackend:
         """Do nothing: memory has no handles."""
 
     def close(self) -> None:
-        """Forget what was still to happen."""
+        """Forget the actions that are still to run."""
         with self._lock:
             self._agenda.clear()
             self._changed.notify_all()
 
     def before_fork(self) -> None:
-        """Let nothing be half done in the copy."""
+        """Lock, so that the child copies a consistent state."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Unlock."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Keep the values; who watched, and what was to happen, is the parent's."""
+        """Keep the values only: monitors and pending actions are the parent's."""
         for pv in self._pvs.values():
             pv.watchers.clear()
         self._begin()
 
 
 class _Subscription:
-    def __init__(self, backend: MemoryBackend, address: PvAddress, callback: Callable[[Update], None]) -> None:
-        self._backend, self._address, self._callback = backend, address, callback
+    def __init__(
+        self, drop: Callable[[_Subscription], None], address: PvAddress, callback: Callable[[Update], None]
+    ) -> None:
+        self._drop, self._address, self._callback = drop, address, callback
         self._closed = False
 
     def tell(self, update: Update) -> None:
@@ -286,13 +288,13 @@ class _Subscription:
             return
         try:
             self._callback(_own_copy(update) if isinstance(update, Reading) else update)
-        except Exception:  # a callback is not ours; its fault must not end the put that it hears of
+        except Exception:  # a fault of the callback must not end the put that it is told of
             logger.exception("the callback for updates of %s failed", self._address)
 
     def close(self) -> None:
-        """End it. Idempotent."""
+        """End the subscription. Idempotent."""
         self._closed = True
-        self._backend.drop(self)
+        self._drop(self)
 
 
 def _own_copy(reading: Reading) -> Reading:
@@ -300,7 +302,7 @@ def _own_copy(reading: Reading) -> Reading:
 
 
 def _own(value: Any) -> Any:
-    """Copy what its owner might change later."""
+    """Copy a mutable value, which its owner might change later."""
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""EPICS normative-type structures as ``Reading``: one decoder for every way that a structure comes by.
+"""EPICS normative-type structures as ``Reading``: one decoder for every transport.
 
-A *tree* is the whole structure as nested dicts, as it is on the wire of PVAccess (pvData: Normative Types
-Specification, 16 Mar 2015) and of K2EG. Imports model alone; knows no client library.
+A *tree* is the whole structure as nested dicts, as on the wire of PVAccess (pvData: Normative Types Specification,
+16 Mar 2015) and of K2EG. Imports clock and model only; knows no client library.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SEVERITIES = tuple(Severity)
 
 
 def pv_type(code: object, structure_id: str = "") -> PvType:
-    """Translate a pvData type code of the ``value`` field.
+    """Translate the pvData type code of the ``value`` field.
 
     :param code: ``"d"``, ``"ai"``, ...; for a structure p4p's ``("S", id, members)``.
     :param structure_id: the identifier of the whole structure.
@@ -52,9 +52,9 @@ def pv_type(code: object, structure_id: str = "") -> PvType:
 
 
 def reading_from_tree(tree: Mapping[str, Any], of_type: PvType) -> Reading:
-    """Read a normative-type tree. Every part but ``value`` may be missing.
+    """Translate a normative-type tree. Every part but ``value`` may be missing.
 
-    :param of_type: the type of its ``value``, which the tree itself does not tell.
+    :param of_type: the type of its ``value``, which the tree does not contain.
     """
     alarm: Mapping[str, Any] = tree.get("alarm") or {}
     stamp: Mapping[str, Any] = tree.get("timeStamp") or {}
@@ -66,7 +66,7 @@ def reading_from_tree(tree: Mapping[str, Any], of_type: PvType) -> Reading:
         value=value,
         type=of_type,
         timestamp_ns=None if seconds is None else seconds * 1_000_000_000 + stamp.get("nanoseconds", 0),
-        # A server may send anything here; what is not one of the four is as bad as the worst of them.
+        # A server may send any number here; an unknown severity counts as the worst.
         severity=_SEVERITIES[severity] if 0 <= severity < 4 else Severity.INVALID,
         status=alarm.get("status", 0),
         message=alarm.get("message", ""),
@@ -77,16 +77,16 @@ def reading_from_tree(tree: Mapping[str, Any], of_type: PvType) -> Reading:
         description=display.get("description", "") or tree.get("descriptor", ""),
         user_tag=stamp.get("userTag"),
         received=clock.monotonic(),
-        # Not a lambda: a reading goes from process to process in the report of an error.
+        # Not a lambda: readings are pickled in the reports of errors.
         _tree=functools.partial(dict, tree),
     )
 
 
 def drive_limits(control: Mapping[str, Any]) -> Limits:
-    """Read ``control``: limitLow and limitHigh carry DRVL and DRVH.
+    """Return the drive limits in ``control``: limitLow and limitHigh carry DRVL and DRVH.
 
-    0,0 means *no limit*, and so does every range that is not one: a record does not enforce DRVH <= DRVL
-    (epics-base, dbStaticLib and aoRecord: "if (prec->drvh > prec->drvl)"). ``display`` is never used in their place.
+    0,0 means *no limit*, and so does every empty range: a record enforces its limits only if DRVH > DRVL (epics-base,
+    aoRecord: "if (prec->drvh > prec->drvl)"). ``display`` is never used instead.
     """
     low, high = control.get("limitLow", 0.0), control.get("limitHigh", 0.0)
     if math.isnan(low) or math.isnan(high) or low >= high:
@@ -103,7 +103,7 @@ def _value(value: Any, of_type: PvType) -> tuple[Any, tuple[str, ...]]:
         return None, ()
     if of_type.array:
         return _array(value, of_type), ()
-    # Over K2EG a float may come as an int.
+    # Over K2EG a float may arrive as an int.
     return (float(value) if of_type.kind is Kind.FLOAT and isinstance(value, int) else value), ()
 
 
@@ -114,7 +114,7 @@ def _array(value: Any, of_type: PvType) -> Any:
 
 
 def _column(column: Any) -> Any:
-    """Copy an array out of the client library's memory, or make one of a list of numbers; texts stay a list."""
+    """Copy an array out of the client library's memory, or convert a list of numbers; texts stay a list."""
     if isinstance(column, list) and column and isinstance(column[0], int | float):
         column = np.array(column)
     return np.array(column) if isinstance(column, np.ndarray) and column.dtype.kind in "biuf" else list(column)

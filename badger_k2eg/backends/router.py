@@ -1,7 +1,7 @@
-"""Live backends of this process, leased and counted, and the router that finds the one for each address.
+"""The router that finds the backend of each address, and the leases of the backends of this process.
 
-A plugin host builds interfaces by the dozen; they share one client per transport. What nobody leases any more is closed
-at the next lease: not from the garbage collector, which may run in a client library's own thread.
+A plugin host builds interfaces by the dozen; they share one client per transport. A client without a lease is closed at
+the next lease: not by the garbage collector, which may run in a client library's own thread.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ T = TypeVar("T")
 
 
 class _Pool:
-    """Backends by key, each with the number of its users."""
+    """The open backends by key, each with the number of its users."""
 
     def __init__(self) -> None:
-        # The backends themselves begin anew in a forked child.
+        # In a forked child the backends start over by themselves.
         self._lock = fork.Lock()
         self._live: dict[Hashable, tuple[Backend, int]] = {}
         self._released: deque[Hashable] = deque()
@@ -44,11 +44,11 @@ class _Pool:
         return backend
 
     def release(self, key: Hashable) -> None:
-        # Called from a finalizer too, at any point of any thread: no lock that this thread might hold.
+        # Also called by a finalizer, at any point of any thread: it must take no lock that the thread might hold.
         self._released.append(key)
 
     def _count(self) -> None:
-        """Take up what was released (with the lock held)."""
+        """Count the releases (with the lock held)."""
         while self._released:
             if (entry := self._live.get(key := self._released.popleft())) is not None:
                 self._live[key] = (entry[0], entry[1] - 1)
@@ -65,11 +65,11 @@ _pool = _Pool()
 
 
 def connect(way: backends.Way, context: Any = None) -> Backend:
-    """Give the way to PVs for one interface.
+    """Return the backend for one interface.
 
-    :param way: what a bare name means, ``pva`` or ``ca``; or ``ThroughK2eg``, for names of every scheme.
-    :param context: to be used in place of our own client: a backend, or any object with ``get`` and ``put`` as p4p's
-        thread ``Context`` has them (a mock too). Its owner closes it.
+    :param way: the scheme of bare names, ``pva`` or ``ca``; or ``ThroughK2eg``, for names of every scheme.
+    :param context: replaces the client: a backend, or any object with ``get`` and ``put`` like p4p's thread
+        ``Context`` (also a mock). Its owner closes it.
     """
     if context is None:
         return Router(way)
@@ -77,33 +77,33 @@ def connect(way: backends.Way, context: Any = None) -> Backend:
 
 
 def _is_backend(context: object) -> bool:
-    # Not by attribute: a mock has them all.
+    # By class, as a mock instance has every attribute.
     return all(callable(getattr(type(context), name, None)) for name in ("get_many", "put_many", "monitor"))
 
 
 class Router:
-    """Sends each address to the backend of its scheme, or all to the gateway; opens each at its first use."""
+    """Passes each address to the backend of its scheme, or all to the gateway; opens backends at their first use."""
 
     def __init__(self, way: backends.Way) -> None:
         """Open nothing yet.
 
-        :param way: what a bare name means, or the gateway for names of every scheme.
+        :param way: the scheme of bare names, or the gateway for names of every scheme.
         """
         self._usual = way
         self._leases: dict[backends.Way, Backend] = {}
-        # One for each lease: threads that use it for the first time at once lease one each.
+        # One key per lease: threads that use a backend first at the same time lease it once each.
         self._keys: list[Hashable] = []
         self._finalizer = weakref.finalize(self, _release, self._keys)
-        # Interpreter exit closes the clients themselves; nothing is left to count.
+        # At interpreter exit the clients close themselves.
         self._finalizer.atexit = False
 
     @property
     def loses_updates(self) -> bool:
-        """Whether the last update of a monitor may not be what the PV holds; see ``backend.loses_updates``."""
+        """Whether the last update of a monitor may differ from the PV's value; see ``backend.loses_updates``."""
         return isinstance(self._usual, backends.ThroughK2eg)
 
     def has_fields(self, address: PvAddress) -> bool:
-        """Ask the backend of the address; see ``backend.has_fields``."""
+        """Return the answer of the address's backend; see ``backend.has_fields``."""
         return has_fields(self._backend(self._way(address)), address)
 
     def _backend(self, way: backends.Way) -> Backend:
@@ -124,19 +124,19 @@ class Router:
         return groups
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all at once, over every transport at the same time."""
+        """Read PVs, over every transport at the same time."""
         groups = self._groups(addresses)
         return _together([partial(self._backend(s).get_many, group, deadline) for s, group in groups.items()])
 
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
-        """Write all at once, over every transport at the same time."""
+        """Write PVs, over every transport at the same time."""
         groups = {s: {a: values[a] for a in group} for s, group in self._groups(values).items()}
         return _together([partial(self._backend(s).put_many, group, deadline, wait) for s, group in groups.items()])
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read values of one instant, as far as each transport can."""
+        """Read values of one instant, as far as each transport allows."""
         groups = self._groups(addresses)
         return _together([partial(self._backend(s).snapshot, group, window, deadline) for s, group in groups.items()])
 
@@ -145,12 +145,12 @@ class Router:
         return self._backend(self._way(address)).monitor(address, callback, queue)
 
     def suspend(self) -> None:
-        """Put down every live handle."""
+        """Close every handle for the time of a fork."""
         for backend in self._leases.values():
             backend.suspend()
 
     def close(self) -> None:
-        """Give the leases back; a client that nobody else leases is closed."""
+        """Return the leases; clients without another lease are closed."""
         self._leases.clear()
         _release(self._keys)
         _pool.close_idle()
@@ -162,14 +162,14 @@ def _release(keys: list[Hashable]) -> None:
 
 
 def _together(calls: Sequence[Callable[[], dict[PvAddress, T]]]) -> dict[PvAddress, T]:
-    """Run calls at the same time and join their answers; the first in this thread, as nearly always the only one."""
+    """Run calls at the same time and merge their answers; the first, nearly always the only one, in this thread."""
     answers: dict[PvAddress, T] = {}
     errors: list[BaseException] = []
 
     def run(call: Callable[[], dict[PvAddress, T]]) -> None:
         try:
             answers.update(call())
-        except BaseException as error:  # noqa: BLE001 - carried over to the caller's thread, below
+        except BaseException as error:  # noqa: BLE001 - raised in the caller's thread, below
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(call,), daemon=True) for call in calls[1:]]

@@ -19,7 +19,7 @@ from ..control import Control
 from ..core import clock
 from ..core.deadline import Deadline
 from ..core.errors import PvError, ReadError, SettingsError
-from ..core.model import SetReport
+from ..core.model import Limits, SetReport
 from ..tuning import (
     Buffer,
     Condition,
@@ -45,8 +45,9 @@ __all__ = ["AS_CONFIGURED", "ControlEnvironment"]
 
 logger = logging.getLogger("badger_k2eg")
 
-#: Stands for bounds that nobody can tell while the machine does not answer; the guard looks at every setpoint anyway.
-_UNTOLD = 1e9
+#: Stands for the bounds of a record while Badger lists plugins: the machine must not be asked then, and Badger wants
+#: numbers. No run goes by them.
+_NOT_ASKED = Limits(-1e9, 1e9)
 
 
 class _Machine:
@@ -297,12 +298,15 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
     def get_bounds(self, variable_names: Sequence[str]) -> dict[str, list[float]]:
         """Give bounds: those of ``variables`` first (Badger patches them in), the knob's own, or the record's.
 
+        While Badger lists plugins the machine is not asked, and bounds that it alone knows are a placeholder.
+
+        :raises ReadError: naming the records that do not answer.
         :raises SettingsError: for a record without drive limits: then the knob must have bounds of its own.
         """
         known = {name: self.variables[name] for name in variable_names if self.variables.get(name)}
         asked = self._knobs([name for name in variable_names if name not in known])
-        limits = {}
-        if asked and not self._listed and isinstance(self.interface, ControlInterface):
+        limits = {knob.setpoint: _NOT_ASKED for knob in asked.values()}
+        if asked and not self._listed:
             mover = self._attached().mover
             assert mover is not None  # noqa: S101 - made together with the control
             limits = mover.bounds.find(asked.values())
@@ -312,9 +316,7 @@ class ControlEnvironment(ConfiguredEnvironment, metaclass=DeclaredMeta):
                 bounds[name] = [float(end) for end in known[name]]
                 continue
             pv = asked[name].setpoint
-            if pv not in limits:
-                bounds[name] = [-_UNTOLD, _UNTOLD]
-            elif limits[pv].low is None or limits[pv].high is None:
+            if limits[pv].low is None or limits[pv].high is None:
                 raise SettingsError(
                     f"environment {self.name}: {pv} has no drive limits; give the knob {name} bounds=(low, high)"
                 )

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ..core.errors import SettingsError
 from ..core.suggestions import close_to, did_you_mean
-from ..plugin_root import plugin_root
+from ..plugins import plugin_root
 from . import run_frames
 from .interface import ControlInterface
 from .interface_options import first_line

@@ -19,7 +19,7 @@ import yaml
 
 from ..core.errors import ControlError, PvNotConnected, ReadError, SettingsError, read_failure
 from ..core.suggestions import did_you_mean
-from ..plugin_root import plugin_root as our_plugin_root
+from ..plugins import plugin_root as our_plugin_root
 from .evaluation import Evaluation, evaluation_of
 from .plugin_files import environment_class
 from .witness import Witness

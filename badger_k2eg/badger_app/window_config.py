@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from ..core.errors import SettingsError
-from ..plugin_root import plugin_root as our_plugin_root
+from ..plugins import plugin_root as our_plugin_root
 from .session import ROOTS, plugin_names
 
 PLUGIN_ROOT = "BADGER_PLUGIN_ROOT"

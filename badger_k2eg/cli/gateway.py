@@ -6,6 +6,7 @@ Owns its options, what it says at its start, and the ini file for its clients.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -71,6 +72,16 @@ def gateway(
         raise click.UsageError("which broker? --environment NAME, or --embedded-broker for one inside this process")
     if any(not pattern.strip() for pattern in allow_write):
         raise click.UsageError("--allow-write: an empty pattern fits nothing; '*' fits every PV")
+    if not group.strip():
+        raise click.UsageError("--group: the name of a consumer group cannot be empty")
+    if monitor_expiry is not None and not math.isfinite(monitor_expiry):
+        raise click.UsageError("--monitor-expiry: not a number of seconds; leave it out to drop no monitor")
+    if purge and monitor_expiry is None:
+        raise click.UsageError("--purge needs --monitor-expiry SECONDS: without it no monitor is dropped")
+    if write_environment is not None and write_environment.suffix != ".ini":
+        raise click.UsageError(
+            f"--write-environment: {write_environment} is not a FILE.ini, and no client would find it"
+        )
     # Relative: it looks at nothing afterwards and repeats nothing, like the real one; that is its client's to decide.
     options = {"timeout": TIMEOUT, "put_attempts": 1, "relative": ("*",), "read_only": not allow_write}
     control = Control(connect("pva"), settings.load({**options, **({"allow": allow_write} if allow_write else {})}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from .. import plugin_root as place
+from .. import plugins as place
 from .console import say
 
 

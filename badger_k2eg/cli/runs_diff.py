@@ -94,8 +94,9 @@ def _of_run(journal: Journal, words: str, at: str) -> tuple[Side, RecordedRun]:
     if at not in ("start", "best", "end") and not at.isdigit():
         raise NoSuchRecord(f"--at {at}: write start, best, end, or the number of an evaluation")
     evaluation = {"start": 0, "best": run.best, "end": None}[at] if not at.isdigit() else int(at)
-    damaged = {pv: line.line for pv, line in run.setpoint_lines(evaluation).items() if not line.intact}
-    return Side(f"{run.id} ({at})", run.setpoints(evaluation), {}, damaged), run
+    history = run.history(evaluation)
+    damaged = {pv: line.line for pv, line in history.lines.items() if not line.intact}
+    return Side(f"{run.id} ({at})", history.setpoints, {}, damaged), run
 
 
 def _of_machine(run: RecordedRun) -> Side:

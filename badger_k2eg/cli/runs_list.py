@@ -11,7 +11,7 @@ from ..core.errors import NoSuchRecord
 from ..core.suggestions import did_you_mean
 from ..journal import RecordedRun, query
 from ..journal.export import about, time_text
-from ..journal.tags import TagFilter, all_fit
+from ..journal.query import TagFilter, all_fit
 from . import journal_output as text
 from .console import Console, Table, Text, say
 
@@ -118,6 +118,7 @@ def show(run_text: str, place: Path | None, as_json: bool) -> None:
 
 
 def _whole(run: RecordedRun) -> dict[str, Any]:
+    history = run.history()
     return {
         **about(run),
         **_listed(run),
@@ -135,8 +136,8 @@ def _whole(run: RecordedRun) -> dict[str, Any]:
             }
             for each in run.evaluations()
         ],
-        "baseline": {pv: text.as_json(record) for pv, record in run.baseline().items()},
-        "last_written": {pv: text.as_json(record) for pv, record in run.last_written().items()},
+        "baseline": {pv: text.as_json(record) for pv, record in history.baseline.items()},
+        "last_written": {pv: text.as_json(record) for pv, record in history.last_written.items()},
         "latencies": {
             pv: {"count": len(seconds), **{f"p{p}": text.percentile(seconds, p) for p in (50, 95, 99)}}
             for pv, seconds in run.latencies().items()
@@ -204,7 +205,8 @@ def _print_evaluations(out: Console, run: RecordedRun) -> None:
 
 
 def _print_setpoints(out: Console, run: RecordedRun) -> None:
-    baseline, written = run.baseline(), run.last_written()
+    history = run.history()
+    baseline, written = history.baseline, history.last_written
     if not baseline and not written:
         return
     table = Table(title="setpoints", title_justify="left", header_style="bold")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..core.errors import NoSuchRecord
+from ..core.printable import finite
 from . import FAILED, REFUSED
 from .console import Console, Table
 
@@ -123,13 +124,22 @@ def _verdict(steps: Sequence[Any]) -> list[str]:
 
 
 def _outcome(run: str, to: str, dry_run: bool, steps: Sequence[Any], code: int) -> dict[str, Any]:
+    from ..core.model import plain
+
     return {
         "run": run,
         "to": to,
         "dry_run": dry_run,
         "exit_code": code,
         "pvs": [
-            {"pv": s.pv, "now": s.now, "value": s.value, "unit": s.unit, "fate": str(s.fate), "message": s.message}
-            for s in steps
+            {
+                "pv": step.pv,
+                "now": finite(plain(step.now)),
+                "value": finite(plain(step.value)),
+                "unit": step.unit,
+                "fate": str(step.fate),
+                "message": step.message,
+            }
+            for step in steps
         ],
     }

@@ -1,8 +1,8 @@
-"""The protocol that every way to reach PVs implements, and the two seams of ``Control`` with their null versions.
+"""``Backend``, the protocol of every transport to PVs, and ``Control``'s sink and gate with their null versions.
 
-Batch calls that block until one absolute deadline, concurrency inside. Every requested address is in the answer. What
-goes wrong with one PV is a *value* in the answer, never an exception. Retry lives in ``Control`` alone: a backend
-sends each put once. Imports model, deadline and errors.
+The calls are batches that block until one absolute deadline, with the concurrency inside. The answer has every
+requested address. What goes wrong with one PV is a *value* in the answer, never an exception. Only ``Control``
+retries: a backend sends each put once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .deadline import Deadline
 from .errors import PvError
 from .model import PutAnswer, PutResult, PvAddress, Reading, SetReport
 
-#: What a monitor hands over: an update, or an error when it is disconnected or refused.
+#: What a monitor calls back with: a reading, or an error if the PV is disconnected or the monitor refused.
 Update = Reading | PvError
 
 
@@ -27,94 +27,94 @@ class Subscription(Protocol):
 
 
 class Backend(Protocol):
-    """One way to reach PVs. Safe to use from many threads at once."""
+    """A transport to PVs. Safe to use from many threads at once."""
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read all at once; what has not answered by the deadline is a PvTimeout or PvNotConnected."""
+        """Read all PVs at once; one that has not answered by the deadline is a PvTimeout or PvNotConnected."""
 
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
-        """Write all at once, each once.
+        """Write all PVs at once, each once.
 
         :param values: plain values in the PV's own type (an enum by index), or ``Fields`` for a structure.
-        :param wait: those for which the answer shall come only when the record has finished processing.
-        :returns: on a cancelled deadline too: what is on the wire is UNKNOWN, the rest NOT_SENT.
+        :param wait: those whose answer must not come before the record has finished processing.
+        :returns: also on a cancelled deadline: what is on the wire is UNKNOWN, the rest NOT_SENT.
         """
 
     def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> Subscription:
-        """Call back with the present value and every update, in order, until closed.
+        """Call back with the current value and every update, in order, until closed.
 
-        At least the newest ``queue`` updates are kept while the callback is slow; the last one is never lost.
-        A callback may read and put, but should only hand over: it delays the updates of every other PV.
+        While the callback is slow, at least the newest ``queue`` updates are kept; the last one is never lost.
+        A callback may read and put, but should only pass the update on: it delays the updates of every other PV.
         """
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
         """Read values of one instant (seconds wide), or as close to it as the transport allows."""
 
     def suspend(self) -> None:
-        """Put down every live handle (before a fork); what is used again afterwards is opened again."""
+        """Close every live handle, before a fork; they are opened again at the next use."""
 
     def close(self) -> None:
-        """End for good: calls in flight end at once, with errors."""
+        """Close for good: calls in flight end at once, with errors."""
 
 
 def loses_updates(backend: Backend) -> bool:
-    """Whether the last update of a monitor may not be what the PV holds (K2EG): read before you believe it."""
+    """Return whether the last update of a monitor may be outdated (K2EG), so that a read has to confirm it."""
     return bool(getattr(backend, "loses_updates", False))
 
 
 def has_fields(backend: Backend, address: PvAddress) -> bool:
-    """Whether the fields of a PV's record (``X.NAME``) can be asked for this way, if it is a record's."""
+    """Return whether the backend can read the fields of the PV's record (``X.NAME``), if it is a record's PV."""
     told = getattr(type(backend), "has_fields", None)
     return told is not None and bool(told(backend, address))
 
 
 class Sink(Protocol):
-    """Where the record of what was done goes.
+    """Where ``Control`` records what it does.
 
-    Only ``set_began`` may keep anything from being done; what the others cannot record must not disturb a set.
+    Only ``set_began`` may prevent a set; a failure of the others to record must not disturb one.
     """
 
     def set_began(
         self, before: Mapping[PvAddress, Reading], asked: Mapping[str, Any], validators: Mapping[str, Any]
     ) -> str | None:
-        """The guard has let every setpoint of a call pass, and nothing is sent yet; not called in read-only mode.
+        """Record that a call passed the guard and sends its setpoints next; not called in read-only mode.
 
-        :param before: what each PV holds now.
+        :param before: the reading of each PV now.
         :param asked: the values of the call, by the caller's keys.
         :param validators: those of the call, by the same keys.
-        :returns: why nothing may be sent, if so.
+        :returns: the reason why nothing may be sent; None lets the call go on.
         """
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
-        """One attempt to write each of these PVs, all sent at once, has ended; of a ramp, ``asked`` is the step."""
+        """Record the end of one attempt to write these PVs, all sent at once; in a ramp, ``asked`` is the step."""
 
     def set_finished(self, report: SetReport) -> None:
-        """A whole call has ended, well or not; also one that never began."""
+        """Record the end of a call, successful or not, also of one that was blocked."""
 
     def read_finished(self, updates: Mapping[str, Update]) -> None:
-        """PVs were read for the user, by the keys that were asked for."""
+        """Record a read for the user, by the keys that were asked for."""
 
 
 class Gate(Protocol):
-    """Who may write now."""
+    """Decides who may write now."""
 
     def writing(self, addresses: Sequence[PvAddress]) -> AbstractContextManager[Mapping[PvAddress, str]]:
         """Hold the right to write these PVs for one call.
 
-        :returns: on entry, ``{address: reason}`` of those that may not be written now; it may grow while the call goes
-            on, and what is not sent until then is not sent any more.
+        :returns: on entry, ``{address: reason}`` of those that may not be written now; it may grow during the call, and
+            what was not sent before is then not sent any more.
         """
 
 
 class NullSink:
-    """Keeps no record."""
+    """A sink that records nothing."""
 
     def set_began(
         self, before: Mapping[PvAddress, Reading], asked: Mapping[str, Any], validators: Mapping[str, Any]
     ) -> str | None:
-        """Let everything pass."""
+        """Allow every call."""
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
         """Do nothing."""
@@ -127,8 +127,8 @@ class NullSink:
 
 
 class NullGate:
-    """Lets everybody write."""
+    """A gate that is open to all."""
 
     def writing(self, addresses: Sequence[PvAddress]) -> AbstractContextManager[Mapping[PvAddress, str]]:
-        """Refuse nobody."""
+        """Allow every PV."""
         return nullcontext({})

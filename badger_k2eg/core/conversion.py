@@ -1,7 +1,6 @@
-"""A setpoint in the PV's own type, without loss, or a refusal: nothing is rounded, cut or guessed.
+"""Conversion of setpoints to the PV's own type, without loss: nothing is rounded, truncated or guessed.
 
-Pure; imports model and units. For every way to a put that must not depend on what a server does with a value that
-does not fit.
+Pure. Every put goes through it, so that none depends on what a server does with a value that does not fit.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from .model import Fields, Kind, PvType, Reading, plain
-from .units import Quantity, is_quantity, parse
+from .units import Quantity, is_quantity, parse_unit
 
-#: The part of a number that a float32 may lose: 24 bits are kept.
+#: The relative error of a float32: it keeps 24 bits.
 _ROUNDED = 2.0**-23
 
 #: Bytes of a text in a record's string field (dbDefs.h: MAX_STRING_SIZE 40, with a NUL).
@@ -23,14 +22,14 @@ RECORD_STRING = 39
 
 
 class Refusal(ValueError):
-    """Why a setpoint is not sent. Caught by Control, which names the PV."""
+    """The reason why a setpoint is not sent. ``Control`` catches it and names the PV."""
 
 
 def in_units_of(value: Any, units: str) -> Any:
-    """Take the number out of a quantity (or a reading), in the PV's unit; a plain value is taken to be in it.
+    """Return the number of a quantity or a reading in the PV's unit; a plain value is assumed to be in that unit.
 
     :param units: the PV's EGU text.
-    :raises Refusal: when the dimension is another one, or the PV's unit is not known.
+    :raises Refusal: if the dimensions differ, or the PV's unit is not known.
     """
     if isinstance(value, Reading):
         value = value.quantity if value.units else value.value
@@ -38,7 +37,7 @@ def in_units_of(value: Any, units: str) -> Any:
         return value
     quantity = Quantity(value)
     try:
-        converted = quantity.to(parse(units)).magnitude
+        converted = quantity.to(parse_unit(units)).magnitude
     except (TypeError, ValueError):  # pint's DimensionalityError and its kin are TypeErrors
         has = f"its unit is {units}" if units.strip() else "it has no unit (its EGU is empty; a Knob may declare one)"
         raise Refusal(f"{quantity} cannot be set: {has}") from None
@@ -46,13 +45,13 @@ def in_units_of(value: Any, units: str) -> Any:
 
 
 def convert(value: Any, to: PvType, choices: tuple[str, ...] = ()) -> Any:
-    """Bring a value into the PV's own type, or refuse it: nothing is rounded, cut or guessed.
+    """Convert a value to the PV's own type, or refuse it: nothing is rounded, truncated or guessed.
 
-    An IOC would take 3.7 for an integer, 7 for an enum of three, NaN, and the first 39 bytes of a longer text, each
-    without a word.
+    An IOC would silently accept 3.7 for an integer, 7 for an enum of three, NaN, and the first 39 bytes of a longer
+    text.
 
     :returns: a builtin scalar, the index of an enum, a numpy array, or ``Fields`` for a structure.
-    :raises Refusal: saying what does not fit.
+    :raises Refusal: naming what does not fit.
     """
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value.item()
@@ -61,9 +60,9 @@ def convert(value: Any, to: PvType, choices: tuple[str, ...] = ()) -> Any:
     if isinstance(value, Fields):
         if to.kind in (Kind.OTHER, Kind.UNKNOWN):
             return value
-        # Nothing about a value changes by naming its field; of other fields of a PV (limits, time) nothing is known.
+        # {"value": x} is the same as x; nothing is known of the other fields of a PV (limits, time).
         if set(value) != {"value"}:
-            raise Refusal(f"it is {with_article(to)}: of its fields, value alone can be set")
+            raise Refusal(f"it is {with_article(to)}: of its fields, only value can be set")
         return convert(value["value"], to, choices)
     if value is None:
         raise Refusal("there is no value to set (None)")
@@ -86,7 +85,7 @@ def convert(value: Any, to: PvType, choices: tuple[str, ...] = ()) -> Any:
 
 
 def with_article(to: PvType) -> str:
-    """Name a type in a sentence."""
+    """Return the type's name with its indefinite article."""
     return f"an {to}" if str(to)[0] in "aeiou" else f"a {to}"
 
 
@@ -95,7 +94,7 @@ def _scalar(value: Any, to: PvType) -> Any:
         if not isinstance(value, str):
             raise Refusal(f"it is a string, and {value!r} is not a text")
         if "\0" in value:
-            raise Refusal("a text with a NUL character would be cut there")
+            raise Refusal("a text with a NUL character would be truncated there")
         try:
             length = len(value.encode())
         except UnicodeEncodeError as error:
@@ -122,7 +121,7 @@ def _scalar(value: Any, to: PvType) -> Any:
     if to.bits == 32:
         if abs(number) > float(np.finfo(np.float32).max):
             raise Refusal(f"{number:g} is too large for {with_article(to)}")
-        # Rounded, as every number is; not to nothing, nor to a multiple of the smallest number that there is.
+        # Rounding is allowed, as for every number; underflow to zero or to a subnormal number is not.
         if abs(float(np.float32(number)) - number) > _ROUNDED * abs(number):
             raise Refusal(f"{number:g} is too small for {with_article(to)}")
     return number
@@ -168,7 +167,7 @@ def _array(value: Any, to: PvType) -> Any:
         return value
     if isinstance(value, list | tuple) and (to.kind, to.bits) == (Kind.FLOAT, 64) and set(map(type, value)) == {float}:
         numbers = np.array(value)
-        # So is a list of plain floats; where one is no number, the loop below says which.
+        # The same for a list of plain floats; if one is not finite, the loop below says which.
         if np.isfinite(numbers).all():
             return numbers
     items = []
@@ -189,21 +188,21 @@ def _table(value: Any) -> Fields:
         raise Refusal("it is a table: set it with {column: values}")
     lengths = {name: len(column) for name, column in value.items() if isinstance(column, list | tuple | np.ndarray)}
     if len(lengths) != len(value):
-        raise Refusal("it is a table: each column is a list")
+        raise Refusal("it is a table: each column must be a list")
     if len(set(lengths.values())) > 1:
         raise Refusal(f"columns of different lengths: {lengths}")
     for name, column in value.items():
         try:
             numbers = np.asarray(column)
         except ValueError as error:
-            raise Refusal(f"column {name!r} makes no array: {error}") from None
+            raise Refusal(f"column {name!r} cannot be made an array: {error}") from None
         if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
             raise Refusal(f"column {name!r} holds NaN or infinity")
     return Fields({"value": dict(value)})
 
 
 def fill_columns(columns: Mapping[str, Any], present: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring columns into the types of those that the table has: numbers are arrays there, and texts lists."""
+    """Convert columns to the types of the table's own columns: numbers to arrays, texts to lists."""
     converted = {}
     for name, column in columns.items():
         if name not in present:
@@ -225,11 +224,11 @@ def fill_columns(columns: Mapping[str, Any], present: Mapping[str, Any]) -> dict
 
 
 def _unknown(value: Any) -> Any:
-    """Convert without a type to go by: only what no PV can take is refused."""
+    """Check a value for a PV of unknown type: refuse only what no PV can take."""
     try:
         numbers = np.asarray(value) if isinstance(value, int | float | list | tuple | np.ndarray) else None
     except ValueError as error:
-        raise Refusal(f"it makes no array: {error}") from None
+        raise Refusal(f"it cannot be made an array: {error}") from None
     if numbers is not None and numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
         raise Refusal(f"{value} is not a value that can be set")
     return value

@@ -1,8 +1,8 @@
-"""``Deadline``: the one object that says how long a call may still take, and whether it is still wanted.
+"""``Deadline``: how long a call may still take, and whether it has been cancelled.
 
-It travels down through every floor. A timeout, a cancelled future and a stopped run all end a call in the same way:
-through it. A deadline that is made without a parent stands under the one of its thread, if the thread has one (a task
-in the background, a validator). Imports only errors and the clock.
+Every call passes it on to the calls that it makes. A timeout, a cancelled future and a stopped run all end a call in
+the same way: through it. A deadline that is made without a parent gets its thread's, if the thread has one (a task in
+the background, a validator).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOREVER = -1.0
 
 
 def in_seconds(time_span: Any) -> float:
-    """Read a time span: a number of seconds, or a Quantity of any unit of time; -1 means for ever.
+    """Return a time span in seconds, given as a number or as a Quantity of time; -1 means for ever.
 
     :raises ValueError: for anything else, and for a negative time.
     """
@@ -40,7 +40,7 @@ def in_seconds(time_span: Any) -> float:
 
 
 class Scope:
-    """What all calls of one thread stand under.
+    """What applies to all calls of one thread.
 
     :ivar deadline: the parent of every deadline that the thread makes without one.
     """
@@ -48,11 +48,11 @@ class Scope:
     __slots__ = ("deadline",)
 
     def __init__(self, deadline: Deadline) -> None:
-        """Stand under a deadline."""
+        """Apply a deadline."""
         self.deadline = deadline
 
     def interrupted(self) -> None:
-        """The thread has been told that its deadline was cancelled."""
+        """Note that the thread was told of the cancel; called once for each."""
 
 
 class _Here(threading.local):
@@ -64,7 +64,7 @@ _here = _Here()
 
 @contextlib.contextmanager
 def under(scope: Scope | Deadline | None) -> Iterator[None]:
-    """Let every call that this thread makes meanwhile end with a deadline; with None, as if the thread had none."""
+    """Apply a scope, or a deadline, to all calls of this thread inside the ``with`` block; None lifts the outer one."""
     before, _here.scope = _here.scope, Scope(scope) if isinstance(scope, Deadline) else scope
     try:
         yield
@@ -73,17 +73,17 @@ def under(scope: Scope | Deadline | None) -> Iterator[None]:
 
 
 def scope() -> Scope | None:
-    """Give what the calls of this thread stand under."""
+    """Return the scope of this thread, if any."""
     return _here.scope
 
 
 class Deadline:
-    """An absolute point on the monotonic clock that can also be cancelled.
+    """An absolute time on the monotonic clock that can also be cancelled.
 
     A child never ends later than its parent, and is cancelled with it.
 
     :param seconds: from now on; -1 means never.
-    :ivar seconds: the same, for messages; where one above it ends earlier, what was left of that (two digits of it).
+    :ivar seconds: the same, for messages; if a parent ends earlier, what was left of that, to two digits.
     :raises ValueError: for NaN or a negative number other than -1.
     """
 
@@ -107,7 +107,7 @@ class Deadline:
 
     @classmethod
     def alone(cls, seconds: float = FOREVER) -> Deadline:
-        """Make one that no thread's own deadline ends: of something that outlives the call in which it is made."""
+        """Return a deadline that does not end with its thread's, for what outlives the call in which it is made."""
         with under(None):
             return cls(seconds)
 
@@ -116,27 +116,27 @@ class Deadline:
         return f"<Deadline {state}>"
 
     def remaining(self) -> float:
-        """Seconds left, never negative; ``inf`` for ever; 0 once cancelled."""
+        """Return the seconds left, never negative; ``inf`` for ever; 0 once cancelled."""
         if self.cancelled:
             return 0.0
         return max(0.0, self.expires - clock.monotonic())
 
     @property
     def expired(self) -> bool:
-        """Whether the time is over (or the call was cancelled)."""
+        """Whether the time is over, or the call was cancelled."""
         return self.remaining() <= 0.0
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody cancelled this deadline or one above it."""
+        """Whether this deadline or one of its parents was cancelled."""
         return self._cancelled is not None or (self._parent is not None and self._parent.cancelled)
 
     def child(self, seconds: float = FOREVER) -> Deadline:
-        """Make a deadline for a part of the work: at most ``seconds``, at most what is left here."""
+        """Return a deadline for a part of the work: at most ``seconds``, and at most what is left of this one."""
         return Deadline(seconds, _parent=self)
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """End every call under this deadline. Idempotent; callbacks run in the calling thread."""
+        """Cancel every call that has this deadline. Idempotent; callbacks run in the calling thread."""
         with self._lock:
             if self._cancelled is not None:
                 return
@@ -146,15 +146,15 @@ class Deadline:
         for callback in callbacks:
             try:
                 callback()
-            except Exception as error:  # the others wait to be woken; raised below
+            except Exception as error:  # the other callbacks must run too; raised below
                 errors.append(error)
         if errors:
             raise errors[0]
 
     def on_cancel(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Call back once on cancel, at once if it is already so.
+        """Register a function to be called once on cancel, at once if already cancelled.
 
-        :returns: a function that takes the callback off again.
+        :returns: a function that removes the callback.
         """
         waiting = [callback]
 
@@ -180,24 +180,24 @@ class Deadline:
         return remove
 
     def check(self, what: str = "call") -> None:
-        """Do nothing while the call is wanted.
+        """Raise if the call was cancelled.
 
-        :raises CallCancelled: once it is not.
+        :raises CallCancelled: then.
         """
         if self.cancelled:
             raise self.interruption(f"{what} cancelled")
 
     def interruption(self, message: str, report: Any = None) -> CallCancelled:
-        """Make the error of a cancelled call, to be raised at once: a thread is told of a cancel one time."""
+        """Return the error of a cancelled call, to be raised at once: a thread is told of each cancel only once."""
         if _here.scope is not None and _here.scope.deadline.cancelled:
             _here.scope.interrupted()
         return CallCancelled(message, report)
 
     def wait(self, condition: threading.Condition, predicate: Callable[[], bool], *, what: str = "call") -> bool:
-        """Wait, holding the condition, until the predicate is true.
+        """Wait until the predicate is true; the condition must be held.
 
-        :returns: False when the time ran out first.
-        :raises CallCancelled: when the call was cancelled first.
+        :returns: False if the time ran out first.
+        :raises CallCancelled: if the call was cancelled first.
         """
 
         def wake() -> None:
@@ -206,7 +206,7 @@ class Deadline:
 
         if predicate():
             return True
-        # A condition is made on an RLock, so that a cancel from this very thread cannot block itself.
+        # The condition uses an RLock, so that a cancel from this very thread cannot block itself.
         remove = self.on_cancel(wake)
         try:
             while not predicate():

@@ -1,4 +1,4 @@
-"""Every exception that badger-k2eg raises, drawn as one tree. Imports ``printable`` alone.
+"""Every exception that badger-k2eg raises, as one tree.
 
 ::
 
@@ -7,39 +7,39 @@
     |-- MissingExtra                 (ImportError)      an optional part is not installed; says what to install
     |-- CallCancelled                (CancelledError)   the call was cancelled; what was on the wire is in .report
     |-- ConditionNotMet              (TimeoutError)     a condition on the machine did not come true in its time
-    |-- WaitingForbidden             (RuntimeError)     a wait where what it waits for could never come
-    |-- UnknownUnit                  (ValueError)       a user's unit that is none; a record's is never an error
-    |-- KafkaError                   a Kafka broker or topic; .broker is the broker's HOST:PORT, where one is to blame
+    |-- WaitingForbidden             (RuntimeError)     a wait that could never end
+    |-- UnknownUnit                  (ValueError)       a unit in a call does not exist; a record's is never an error
+    |-- KafkaError                   a Kafka broker or topic failed; .broker is the HOST:PORT, if it was a broker
     |   |-- BrokerUnreachable        (TimeoutError)     no broker answered in time
-    |   |-- AuthenticationFailed     (PermissionError)  it answers, but does not take our credentials or certificates
-    |   |-- TopicMissing             (LookupError)      there is no such topic
-    |   |-- TopicRefused             (PermissionError)  the broker does not let us make, read, write or delete it
-    |   |-- MessageTooLarge          (ValueError)       above the limit of this side or of the broker
-    |   `-- WriterFull               (BufferError)      more records wait to be sent than the queue holds
-    |-- LockRefused                  (TimeoutError)     another process holds the lock of a PV, .pv; names its owner
+    |   |-- AuthenticationFailed     (PermissionError)  it answers, but rejects the credentials or certificates
+    |   |-- TopicMissing             (LookupError)      the topic does not exist
+    |   |-- TopicRefused             (PermissionError)  the broker does not allow us to create, read, write or delete it
+    |   |-- MessageTooLarge          (ValueError)       above the limit of the client or of the broker
+    |   `-- WriterFull               (BufferError)      the queue of records to be sent is full
+    |-- LockRefused                  (TimeoutError)     another process holds the lock of a PV, .pv; names the owner
     |-- OperationTimeout             (TimeoutError)     a K2EG command was not answered; names broker, gateway or PV
-    |-- OperationError               a K2EG gateway answered with an error; .error and .message are its own
-    |-- JournalError                 the record of the runs cannot be read, or written
+    |-- OperationError               a K2EG gateway answered with an error: .error and .message
+    |-- JournalError                 the record of the runs cannot be read or written
     |   |-- JournalWriteError        (OSError)          a full disk, no permission, a file system without locks
-    |   |-- NoSuchRecord             (LookupError)      no run, mark, PV or kind of that name; says what was meant
-    |   `-- ReplayMismatch           (LookupError)      a recorded run has no such point; says which is the nearest
-    |-- PvError                      one PV; a *value* in the answers of a backend, raised only by Control
-    |   |-- PvNameError              (ValueError)       the name cannot be a PV's name
+    |   |-- NoSuchRecord             (LookupError)      no run, mark, PV or kind of that name; suggests the closest
+    |   `-- ReplayMismatch           (LookupError)      a recorded run has no such point; names the nearest
+    |-- PvError                      one PV: a *value* in the answers of a backend, raised only by Control
+    |   |-- PvNameError              (ValueError)       the text cannot be the name of a PV
     |   |-- PvValueError             (ValueError)       the value does not fit the PV: nothing was sent
     |   |-- PvTimeout                (TimeoutError)     no answer in time
-    |   |   `-- PvNotConnected                          nobody serves it, or it cannot be reached
-    |   |-- PvRefused                (PermissionError)  the server said no; its words are in the message
-    |   |-- PvUnsupported            (TypeError)        a structure or operation we do not speak
-    |   `-- PvInvalid                (ValueError)       it answers, but not with a reading (alarm, never processed)
-    |-- ReadError                    one or more PVs of a read; .partial has the others, .errors the reasons
+    |   |   `-- PvNotConnected                          no server has it, or it cannot be reached
+    |   |-- PvRefused                (PermissionError)  the server refused; its reason is in the message
+    |   |-- PvUnsupported            (TypeError)        a structure or operation that is not supported
+    |   `-- PvInvalid                (ValueError)       it answers, but without a valid reading (alarm, never processed)
+    |-- ReadError                    one or more PVs of a read failed; .partial has the others, .errors the reasons
     |   |-- ReadTimeout              (TimeoutError)
     |   `-- InvalidReading           (ValueError)
-    `-- SetError                     one or more PVs of a set; .report says what became of every one
-        |-- SetpointBlocked          (ValueError)       refused by our guard: nothing at all was sent
+    `-- SetError                     one or more PVs of a set failed; .report says what became of each
+        |-- SetpointBlocked          (ValueError)       refused by the guard: nothing at all was sent
         |-- PutTimeout               (TimeoutError)     no answer; see the report for NOT_SENT or UNKNOWN
-        |   `-- PutUnknown                              it was sent; it may have happened or still happen
+        |   `-- PutUnknown                              it was sent: it may have happened, or may still happen
         |-- PutRefused               (PermissionError)  the server refused it
-        |-- PutMismatch              (ValueError)       answered as done, but the setpoint holds another value
+        |-- PutMismatch              (ValueError)       reported as done, but the setpoint holds another value
         `-- ValidationFailed         (ValueError)       written, but the machine did not arrive
             `-- ValidatorCrashed                        the validator itself raised something unexpected
 
@@ -51,20 +51,17 @@ from __future__ import annotations
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
+from .base_errors import ControlError as ControlError
+from .base_errors import PvError as PvError
+from .base_errors import PvNameError as PvNameError
+from .base_errors import SettingsError as SettingsError
+from .base_errors import UnknownUnit as UnknownUnit
 from .printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from .model import SetReport
-
-
-class ControlError(Exception):
-    """Base of everything that badger-k2eg raises on purpose."""
-
-
-class SettingsError(ControlError, ValueError):
-    """A wrong option, file or environment variable; the message names it and its source."""
 
 
 class MissingExtra(ControlError, ImportError):
@@ -75,13 +72,13 @@ class MissingExtra(ControlError, ImportError):
     """
 
     def __init__(self, feature: str, extra: str) -> None:
-        """Compose the one line that says what to install."""
+        """Compose the line that says what to install."""
         super().__init__(f"{feature} needs an optional part: pip install 'badger-k2eg[{extra}]'")
         self.feature = feature
         self.extra = extra
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes."""
+        """Support pickling between processes."""
         return type(self), (self.feature, self.extra)
 
 
@@ -99,15 +96,11 @@ class CallCancelled(ControlError, CancelledError):
 
 
 class ConditionNotMet(ControlError, TimeoutError):
-    """A condition on the machine (a permit, a beam rate) did not come true in its time."""
+    """A condition on the machine (a permit, a beam rate) did not become true in time."""
 
 
 class WaitingForbidden(ControlError, RuntimeError):
-    """A wait in a callback for updates, or for what the parent process began: it could never end."""
-
-
-class UnknownUnit(ControlError, ValueError):
-    """A unit that somebody asked for by name does not exist; the message says what was meant."""
+    """A wait that could never end: in a callback for updates, or for what the parent process started."""
 
 
 class JournalError(ControlError):
@@ -115,42 +108,48 @@ class JournalError(ControlError):
 
 
 class JournalWriteError(JournalError, OSError):
-    """A line could not be brought to disk; nothing of it is there."""
+    """A line could not be written to disk; no part of it is there."""
 
 
 class NoSuchRecord(JournalError, LookupError):
-    """The journal has nothing of that name: a mistake of the user's."""
+    """The journal has nothing of that name, which the user gave."""
 
 
 class ReplayMismatch(JournalError, LookupError):
-    """A recorded run has no such point; the message says which is the nearest, and what differs."""
+    """A recorded run has no such point; the message names the nearest, and what differs."""
 
 
 class OperationTimeout(ControlError, TimeoutError):
     """A command to a K2EG gateway was not answered in time.
 
-    :param message: what was asked, how long was waited, and what is to blame.
-    :param culprit: ``broker``, ``gateway`` or ``pv``, as far as can be told.
-    :param sent: whether the command has, or may have, left for the gateway: it may still be executed.
+    :param message: how long was waited, and what is to blame.
+    :param culprit: ``broker``, ``gateway`` or ``pv``, as far as can be told; ``caller`` for a cancelled call.
+    :param sent: whether the command has left for the gateway, or may have: it may still be executed.
+    :param what: the command in words.
     """
 
-    def __init__(self, message: str, culprit: str = "gateway", *, sent: bool = True) -> None:
-        """Keep who is to blame, and whether the command is under way."""
+    def __init__(self, message: str, culprit: str = "gateway", *, sent: bool = True, what: str = "") -> None:
+        """Keep what is to blame, and whether the command may still be executed."""
         super().__init__(message)
+        self.message = message
         self.culprit = culprit
         self.sent = sent
+        self.what = what
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.message}" if self.what else self.message
 
 
 class OperationError(ControlError):
     """A K2EG gateway answered with an error.
 
-    :param error: its code, negative; codes mean other things for other commands.
-    :param message: its words.
+    :param error: its code, negative; the meaning of a code depends on the command.
+    :param message: its text.
     :param what: what was asked.
     """
 
     def __init__(self, error: int, message: str = "", what: str = "") -> None:
-        """Show as what was asked, the gateway's words and its code."""
+        """Keep what was asked, the gateway's text and its code."""
         super().__init__(error, message, what)
         self.error = error
         self.message = message
@@ -158,14 +157,14 @@ class OperationError(ControlError):
 
     def __str__(self) -> str:
         about = f"{self.what}: " if self.what else ""
-        return printable(f"{about}{self.message or 'the gateway rejects the command'} (error {self.error})")
+        return printable(f"{about}{self.message or 'the gateway rejected the command'} (error {self.error})")
 
 
 class LockRefused(ControlError, TimeoutError):
     """Another process of this host holds the lock of a PV.
 
-    :param message: names the PV and the owner of its lock.
-    :param pv: that PV's own name.
+    :param message: names the PV and the owner of the lock.
+    :param pv: the PV's own name.
     """
 
     def __init__(self, message: str, pv: str = "") -> None:
@@ -174,15 +173,15 @@ class LockRefused(ControlError, TimeoutError):
         self.pv = pv
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes."""
+        """Support pickling between processes."""
         return type(self), (str(self), self.pv)
 
 
 class KafkaError(ControlError):
-    """A Kafka broker or topic failed us.
+    """A failure of a Kafka broker or topic.
 
     :param message: one line that names the broker or the topic.
-    :param broker: ``HOST:PORT`` of the broker that is to blame; None if it is none.
+    :param broker: ``HOST:PORT`` of the broker that failed; None if none did.
     """
 
     def __init__(self, message: str, broker: str | None = None) -> None:
@@ -191,12 +190,12 @@ class KafkaError(ControlError):
         self.message = message
         self.broker = broker
 
-    # Some also are an OSError or a LookupError, which would show two arguments, or one in quotes.
+    # Some are also an OSError or a LookupError, which would show two arguments, or one in quotes.
     def __str__(self) -> str:
         return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes."""
+        """Support pickling between processes."""
         return type(self), (self.message, self.broker)
 
 
@@ -205,45 +204,23 @@ class BrokerUnreachable(KafkaError, TimeoutError):
 
 
 class AuthenticationFailed(KafkaError, PermissionError):
-    """The broker does not take our credentials or certificates, or we do not take its."""
+    """The broker rejects the credentials or certificates, or its own certificate is not accepted."""
 
 
 class TopicMissing(KafkaError, LookupError):
-    """There is no such topic."""
+    """The topic does not exist."""
 
 
 class TopicRefused(KafkaError, PermissionError):
-    """The broker does not let us make, read, write or delete the topic."""
+    """The broker does not allow us to create, read, write or delete the topic."""
 
 
 class MessageTooLarge(KafkaError, ValueError):
-    """The message is above the limit of this side or of the broker."""
+    """The message is above the limit of the client or of the broker."""
 
 
 class WriterFull(KafkaError, BufferError):
-    """More records wait to be sent than the queue of the writer holds."""
-
-
-class PvError(ControlError):
-    """What went wrong with one PV.
-
-    :param pv: the PV's name as the caller wrote it.
-    :param message: what happened, without the name.
-    """
-
-    def __init__(self, pv: str, message: str) -> None:
-        """Show as ``PV: message``."""
-        super().__init__(printable(f"{pv}: {message}"))
-        self.pv = pv
-        self.message = message
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes (Badger sends errors through a queue)."""
-        return type(self), (self.pv, self.message)
-
-
-class PvNameError(PvError, ValueError):
-    """The text cannot be the name of a PV."""
+    """The queue of records to be sent is full."""
 
 
 class PvValueError(PvError, ValueError):
@@ -255,11 +232,11 @@ class PvTimeout(PvError, TimeoutError):
 
 
 class PvNotConnected(PvTimeout):
-    """Nobody serves the PV, or it cannot be reached."""
+    """No server has the PV, or it cannot be reached."""
 
 
 class PvRefused(PvError, PermissionError):
-    """The server refused; its own words are in the message."""
+    """The server refused; its reason is in the message."""
 
     # OSError (through PermissionError) treats two arguments as (errno, text) in __str__.
     def __str__(self) -> str:
@@ -267,11 +244,11 @@ class PvRefused(PvError, PermissionError):
 
 
 class PvUnsupported(PvError, TypeError):
-    """A structure or an operation that is not supported for this PV."""
+    """The structure or the operation is not supported for this PV."""
 
 
 class PvInvalid(PvError, ValueError):
-    """The PV answers, but its value is not a reading: alarm severity, or never processed."""
+    """The PV answers, but without a valid reading: its severity is too high, or it was never processed."""
 
 
 class ReadError(ControlError):
@@ -288,13 +265,13 @@ class ReadError(ControlError):
         partial: Mapping[str, Any] | None = None,
         errors: Mapping[str, PvError] | None = None,
     ) -> None:
-        """Keep what was read beside what was not."""
+        """Keep what was read, and why the rest was not."""
         super().__init__(message)
         self.partial = dict(partial or {})
         self.errors = dict(errors or {})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes."""
+        """Support pickling between processes."""
         return type(self), (self.args[0], self.partial, self.errors)
 
 
@@ -303,7 +280,7 @@ class ReadTimeout(ReadError, TimeoutError):
 
 
 class InvalidReading(ReadError, ValueError):
-    """The first unreadable PV answers, but not with a reading."""
+    """The first unreadable PV answers, but without a valid reading."""
 
 
 class SetError(ControlError):
@@ -319,7 +296,7 @@ class SetError(ControlError):
         self.report = report
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Survive a pickle between processes."""
+        """Support pickling between processes."""
         return type(self), (str(self), self.report)
 
 
@@ -332,7 +309,7 @@ class PutTimeout(SetError, TimeoutError):
 
 
 class PutUnknown(PutTimeout):
-    """A put was sent, and nobody knows: not answered, refused and yet written, or not to be read back."""
+    """A put was sent, and its effect is unknown: not answered, refused and yet written, or not readable afterwards."""
 
 
 class PutRefused(SetError, PermissionError):
@@ -343,11 +320,11 @@ class PutRefused(SetError, PermissionError):
 
 
 class PutMismatch(SetError, ValueError):
-    """A put was answered as done, but the setpoint holds another value (clipped, truncated, rejected in silence)."""
+    """A put was reported as done, but the setpoint holds another value (clipped, truncated, silently rejected)."""
 
 
 class ValidationFailed(SetError, ValueError):
-    """The put was done, but the machine did not arrive where it was sent."""
+    """The put was applied, but the machine did not arrive."""
 
 
 class ValidatorCrashed(ValidationFailed):
@@ -355,11 +332,11 @@ class ValidatorCrashed(ValidationFailed):
 
 
 def read_failure(errors: Mapping[str, PvError], partial: Mapping[str, Any], message: str | None = None) -> ReadError:
-    """Make the error of a read: its type goes by the first PV that cannot be read, in the caller's order.
+    """Return the error of a read; its type depends on the first PV that cannot be read, in the caller's order.
 
     :param errors: by the caller's names, not empty.
     :param partial: the values of the others.
-    :param message: one line for each by default.
+    :param message: one line for each error by default.
     """
     first = next(iter(errors.values()))
     kind: type[ReadError] = ReadError

@@ -1,12 +1,11 @@
-"""The one ``os.register_at_fork`` of the package, and the registry of what must not live through a fork.
+"""The one ``os.register_at_fork`` of the package, and the registry of what must not survive a fork.
 
-Badger forks its children from a process that may hold live clients; a p4p context or server that is open at that
-moment makes the child hang for ever, and an inherited Kafka handle does too. So everything of that kind registers
-here. Imports nothing of ours.
+Badger forks its children from a process that may hold live clients. A p4p context or server that is open at that
+moment makes the child hang for ever, and so does an inherited Kafka handle: everything of that kind registers here.
 
 The order is: every ``before_fork`` (newest first, so that users go before what they use), the fork, then
-``after_fork_in_parent`` or ``after_fork_in_child`` (oldest first). An exception in one is logged and does not keep the
-others from their turn: a fork cannot be refused.
+``after_fork_in_parent`` or ``after_fork_in_child`` (oldest first). An exception in one is logged, and the others are
+still called: a fork cannot be refused.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ logger = logging.getLogger(__name__)
 
 
 class ForkSensitive(Protocol):
-    """What an object with live handles does around a fork."""
+    """An object with live handles, which is called around every fork."""
 
     def before_fork(self) -> None:
-        """Put every handle down. Runs in the thread that forks; must end in bounded time."""
+        """Close every handle. Runs in the thread that forks; must end in bounded time."""
 
     def after_fork_in_parent(self) -> None:
-        """Take up again what was put down."""
+        """Open again what was closed."""
 
     def after_fork_in_child(self) -> None:
-        """Forget inherited state: no other thread exists, and any lock may be held by one that is gone."""
+        """Forget inherited state: there is no other thread, and any lock may be held by one that is gone."""
 
 
 _registry: list[weakref.ref[ForkSensitive]] = []
@@ -41,7 +40,7 @@ _prepared: list[ForkSensitive] = []
 
 
 def register(participant: ForkSensitive) -> None:
-    """Call the participant around every fork, for as long as somebody else holds it."""
+    """Call the participant around every fork; only a weak reference to it is kept."""
     with _lock:
         _registry[:] = [ref for ref in _registry if ref() is not None]
         _registry.append(weakref.ref(participant))
@@ -60,7 +59,7 @@ def _participants() -> list[ForkSensitive]:
 def _call(participant: ForkSensitive, step: str) -> None:
     try:
         getattr(participant, step)()
-    except Exception:  # a fork cannot be refused: log it and let the others have their turn
+    except Exception:  # a fork cannot be refused: log it and call the others
         logger.exception("%s of %r failed", step, participant)
 
 
@@ -108,7 +107,7 @@ class Lock:
     """A lock that is free in a forked child: no thread of the parent can be inside while the memory is copied."""
 
     def __init__(self) -> None:
-        """Make it free."""
+        """Create it, free."""
         self._lock = threading.Lock()
         register(self)
 
@@ -119,13 +118,13 @@ class Lock:
         self._lock.release()
 
     def before_fork(self) -> None:
-        """Wait until nobody is inside."""
+        """Acquire it, so that no thread is inside."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Let them in again."""
+        """Release it."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin with a free one."""
+        """Replace it by a free one."""
         self._lock = threading.Lock()

@@ -1,6 +1,6 @@
-"""The values that every floor speaks of: addresses, readings, outcomes of puts and the report of a set.
+"""The values that the whole package uses: addresses, readings, outcomes of puts, and the report of a set.
 
-Frozen, without behaviour that reaches a control system. Imports names, printable and units.
+They are frozen, and never reach a control system.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Severity(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """A closed range in the PV's own unit; None on a side means open."""
+    """A closed range in the PV's own unit; None means no limit on that side."""
 
     low: float | None = None
     high: float | None = None
@@ -48,20 +48,20 @@ class Limits:
         return f"{low} to {high}"
 
     def tightened(self, other: Limits) -> Limits:
-        """Return the part that both allow."""
+        """Return the range that both allow."""
         lows = [x for x in (self.low, other.low) if x is not None]
         highs = [x for x in (self.high, other.high) if x is not None]
         return Limits(max(lows, default=None), min(highs, default=None))
 
 
 def shown(number: float) -> str:
-    """Show a number as short as it can be without being another one."""
+    """Return the shortest text of a number that does not change it."""
     text = f"{number:g}"
     return text if float(text) == number or number != number else repr(number)
 
 
 class Kind(StrEnum):
-    """What a PV's value is."""
+    """The kind of a PV's value."""
 
     FLOAT = "float"
     INT = "int"
@@ -70,13 +70,13 @@ class Kind(StrEnum):
     ENUM = "enum"
     TABLE = "table"
     OTHER = "structure"
-    #: The way that the value came by says nothing of its type (a mocked context).
+    #: The transport does not tell the type (a mocked context).
     UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class PvType:
-    """The PV's own type: what a setpoint is converted to without loss, or refused.
+    """The type of a PV, to which a setpoint is converted without loss, or refused.
 
     :ivar bits: width of one number: 8, 16, 32 or 64.
     :ivar max_length: longest text (bytes) or array (elements) that the PV holds; None if unknown.
@@ -92,7 +92,7 @@ class PvType:
     def dtype(self) -> np.dtype[Any]:
         """The numpy type of one number.
 
-        :raises TypeError: where the value is not made of numbers.
+        :raises TypeError: if the value does not consist of numbers.
         """
         if self.kind is Kind.FLOAT:
             return np.dtype(f"f{self.bits // 8}")
@@ -109,23 +109,23 @@ class PvType:
 
 @dataclass(frozen=True, slots=True)
 class Reading(Arithmetic):
-    """One value of a PV with all that came with it.
+    """A value of a PV with its metadata.
 
-    It can be calculated with, by operators and numpy's functions: the result is a Reading that has the unit that
-    follows (units that do not fit raise ``pint.DimensionalityError``), the newest time and the worst severity of what
-    went into it, and none of what describes a PV. Two readings are equal when all about them is; a reading equals a
-    number or a quantity when its value does.
+    Operators and numpy's functions apply to it. The result is a Reading with the resulting unit (incompatible units
+    raise ``pint.DimensionalityError``), the newest time and the worst severity of its operands, and without what
+    describes a PV. Two readings are equal if all their fields are; a reading equals a number or a quantity if its
+    value does.
 
-    :ivar value: float, int, bool, str; the index of an enum as int; a numpy array (the reader's own copy);
-        ``{column: array}`` of a table; None where only the ``tree`` tells.
+    :ivar value: float, int, bool, str; the index of an enum as int; a numpy array (the caller's own copy);
+        ``{column: array}`` of a table; None if only the ``tree`` shows it.
     :ivar timestamp_ns: the record's time, nanoseconds since the Unix epoch, UTC; None if it has none.
-    :ivar received: monotonic seconds at which it reached this process.
+    :ivar received: monotonic time in seconds at which it reached this process.
     :ivar units: the EGU text, verbatim.
     :ivar precision: decimals for display (EPICS PREC); None if unknown. Never used to compare.
     :ivar limits: drive limits (``control.limitLow/limitHigh``: DRVL/DRVH); 0,0 means none, as in EPICS.
     :ivar choices: the labels of an enum, in order of index.
-    :ivar user_tag: ``timeStamp.userTag``: the pulse id where a site sets it.
-    :ivar writable: False when write access is known to be denied, None when nothing is known.
+    :ivar user_tag: ``timeStamp.userTag``: the pulse id at sites that set it.
+    :ivar writable: False if write access is known to be denied, None if nothing is known.
     """
 
     value: Any
@@ -156,7 +156,7 @@ class Reading(Arithmetic):
         return equal if equal is NotImplemented else np.logical_not(equal)
 
     def computed(self, value: Any, units: str, parts: Sequence[Reading]) -> Reading:
-        """Make what was calculated from readings."""
+        """Return the result of a calculation with readings."""
         worst = max(parts, key=lambda part: part.severity)
         tags = {part.user_tag for part in parts}
         return Reading(
@@ -173,7 +173,7 @@ class Reading(Arithmetic):
 
     @property
     def pulse_id(self) -> int | None:
-        """The number of the machine pulse, where a site puts it into ``user_tag``."""
+        """The number of the machine pulse, at sites that put it into ``user_tag``."""
         return self.user_tag
 
     @property
@@ -183,33 +183,33 @@ class Reading(Arithmetic):
 
     @property
     def tree(self) -> Mapping[str, Any]:
-        """The whole structure as nested dicts; made when asked for."""
+        """The whole structure as nested dicts; made on demand."""
         return self._tree() if self._tree is not None else {"value": self.value}
 
     @property
     def label(self) -> str | None:
-        """The text of an enum's present choice; None for other kinds."""
+        """The label of an enum's value; None for other kinds."""
         if self.type.kind is Kind.ENUM and isinstance(self.value, int) and 0 <= self.value < len(self.choices):
             return self.choices[self.value]
         return None
 
     def equals(self, wanted: Any) -> bool:
-        """Whether it holds a value; of an enum its label or its index."""
+        """Return whether the reading has this value; for an enum, its label or its index."""
         return bool((self.label if isinstance(wanted, str) and self.choices else self.plain) == wanted)
 
     @property
     def plain(self) -> Any:
-        """The value of builtin Python types alone: arrays become lists."""
+        """The value as builtin Python types only: arrays become lists."""
         return plain(self.value)
 
 
 def timestamp(value: Any, when: str | float | datetime | None = None) -> Reading:
-    """Give a value a time of its own, whatever time it had: ``timestamp(5, "2009-09-01 12:34 UTC")``.
+    """Return a value with a time, replacing any that it had: ``timestamp(5, "2009-09-01 12:34 UTC")``.
 
     :param value: a number, an array, a Quantity or a Reading.
     :param when: a date and time (local, unless it ends in ``UTC``, ``Z`` or an offset), seconds since the Unix epoch,
         or None for now.
-    :raises ValueError: for a text that is no date and time.
+    :raises ValueError: for a text that is not a date and time.
     """
     if when is None:
         at = clock.time_ns()
@@ -237,7 +237,7 @@ def _moment(text: str) -> datetime:
 
 
 def type_of(value: Any) -> PvType:
-    """Tell the type of a PV that holds just this value."""
+    """Return the type of a PV that could hold just this value."""
     if isinstance(value, np.ndarray):
         kind = {"f": Kind.FLOAT, "b": Kind.BOOL}.get(value.dtype.kind, Kind.INT)
         return PvType(kind, value.dtype.itemsize * 8, value.dtype.kind != "u", array=True)
@@ -250,7 +250,7 @@ def type_of(value: Any) -> PvType:
 
 
 def plain(value: Any) -> Any:
-    """Turn numpy numbers and arrays into builtin Python values; leave everything else as it is."""
+    """Return numpy numbers and arrays as builtin Python values, and everything else unchanged."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Mapping):
@@ -259,21 +259,21 @@ def plain(value: Any) -> Any:
 
 
 class Fields(dict[str, Any]):
-    """A put to named fields of a structure (``Fields({"value": {"a": [1, 2]}})``), not to ``value`` alone."""
+    """The value of a put to named fields of a structure: ``Fields({"value": {"a": [1, 2]}})``."""
 
 
 class Outcome(StrEnum):
-    """How a put ended. There is no seventh way, and no way that claims more than is known."""
+    """How a put ended. None of these claims more than is known."""
 
-    #: A read-back has shown that it holds what was asked; "as answered" where none can tell (a command, a mock).
+    #: A read-back showed the value asked; "as answered" if there can be none (a command, a mocked context).
     APPLIED = "applied"
-    #: The server said no, and a read-back has shown that it holds what it held before.
+    #: The server refused it, and a read-back showed the value from before.
     REFUSED = "refused"
-    #: It never left this process: it may safely be sent again.
+    #: It never left this process: it is safe to send it again.
     NOT_SENT = "not sent"
-    #: It was sent, and nobody knows: it may have happened, in part or otherwise, or may still happen.
+    #: It was sent; it may have happened, in part or with another value, or may still happen.
     UNKNOWN = "unknown"
-    #: Our guard refused it, or another setpoint of the same call.
+    #: The guard refused it, or another setpoint of the same call.
     BLOCKED = "blocked"
     #: Read-only: it would have been set.
     SKIPPED = "skipped"
@@ -281,7 +281,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PutAnswer:
-    """What a backend knows of one put: APPLIED, REFUSED, NOT_SENT or UNKNOWN, and the server's words."""
+    """A backend's answer to one put: APPLIED, REFUSED, NOT_SENT or UNKNOWN, and the server's message."""
 
     outcome: Outcome
     message: str = ""
@@ -289,17 +289,17 @@ class PutAnswer:
 
 @dataclass(frozen=True, slots=True)
 class PutResult:
-    """What became of one setpoint of a call.
+    """The result of one setpoint of a call.
 
     :ivar pv: the caller's key.
     :ivar asked: the value as asked, of builtin types.
-    :ivar before: the setpoint's reading before the call, where it was read.
-    :ivar readback: the setpoint's reading after the put, where it was read back.
-    :ivar tolerance: how far from what was asked it may rest, in its unit; 0 unless somebody has declared it.
-    :ivar arrived: what the validator returned (for the shipped ones: the readback's value).
+    :ivar before: the setpoint's reading before the call, if it was read.
+    :ivar readback: the setpoint's reading after the put, if it was read back.
+    :ivar tolerance: how far from the value asked it may be, in its unit; 0 unless declared.
+    :ivar arrived: what the validator returned (the shipped ones: the readback's value).
     :ivar attempts: how often it was sent.
-    :ivar seconds: from the first attempt to the last word on it, validation included.
-    :ivar error: why it failed; None when it did not.
+    :ivar seconds: from the first attempt to the end, validation included.
+    :ivar error: why it failed; None if it did not.
     """
 
     pv: str
@@ -316,7 +316,7 @@ class PutResult:
 
     @property
     def ok(self) -> bool:
-        """Whether the setpoint ended as asked (or was only to be logged, in read-only mode)."""
+        """Whether the setpoint ended as asked, or in read-only mode was only logged."""
         return self.error is None and self.outcome in (Outcome.APPLIED, Outcome.SKIPPED)
 
     def __str__(self) -> str:
@@ -327,7 +327,7 @@ class PutResult:
 
 @dataclass(frozen=True, slots=True)
 class SetReport(Mapping[str, PutResult]):
-    """What became of every setpoint of one call, in the caller's order."""
+    """The results of all setpoints of one call, in the caller's order: a mapping from PV to ``PutResult``."""
 
     results: tuple[PutResult, ...] = ()
 
@@ -338,7 +338,7 @@ class SetReport(Mapping[str, PutResult]):
 
     @property
     def failed(self) -> tuple[PutResult, ...]:
-        """Those that did not end as asked."""
+        """The results that did not end as asked."""
         return tuple(result for result in self.results if not result.ok)
 
     def __getitem__(self, pv: str) -> PutResult:

@@ -13,28 +13,29 @@ from . import clock
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who holds a lock.
+    """The holder of a lock.
 
-    :ivar run: the run that it is held for; empty for none.
+    :ivar run: the run that it is held for; empty if none.
     :ivar since: seconds since the Unix epoch.
     """
 
-    user: str = "somebody"
+    user: str = "unknown user"
     host: str = ""
     pid: int = 0
     run: str = ""
     since: float = 0.0
 
     def __str__(self) -> str:
-        text = f"{self.user}@{self.host} (process {self.pid}" if self.pid else f"{self.user} ("
-        text += f", run {self.run}" if self.run else ""
-        return text + f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))})"
+        about = [f"process {self.pid}"] if self.pid else []
+        about += [f"run {self.run}"] if self.run else []
+        about.append(f"since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(self.since))}")
+        return f"{self.user}{'@' if self.host else ''}{self.host} ({', '.join(about)})"
 
 
 def this_owner(run: str = "") -> Owner:
-    """Describe this process as an owner."""
+    """Return this process as an owner."""
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may know no name for its user
+    except (KeyError, OSError):  # in a container the user may have no name
         user = str(os.getuid())
     return Owner(user, socket.gethostname(), os.getpid(), run, clock.time())

@@ -1,7 +1,7 @@
-"""Addresses of PVs, the one name of each however it is written, and patterns of names. Pure; imports errors.
+"""Addresses of PVs, the canonical name of each however it is written, and patterns of names. Pure.
 
-``X``, ``X.``, ``X.VAL``, ``X.{}``, ``X.VAL{...}``, ``X.[0]``, ``X.VAL$``, ``pva://X`` and ``ca://X`` are ways to write
-to one and the same value [M, EPICS 7, over both protocols]: ``own_name`` gives ``X`` for all of them. ``X.HIHI`` is
+``X``, ``X.``, ``X.VAL``, ``X.{}``, ``X.VAL{...}``, ``X.[0]``, ``X.VAL$``, ``pva://X`` and ``ca://X`` all write to the
+same value (measured with EPICS 7 over both protocols): ``own_name`` returns ``X`` for all of them. ``X.HIHI`` is
 another PV.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
-from .errors import PvNameError
+from .base_errors import PvNameError
 
 SCHEMES = ("pva", "ca")
 
-# What EPICS sites really use in names, less what can only be a slip: white space, quotes, wildcards, commas.
+# What EPICS sites use in names, without what can only be a mistake: white space, quotes, wildcards, commas.
 _NAME = re.compile(r"[A-Za-z0-9_:;<>\[\]{}()/#@%=&!~^|+.-]+\$?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # What an IOC reads as a field of a record: no name stands for VAL; "$" asks for it as a long text, "[...]" and "{...}"
@@ -30,12 +30,12 @@ _WILDCARD = re.compile(r"\*|\?|\[\[\]|\[!?(?:[A-Za-z0-9]-[A-Za-z0-9])+\]")
 
 @dataclass(frozen=True, slots=True)
 class PvAddress:
-    """Where a PV is: ``pva://NAME``, ``ca://NAME``, or a bare ``NAME`` that takes the interface's own way.
+    """The address of a PV: ``pva://NAME``, ``ca://NAME``, or a bare ``NAME`` that uses the interface's transport.
 
     :ivar text: as the caller wrote it; the key that comes back in answers.
     :ivar name: the PV's name alone.
     :ivar scheme: ``pva``, ``ca``, or None for a bare name.
-    :ivar real: where the name is an alias of a record, the PV by the record's own name.
+    :ivar real: if the name is an alias of a record, the PV by the record's own name.
     """
 
     text: str
@@ -45,12 +45,12 @@ class PvAddress:
 
     @classmethod
     def parse(cls, text: object) -> PvAddress:
-        """Read an address.
+        """Return the address that a text means.
 
-        :raises PvNameError: when it cannot be one; nothing is sent for it.
+        :raises PvNameError: if it cannot be one; nothing is sent for it.
         """
         if not isinstance(text, str):
-            raise PvNameError(str(text), f"a PV is named by a text, not by {type(text).__name__}")
+            raise PvNameError(str(text), f"the name of a PV is a text, not {type(text).__name__}")
         scheme, name = None, text
         if match := _SCHEME.fullmatch(text):
             scheme, name = match[1], match[2]
@@ -58,26 +58,26 @@ class PvAddress:
                 hint = " (schemes are lower case)" if scheme.lower() in SCHEMES else ""
                 raise PvNameError(text, f"unknown scheme {scheme!r}; use pva:// or ca://{hint}")
         if "$(" in name or "${" in name:
-            raise PvNameError(text, "malformed name: it holds a macro that nobody expanded")
+            raise PvNameError(text, "malformed name: it contains a macro that was not expanded")
         if not _NAME.fullmatch(name) or "://" in name:
             wrong = sorted({c for c in name if not _NAME.fullmatch(c)})
-            reason = f"it holds {' '.join(map(repr, wrong))}" if wrong else "it is empty" if not name else "bad form"
+            reason = f"it contains {' '.join(map(repr, wrong))}" if wrong else "it is empty" if not name else "bad form"
             raise PvNameError(text, f"malformed name: {reason}")
         return cls(text, name, scheme)
 
     @property
     def own_name(self) -> str:
-        """The one name of what a put to it goes to, by which it is guarded, locked and told from others."""
+        """The canonical name of the value that a put goes to, by which it is guarded, locked and compared."""
         return self.real or own_name(self.name)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Every name that the PV is known by: its own, and the alias that was written."""
+        """Every name of the PV: its own, and the alias that was written."""
         return (self.real, own_name(self.name)) if self.real else (own_name(self.name),)
 
     @property
     def read_name(self) -> str:
-        """The name without what changes nothing for a reader, like ``.VAL``."""
+        """The name without what makes no difference to a read, like ``.VAL``."""
         return read_name(self.name)
 
     def __str__(self) -> str:
@@ -86,35 +86,35 @@ class PvAddress:
 
 @lru_cache(maxsize=4096)
 def record_and_field(name: str) -> tuple[str, str]:
-    """Take a PV's name apart: the record, and the field that a put goes to; empty for the record's value, VAL.
+    """Split a PV's name into the record and the field that a put goes to; empty for the record's value, VAL.
 
     >>> record_and_field("QUAD:1.VAL{}"), record_and_field("QUAD:1.DRVH"), record_and_field("XF{IOC-1}Val")
     (('QUAD:1', ''), ('QUAD:1', 'DRVH'), ('XF{IOC-1}Val', ''))
     """
     record, field = name, ""
-    # More than once: what is left may end like the value of a record again (X.VAL.).
+    # Repeated: the rest may end like the value of a record again (X.VAL.).
     while not field and (match := _OF_RECORD.fullmatch(record)) is not None:
         record, field = match["record"], "" if match["field"] in (None, "VAL") else match["field"]
     return record, field
 
 
 def own_name(text: str) -> str:
-    """Give the one name of what a put goes to, however it is written."""
+    """Return the canonical name of the value that a put goes to, however it is written."""
     return joined(*record_and_field(without_scheme(text)))
 
 
 def joined(record: str, field: str) -> str:
-    """Put a name together again."""
+    """Return the name of a record's field; the inverse of ``record_and_field``."""
     return f"{record}.{field}" if field else record
 
 
 def read_name(name: str) -> str:
-    """Take off what changes nothing for a reader: ``X.VAL`` reads the very same as ``X``, and ``X.[0:2]`` does not."""
+    """Remove what makes no difference to a read: ``X.VAL`` reads the same as ``X``, but ``X.[0:2]`` does not."""
     return match["name"] if (match := _READS_ALIKE.fullmatch(name)) is not None else name
 
 
 def without_scheme(text: str) -> str:
-    """Take ``pva://`` or ``ca://`` off."""
+    """Remove ``pva://`` or ``ca://``."""
     scheme, mark, name = text.partition("://")
     return name if mark and scheme in SCHEMES else text
 
@@ -123,21 +123,21 @@ def without_scheme(text: str) -> str:
 
 
 def fits(name: str, pattern: str) -> bool:
-    """Whether the own name of a PV fits a pattern; case counts.
+    """Return whether a PV's own name matches a pattern; case counts.
 
     ``*`` stands for any text, ``?`` for one character, ``[1-4]`` for one of a range, ``[!1-4]`` for one that is not.
-    All else is literal, other brackets too: ``Q[1]`` is the PV of that name, and not ``Q1``. A name always fits itself,
-    and the pattern may be written in every way that a name may.
+    All else is literal, other brackets too: ``Q[1]`` is the PV of that name, and not ``Q1``. A name always matches
+    itself, and the pattern may be written in every way that a name may.
     """
     exact, whole, value = _expressions(pattern)
     return name == exact or whole.fullmatch(name) is not None or (value is not None and value(name))
 
 
 def covers(name: str, pattern: str) -> bool:
-    """Whether a restriction on a pattern holds for a PV: where the pattern fits, and where a shell says that it does.
+    """Return whether a restriction on a pattern applies to a PV: if it matches, by our rules or by those of a shell.
 
-    ``QUAD:[12]`` is the PV of that name for a permission, which must not be wider than it was meant. A restriction must
-    not be narrower: it holds for ``QUAD:1`` and ``QUAD:2`` too.
+    For a permission, which must not be wider than intended, ``QUAD:[12]`` is the PV of that name. A restriction must
+    not be narrower than intended: it applies to ``QUAD:1`` and ``QUAD:2`` too.
     """
     if fits(name, pattern) or "[" not in pattern:
         return fits(name, pattern)
@@ -146,18 +146,18 @@ def covers(name: str, pattern: str) -> bool:
 
 
 def is_pattern(text: str) -> bool:
-    """Whether it has a wildcard, and is not just the name of a PV."""
+    """Return whether a text has a wildcard, and is not just the name of a PV."""
     return _WILDCARD.search(text) is not None
 
 
 @lru_cache(maxsize=4096)
 def _expressions(pattern: str) -> tuple[str, re.Pattern[str], Callable[[str], bool] | None]:
-    """Read a pattern once: as a name, as it stands, and as a pattern of one field, where it ends like one."""
+    """Return a pattern as a name, as an expression, and as a test for one field if it ends like a field."""
     pattern, wanted = without_scheme(pattern), own_name(pattern)
     if wanted == pattern:
         return wanted, _expression(pattern), None
     field, of_field = record_and_field(pattern)[1], _expression(wanted)
-    # Q*.VAL is Q* without its other fields.
+    # Q*.VAL is Q* without the other fields.
     return (
         wanted,
         _expression(pattern),
@@ -178,5 +178,5 @@ def _meaning(wildcard: str) -> str:
         return {"*": ".*", "?": ".", "[[]": r"\["}[wildcard]
     ends = wildcard.strip("[!]").replace("-", "")
     if any(low > high for low, high in zip(ends[::2], ends[1::2], strict=True)):
-        return re.escape(wildcard)  # no range
+        return re.escape(wildcard)  # not a range
     return wildcard.replace("!", "^")

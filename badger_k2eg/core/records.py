@@ -1,7 +1,7 @@
-"""The schema of a recorded line: ``Record``, its kinds, and the one text form that it has in a journal.
+"""The schema of a recorded line: ``Record``, its kinds, and its one text form in a journal.
 
-A journal is made of lines of JSON, each of which is whole in itself: it carries its own global number, its schema
-version and a checksum. None of a field is left out of the text.
+A journal consists of lines of JSON. Each is complete in itself, with its own global number, its schema version and a
+checksum. A field that is None is left out of the text.
 
 ==========  ================  =====================================================================================
 key         type              meaning
@@ -15,7 +15,7 @@ run         text              id of the run that it belongs to
 evaluation  int               number of the evaluation in the run, from 1
 begin       int               on an ``….end``: the line of the ``….begin`` that it closes
 pv          text              the PV as the caller named it
-asked       value             the setpoint that was asked for
+asked       value             the setpoint as asked
 value       value             what was read: the value before (baseline), the readback (put), the reading (read, sample)
 unit        text              the PV's EGU, verbatim
 severity    int               EPICS alarm severity of ``value``: 0 to 3
@@ -31,12 +31,12 @@ process     int               process id of the writer
 crc         text              CRC-32 of the text before it, 8 hex digits; always the last key
 ==========  ================  =====================================================================================
 
-A value is plain JSON where that says it all. What JSON cannot say is an object with one ``$`` key:
+A value is plain JSON where that says it all. What JSON cannot express is an object with one ``$`` key:
 ``{"$float": "nan"}`` (``inf``, ``-inf``), ``{"$array": base64, "dtype": "<f8", "shape": [3]}``,
-``{"$bytes": base64}``; a key of one's own that begins with ``$`` gets a second one. Imports model.
+``{"$bytes": base64}``; a user's key that begins with ``$`` gets a second one.
 
-The checksum is no signature: it tells that a line was damaged, or edited by somebody who did not make it anew. Who may
-write the file may write any line with a checksum that fits; a line whose types are not those above is none.
+The checksum is not a signature: it shows that a line was damaged, or edited without updating the checksum. Whoever may
+write the file may write any line with a valid checksum; a line whose types differ from those above is rejected.
 """
 
 from __future__ import annotations
@@ -55,52 +55,52 @@ import numpy as np
 
 from .model import Outcome
 
-#: Version of the schema; a reader refuses a line of a newer one.
+#: Version of the schema; a line of a newer one is rejected.
 SCHEMA = 1
 
 
 class RecordKind(StrEnum):
-    """What a line tells."""
+    """What a line records."""
 
     #: A run begins; ``data`` is its manifest (environment, interface, options, PVs). Ends with a reason as ``name``:
     #: success, stopped, failed, lost.
     RUN_BEGIN = "run.begin"
     RUN_END = "run.end"
-    #: The value of one PV before the run moved anything; with a message and no value where it could not be read.
+    #: The value of one PV before the run moved anything; a message and no value if it could not be read.
     BASELINE = "baseline"
     EVALUATION_BEGIN = "evaluation.begin"
     EVALUATION_END = "evaluation.end"
-    #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``; ``data["validators"]`` has those of our making,
-    #: where they are new. Written before anything is sent. Outside of a run, ``name`` says what sets.
+    #: A call to set begins; ``data["setpoints"]`` is ``{pv: asked}``; ``data["validators"]`` has the shipped ones that
+    #: are new. Written before anything is sent. Outside of a run, ``name`` says what sets.
     SET_BEGIN = "set.begin"
     SET_END = "set.end"
     #: One attempt to write one PV has ended.
     PUT = "put"
-    #: What became of one PV of a call, after every attempt and its validation; outside of a run, ``data["before"]`` is
-    #: what it held.
+    #: The result of one PV of a call, after every attempt and its validation; outside of a run, ``data["before"]`` is
+    #: its value before.
     SETPOINT = "setpoint"
-    #: A PV was read for the user: an observable.
+    #: A read for the user, of an observable.
     READ = "read"
-    #: Setpoints are given back to where they were.
+    #: Setpoints are put back.
     RESTORE_BEGIN = "restore.begin"
     RESTORE_END = "restore.end"
     #: An update of a PV that is recorded for the length of a run.
     SAMPLE = "sample"
-    #: Something that happened: a guard, a lock, a PV moved by somebody else; ``name`` says what.
+    #: Anything else that happened: a guard, a lock, a PV moved by another client; ``name`` says what.
     EVENT = "event"
     #: The best evaluation so far is ``evaluation``; ``data`` may have its objectives.
     BEST = "best"
-    #: One's own stretch of the journal: a shot, a fault.
+    #: A marked part of the journal: a shot, a fault.
     MARK_BEGIN = "mark.begin"
     MARK_END = "mark.end"
-    #: Said of a run afterwards: a text; a tag ``name`` with ``value`` (None takes it off); a new name; a parent run in
+    #: Added to a run afterwards: a text; a tag ``name`` with ``value`` (None removes it); a new name; a parent run in
     #: ``data["parent"]``; a file, in ``data``.
     NOTE = "note"
     TAG = "tag"
     RENAME = "rename"
     LINK = "link"
     ATTACH = "attach"
-    #: The journal about itself: first and last line of a segment; a line before this one was torn; lines were lost.
+    #: About the journal itself: first and last line of a segment; the line before was torn; lines were lost.
     SEGMENT_BEGIN = "segment.begin"
     SEGMENT_END = "segment.end"
     TORN = "torn"
@@ -108,7 +108,7 @@ class RecordKind(StrEnum):
 
 
 class Level(IntEnum):
-    """How much a line matters. The operator's view begins at info."""
+    """The importance of a line. The operator's view begins at info."""
 
     DEBUG = 10
     INFO = 20
@@ -122,10 +122,7 @@ _GONE_WRONG = (Outcome.REFUSED, Outcome.NOT_SENT, Outcome.UNKNOWN, Outcome.BLOCK
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One line of a journal. What is None (and 0 of line, time and process) is filled in by the writer.
-
-    :ivar line: see the module for every field.
-    """
+    """One line of a journal; the module describes the fields. The writer fills in what is missing."""
 
     kind: RecordKind
     line: int = 0
@@ -149,17 +146,17 @@ class Record:
     host: str | None = None
     user: str | None = None
     process: int = 0
-    #: Whether the line's checksum fits; False: somebody edited it.
-    intact: bool = field(default=True, compare=False)  # no proof that nobody did: it is no signature
+    #: Whether the line's checksum is valid; if not, the line was damaged or edited. True proves nothing.
+    intact: bool = field(default=True, compare=False)
 
     def part(self, name: str) -> Mapping[str, Any]:
-        """Give a part of ``data`` that is an object; an empty one where there is none."""
+        """Return an object in ``data`` by its key; empty if there is none."""
         found = (self.data or {}).get(name)
         return found if isinstance(found, Mapping) else {}
 
     @property
     def own_level(self) -> Level:
-        """The level given, or the one that follows from kind and outcome."""
+        """The level, as given or as it follows from kind and outcome."""
         if self.level is not None:
             return self.level
         if self.outcome in _GONE_WRONG or self.kind in (RecordKind.TORN, RecordKind.LOST):
@@ -167,7 +164,7 @@ class Record:
         return Level.DEBUG if self.kind in _DETAIL else Level.INFO
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the JSON object of the line, without its version and checksum; values are encoded."""
+        """Return the JSON object of the line, with encoded values, without version and checksum."""
         level = self.own_level
         found: dict[str, Any] = {"line": self.line, "time": self.time_ns, "kind": self.kind.value}
         if level is not Level.INFO:
@@ -180,7 +177,7 @@ class Record:
         return found
 
 
-#: Key of the text, attribute, whether it is a value that must be encoded; in the order of the text.
+#: Key in the text, attribute, and whether its value must be encoded; in the order of the text.
 _PLAIN = tuple(
     ({"stamp_ns": "stamp"}.get(f.name, f.name), f.name, f.name in ("asked", "value", "duration", "data"))
     for f in fields(Record)
@@ -189,18 +186,18 @@ _PLAIN = tuple(
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, check_circular=False)
 _TAIL = len(',"crc":"00000000"}')
 _DTYPE = re.compile(r"[<|][biufc]\d{1,2}")
-#: No version will ever have this number.
+#: Above any version that there will be.
 _NO_SCHEMA = 1000
-#: Lists and objects within one another: more than anybody writes, and far less than Python can follow.
+#: Limit on nested lists and objects: more than is ever written, and far below Python's recursion limit.
 _DEEPEST = 100
 _TEXTS = ("kind", "level", "run", "pv", "unit", "outcome", "name", "message", "host", "user")
-#: What a key must hold where it is there.
+#: The type of each key's value.
 _TYPES: dict[str, Any] = {
     **dict.fromkeys(_TEXTS, str),
     **dict.fromkeys(("line", "time", "evaluation", "begin", "attempt", "process", "severity"), int),
     "data": dict,
 }
-#: The most that a whole number may be, and none is negative; a PV's own time may be anything.
+#: Upper limits of integers, none of which may be negative; a PV's own time may have any value.
 _MOST = {"process": (1 << 31) - 1, "severity": 3}
 _LARGEST = 1 << 62
 
@@ -214,23 +211,23 @@ class NewerSchema(ValueError):
 
 
 def to_line(record: Record) -> bytes:
-    """Give the text of a record, with its newline."""
+    """Return the text of a record, with its newline."""
     body = _ENCODER.encode({"v": SCHEMA, **record.as_dict()})[:-1].encode("utf-8", "backslashreplace")
     return b'%b,"crc":"%08x"}\n' % (body, zlib.crc32(body))
 
 
 def glance(text: bytes) -> tuple[dict[str, Any], bool]:
-    """Read the JSON object of a line, with or without its newline; its values stay encoded.
+    """Return the JSON object of a line, given with or without its newline; its values stay encoded.
 
-    :returns: the object, and whether its checksum fits.
-    :raises BadLine: when it is torn, or no record at all.
-    :raises NewerSchema: when this version cannot know what it means.
+    :returns: the object, and whether its checksum is valid.
+    :raises BadLine: if it is torn, or not a record at all.
+    :raises NewerSchema: if a newer version of this package wrote it.
     """
     text = text.rstrip(b"\n")
     try:
         found = json.loads(text.decode())
         if type(found["v"]) is not int or not 0 < found["v"] < _NO_SCHEMA:
-            raise ValueError("its schema is none")
+            raise ValueError("its schema version is invalid")
         if found["v"] > SCHEMA:
             raise NewerSchema(f"schema {found['v']}, and this version knows {SCHEMA}")
         crc = found.pop("crc", None)
@@ -243,9 +240,9 @@ def glance(text: bytes) -> tuple[dict[str, Any], bool]:
 
 
 def _check(found: Mapping[str, Any], text: bytes) -> None:
-    """Make sure of the types: whoever can write the file can write anything.
+    """Check the types: whoever can write the file can write anything.
 
-    :raises ValueError: where a key has something else.
+    :raises ValueError: if a key has a value of another type.
     """
     if text.count(b"[") + text.count(b"{") > _DEEPEST and not _is_shallow(found):
         raise ValueError("it is nested too deeply")
@@ -254,7 +251,7 @@ def _check(found: Mapping[str, Any], text: bytes) -> None:
         if kind is None:
             continue
         if type(value) is not kind or (kind is int and not 0 <= value <= _MOST.get(key, _LARGEST)):
-            raise ValueError(f"its {key} is none")
+            raise ValueError(f"its {key} is invalid")
 
 
 def _is_shallow(value: Any) -> bool:
@@ -272,11 +269,11 @@ def _is_shallow(value: Any) -> bool:
 
 
 def from_line(text: bytes) -> Record:
-    """Read a line, with or without its newline.
+    """Return the record of a line, given with or without its newline.
 
-    :returns: the record; not ``intact`` where its checksum does not fit.
-    :raises BadLine: when it is torn, or no record at all.
-    :raises NewerSchema: when this version cannot know what it means.
+    :returns: not ``intact`` if its checksum is invalid.
+    :raises BadLine: if it is torn, or not a record at all.
+    :raises NewerSchema: if a newer version of this package wrote it.
     """
     found, intact = glance(text)
     try:
@@ -286,16 +283,16 @@ def from_line(text: bytes) -> Record:
 
 
 def from_dict(found: Mapping[str, Any], *, intact: bool = True) -> Record:
-    """Read the JSON object of a line.
+    """Return the record of a line's JSON object.
 
-    :raises ValueError: for a kind, level or outcome that does not exist, or a number that is none.
+    :raises ValueError: for a kind, level or outcome that does not exist, or an invalid duration.
     """
     level, outcome = found.get("level"), found.get("outcome")
     plain = {name: found[key] for key, name, form in _PLAIN if key in found and not form and name != "outcome"}
     values = {name: decode(found[key]) for key, name, form in _PLAIN if form and key in found}
     if (duration := values.get("duration")) is not None:
         if not isinstance(duration, int | float) or isinstance(duration, bool):
-            raise ValueError("its duration is none")
+            raise ValueError("its duration is invalid")
         values["duration"] = float(duration)
     return Record(
         kind=RecordKind(found["kind"]),
@@ -311,7 +308,7 @@ def from_dict(found: Mapping[str, Any], *, intact: bool = True) -> Record:
 
 
 def encode(value: Any) -> Any:
-    """Bring a value into a form that JSON says without loss; what has none becomes its text."""
+    """Return a value in a form that JSON expresses without loss; a value without one becomes its text."""
     if value is None or isinstance(value, str | bool | int) and not isinstance(value, np.generic | IntEnum | StrEnum):
         return value
     if isinstance(value, float):
@@ -346,12 +343,12 @@ def _encode_numpy(value: Any) -> Any:
 def _text(value: object) -> str:
     try:
         return str(value)
-    except Exception:  # somebody's own type; the record of a run must not fail over it
+    except Exception:  # a user's type; the record of a run must not fail over it
         return object.__repr__(value)
 
 
 def decode(value: Any) -> Any:
-    """Undo ``encode``; an array comes back as a numpy array of its own."""
+    """Return the value that ``encode`` was given; an array as a new numpy array."""
     if isinstance(value, list):
         return [decode(item) for item in value]
     if not isinstance(value, dict):
@@ -362,7 +359,7 @@ def decode(value: Any) -> Any:
         return base64.b64decode(value["$bytes"])
     if "$array" in value:
         if not _DTYPE.fullmatch(value["dtype"]):
-            raise ValueError("its array has no type of numbers")
+            raise ValueError("its array has no numeric type")
         array = np.frombuffer(base64.b64decode(value["$array"]), np.dtype(value["dtype"]))
         return array.reshape(value["shape"]).copy()
     return {key[1:] if key.startswith("$") else key: decode(item) for key, item in value.items()}

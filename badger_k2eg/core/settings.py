@@ -1,9 +1,8 @@
-"""Where an option's value comes from, and one frozen ``Settings`` made of it.
+"""The options: where their values come from, and the frozen ``Settings`` that result.
 
-Strength: keyword or field > ``BADGER_K2EG_<OPTION>`` > ``[badger_k2eg]`` of the ini file > default. Restrictions
+Precedence: keyword or field > ``BADGER_K2EG_<OPTION>`` > ``[badger_k2eg]`` of the ini file > default. Restrictions
 (read_only, allow, limits, max_step, put_interval, put_rate, max_failures) only tighten: the strictest source wins, and
-a system-wide policy file joins in for these alone. Imports config_files, errors, model and wording; reads no file
-before ``load``.
+a system-wide policy file applies to these too. No file is read before ``load``.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ M = TypeVar("M", bound=BaseModel)
 
 PREFIX = "BADGER_K2EG_"
 SECTION = "badger_k2eg"
-#: Names a further policy file; it can add restrictions, not lift those of the system's own.
+#: Names a further policy file, which can add restrictions to the system-wide ones, not lift them.
 POLICY_VARIABLE = PREFIX + "POLICY"
-#: Names the ini file in place of the user's own.
+#: Names the ini file to use in place of the user's.
 CONFIG_VARIABLE = PREFIX + "CONFIG"
 SYSTEM_POLICY = Path("/etc/badger-k2eg/policy.ini")
-#: Options that belong to a room of their own, see ``family``; they are no options of an interface.
+#: Prefixes of the options of other parts of the package, which are not options of an interface; see ``family``.
 FAMILIES = ("journal_", "lock_", "replay_", "run_", "status_")
 
 
 def _words(text: str) -> list[str]:
-    """``"QUAD:*, SOL:1"`` -> its words; in a file each may stand on a line of its own."""
+    """Split ``"QUAD:*, SOL:1"`` into its words; in a file each may be on its own line."""
     return [word for part in re.split("[,\n]", text) if (word := part.strip())]
 
 
 def _pattern(word: str) -> str:
     if len(word.split()) > 1:
-        raise ValueError(f"{word!r} fits no PV, whose name has no blanks; write a comma between two patterns")
+        raise ValueError(f"{word!r} matches no PV: a name has no blanks; write a comma between two patterns")
     return word
 
 
@@ -53,7 +52,7 @@ def _patterns(value: Any) -> Any:
 
 
 def _pairs(value: Any, parse: Callable[[str], Any]) -> Any:
-    """``"QUAD:*=0.5, SOL:1=2"`` -> a dict; a value without a pattern goes for every PV."""
+    """Return ``"QUAD:*=0.5, SOL:1=2"`` as a dict; a value without a pattern applies to every PV."""
     if not isinstance(value, str):
         return {"*": value} if isinstance(value, int | float) else value
     pairs = {}
@@ -61,8 +60,8 @@ def _pairs(value: Any, parse: Callable[[str], Any]) -> Any:
         before, equals, text = word.rpartition("=")
         pattern = _pattern(before.strip()) if equals else "*"
         if pattern in pairs:
-            # Of two restrictions the last would win, not the stricter one.
-            raise ValueError(f"{pattern} stands there twice")
+            # The last one would win, which may not be the stricter one.
+            raise ValueError(f"{pattern} appears twice")
         pairs[pattern] = parse(text.strip())
     return pairs
 
@@ -87,7 +86,7 @@ def _ordered(pattern: str, pair: Any) -> Limits:
     try:
         low, high = (None if end in (None, "") else _exact(end) for end in pair)
         if low != low or high != high:
-            raise ValueError("NaN is no limit")
+            raise ValueError("NaN is not a limit")
     except (TypeError, ValueError):
         raise ValueError(f"the limits of {pattern} are two numbers, not {pair!r}") from None
     if low is not None and high is not None and not low <= high:
@@ -96,7 +95,7 @@ def _ordered(pattern: str, pair: Any) -> Limits:
 
 
 def _exact(end: Any) -> float:
-    """Read a number; an integer stays one: beyond 2**53 a float is another."""
+    """Return a number; an integer stays one, because beyond 2**53 a float would be another number."""
     try:
         return end if isinstance(end, int) else int(str(end))
     except ValueError:
@@ -115,7 +114,7 @@ Ranges = Annotated[dict[str, Limits], BeforeValidator(_limits)]
 
 
 class Options(BaseModel):
-    """The options as one source gives them; None where it says nothing."""
+    """The options of one source; None for those that it does not set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
 
@@ -124,14 +123,14 @@ class Options(BaseModel):
     timeout: float | None = Field(default=None, description="seconds for one attempt; -1 waits for ever")
     put_attempts: int | None = Field(default=None, ge=1, le=10, description="how often a put is sent at most")
     retry_delay: Seconds | None = Field(default=None, description="seconds before a put is sent again")
-    on_read_error: Literal["raise", "nan"] | None = Field(default=None, description="what a read does about a dead PV")
+    on_read_error: Literal["raise", "nan"] | None = Field(default=None, description="what a failed read gives")
     reject_severity: Literal["none", "minor", "major", "invalid"] | None = Field(
-        default=None, description="alarm severity from which on a value is no reading"
+        default=None, description="alarm severity from which on a value is not a valid reading"
     )
     wait: Patterns | None = Field(default=None, description="PVs whose put waits for the record to finish processing")
     relative: Patterns | None = Field(default=None, description="command and tweak PVs: never sent twice")
     put_tolerance: Tolerances | None = Field(
-        default=None, description="how far from the value asked a setpoint may rest, for records that quantise"
+        default=None, description="how far from the value asked a setpoint may be, for records that quantise"
     )
     ramp: bool | None = Field(
         default=None, description="go further than max_step in several steps, instead of refusing"
@@ -157,7 +156,7 @@ _RESTRICTIONS = ("read_only", "allow", "limits", "max_step", "put_interval", "pu
 
 
 class Settings(BaseModel):
-    """What is in force. Restrictions are the strictest of every source."""
+    """The options in force. Restrictions are the strictest of all sources."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -172,7 +171,7 @@ class Settings(BaseModel):
     relative: tuple[str, ...] = ()
     put_tolerance: tuple[tuple[str, float], ...] = ()
     ramp: bool = False
-    #: Every one of these lists must allow a PV.
+    #: A PV must be allowed by every one of these lists.
     allow: tuple[tuple[str, ...], ...] = ()
     limits: tuple[tuple[str, Limits], ...] = ()
     max_step: tuple[tuple[str, float], ...] = ()
@@ -182,7 +181,7 @@ class Settings(BaseModel):
 
     @property
     def depend_on_names(self) -> bool:
-        """Whether anything is said of some PVs, and not of others."""
+        """Whether any option applies to some PVs and not to others."""
         options = (
             *self.allow,
             self.wait,
@@ -192,7 +191,7 @@ class Settings(BaseModel):
         return any(pattern != "*" for patterns in options for pattern in patterns) or self.put_interval > 0.0
 
     def limits_of(self, pv: str | PvAddress) -> Limits:
-        """Return our own limits of a PV: the part that every matching line allows."""
+        """Return the configured limits of a PV: the range that every matching line allows."""
         found, names = Limits(), _names(pv)
         for pattern, limits in self.limits:
             if any(covers(name, pattern) for name in names):
@@ -206,18 +205,18 @@ class Settings(BaseModel):
         return min(steps, default=None)
 
     def tolerance_of(self, pv: str | PvAddress) -> float:
-        """Return how far from the value asked a setpoint may rest: 0 unless somebody has said otherwise."""
+        """Return how far from the value asked a setpoint may be: 0 unless configured."""
         names = _names(pv)
         return min((wide for pattern, wide in self.put_tolerance if _fit(names, pattern)), default=0.0)
 
     def allows(self, pv: str | PvAddress) -> bool:
-        """Whether every allow-list has the PV."""
+        """Return whether every allow-list has the PV."""
         names = _names(pv)
         return all(any(_fit(names, pattern) for pattern in patterns) for patterns in self.allow)
 
 
 def matches(pv: str | PvAddress, patterns: Iterable[str]) -> bool:
-    """Whether what is said of some patterns holds for a PV (see ``names.covers``), by any of its names."""
+    """Return whether a restriction on patterns applies to a PV by any of its names; see ``pv_names.covers``."""
     names = _names(pv)
     return any(covers(name, pattern) for pattern in patterns for name in names)
 
@@ -227,12 +226,12 @@ def _names(pv: str | PvAddress) -> tuple[str, ...]:
 
 
 def _fit(names: tuple[str, ...], pattern: str) -> bool:
-    # By one name nearly always.
+    # Nearly always by the first name.
     return fits(names[0], pattern) or any(fits(name, pattern) for name in names[1:])
 
 
 def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = None) -> Settings:
-    """Combine sources, the strongest first.
+    """Return the settings that sources combine to, given the strongest first.
 
     :param defaults: an interface's own defaults, weaker than every source.
     """
@@ -258,10 +257,10 @@ def resolve(sources: Iterable[Options], defaults: Mapping[str, Any] | None = Non
 
 
 def parse(values: Mapping[str, Any], source: Callable[[str], str], besides: Collection[str] = ()) -> Options:
-    """Read one source.
+    """Return the options of one source.
 
-    :param source: from an option's name, how to name it to the user (``environment variable BADGER_K2EG_TIMEOUT``).
-    :param besides: names that are options elsewhere, one of which a wrong name may mean.
+    :param source: returns how to show an option's name to the user (``environment variable BADGER_K2EG_TIMEOUT``).
+    :param besides: names of other options, for suggestions.
     :raises SettingsError: one line for the first wrong name or value.
     """
     return _validated(Options, values, source, besides)
@@ -284,9 +283,9 @@ def _validated(
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Options:
-    """Read the ``BADGER_K2EG_*`` variables; an empty one counts as not set.
+    """Return the options of the ``BADGER_K2EG_*`` variables; an empty one counts as not set.
 
-    :raises SettingsError: for an unknown name too: a misspelt restriction must not be without effect.
+    :raises SettingsError: also for an unknown name: a misspelt restriction must not be without effect.
     """
     environ = os.environ if environ is None else environ
     values = {name: text for name, text in _variables(environ).items() if not name.startswith(FAMILIES)}
@@ -306,10 +305,10 @@ def _variable(name: str) -> str:
 
 
 def from_file(path: Path, *, required: bool) -> Options:
-    """Read the section ``[badger_k2eg]`` of the user's ini file.
+    """Return the options in the section ``[badger_k2eg]`` of the user's ini file.
 
-    :param required: whether a missing file is an error (somebody named it) or says nothing.
-    :raises SettingsError: for what is there and cannot be read, and for whatever in it would be without effect.
+    :param required: whether a missing file is an error, because the user named it.
+    :raises SettingsError: if the file cannot be read, or anything in it would be without effect.
     """
     values = {name: text for name, text in _lines(path, required=required).items() if not name.startswith(FAMILIES)}
     return parse(values, _line_of(path))
@@ -324,12 +323,12 @@ def _lines(path: Path, *, required: bool, may_be_empty: bool = True) -> Mapping[
     if values is None and required:
         raise SettingsError(f"{path}: no such file")
     for name, text in (values or {}).items():
-        # Of a value of several lines: an option among them would be a part of it, and without effect.
+        # A value may have several lines: an option among them would be a part of it, and without effect.
         for line in text.splitlines()[1:]:
             if _is_option(swallowed := re.split("[=:]", line)[0].strip().lower()):
                 raise SettingsError(
                     f"{path} [{SECTION}]: {swallowed} is indented, and so a part of {name} above it; "
-                    "write it at the beginning of its line"
+                    "remove the indentation"
                 )
     return values or {}
 
@@ -339,9 +338,9 @@ def _is_option(name: str) -> bool:
 
 
 def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] | None = None) -> Settings:
-    """Read every source and combine them.
+    """Return the settings of all sources together.
 
-    :param keywords: what was given to the interface by name.
+    :param keywords: the options given to the interface by name.
     :raises SettingsError: naming the option, its source and what is wrong.
     """
     environ = os.environ
@@ -358,13 +357,13 @@ def load(keywords: Mapping[str, Any] | None = None, defaults: Mapping[str, Any] 
 
 
 def _ini() -> tuple[Path, bool]:
-    """Find the ini file, and say whether the user named it."""
+    """Return the path of the ini file, and whether the user named it."""
     named = os.environ.get(CONFIG_VARIABLE)
     return (Path(named) if named else platformdirs.user_config_path("badger-k2eg") / "badger-k2eg.ini"), bool(named)
 
 
 def family(prefix: str, model: type[M]) -> M:
-    """Read the options of a room of its own: ``BADGER_K2EG_JOURNAL_DIR``, or ``journal_dir`` in the ini file.
+    """Return the options of a part of the package: ``BADGER_K2EG_JOURNAL_DIR``, or ``journal_dir`` in the ini file.
 
     :param prefix: one of ``FAMILIES``.
     :param model: has the options without their prefix, and their defaults.

@@ -1,4 +1,4 @@
-"""Misspelt words: which one was meant, in the one line that tells the mistake. Pure; imports errors alone."""
+"""Suggestions for misspelt words, in the one line that reports the mistake. Pure."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from dataclasses import fields
 from numbers import Real
 from typing import Any, TypeVar
 
-from .errors import SettingsError
+from .base_errors import SettingsError
 
 C = TypeVar("C", bound=type)
 
 
 def close_to(word: str, known: Iterable[str]) -> str | None:
-    """Find the known word that was probably meant, whatever its case; None where none is close."""
+    """Return the known word closest to an unknown one, ignoring case; None if none is close."""
     by_folded = {each.casefold(): each for each in known}
     close = difflib.get_close_matches(word.casefold(), by_folded, n=1)
     return by_folded[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str], what: str = "known") -> str:
-    """Say which of the known words was meant, or name them all: ``did you mean 'run'?``.
+    """Suggest the closest known word (``did you mean 'run'?``), or list them all.
 
-    :param what: the known words in the plural, for the latter.
+    :param what: a plural noun for the known words, for the list.
     """
     known = list(known)
     close = close_to(word, known)
@@ -33,14 +33,14 @@ def did_you_mean(word: str, known: Iterable[str], what: str = "known") -> str:
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a real number, finite or not; a NaN or a bool is none."""
+    """Return whether a value is a real number, finite or not; a NaN or a bool is not."""
     return isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def declaration(cls: C) -> C:
-    """Let a dataclass tell a word that it does not know in one line; stands above ``@dataclass``.
+    """Make a dataclass report an unknown argument in one line; a decorator above ``@dataclass``.
 
-    :raises SettingsError: (a ValueError) from its constructor, naming the declaration, the word and what was meant.
+    :raises SettingsError: (a ValueError) from its constructor, naming the class, the word and the closest known one.
     """
     init: Callable[..., None] = cls.__init__  # type: ignore[misc] # of this very class, not of a subclass
     known = [field.name for field in fields(cls) if field.init]
@@ -63,6 +63,6 @@ def declaration(cls: C) -> C:
 
 
 def in_lines(error: BaseException) -> str:
-    """Tell an error that names PVs, one in each line; of one PV alone it is one line."""
+    """Return the text of an error with one line for each PV; the error of a single PV is one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return " ".join(lines) if len(lines) == 2 and lines[0].endswith(":") else "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Threads for commands: those of one lane in the order in which they came, the others at the same time."""
+"""Threads for commands: those of one lane run in the order of their arrival, the others at the same time."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 from ..core import clock
 
-# Puts and gets wait for PVs, each in a thread: so many dead PVs at once hold nobody else up.
+# Puts and gets wait for PVs, each in a thread: up to so many dead PVs do not delay other commands.
 _THREADS = 128
-# Jobs that may wait for a thread; then whoever brings another one waits.
+# Jobs that may wait for a thread; ``submit`` blocks beyond.
 _MOST_WAITING = 2_000
-# Seconds that a job waits for the one before it in its lane, from that one's begin: a put that hangs does not hold up
-# the next, which may be its repetition.
+# Seconds that a job waits for the one before it in its lane, from that one's start: a put that hangs does not delay the
+# next, which may be its repetition.
 _TURN = 0.3
 
 
-class Workers:
+class CommandPool:
     """A bounded pool of threads."""
 
     def __init__(self) -> None:
-        """Start none yet."""
+        """Start no thread yet."""
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="gateway command")
         self._room = threading.BoundedSemaphore(_MOST_WAITING)
         self._lock = threading.Lock()
@@ -30,9 +30,9 @@ class Workers:
         self._closed = False
 
     def submit(self, job: Callable[[], None], lane: str | None = None) -> None:
-        """Run a job soon; waits where too many wait already.
+        """Run a job soon; block while too many are waiting.
 
-        :param lane: jobs of the same lane begin in the order in which they came, each when the one before has ended.
+        :param lane: jobs of the same lane start in the order of their arrival, each when the previous one has ended.
         """
         while not self._room.acquire(timeout=0.1):
             if self._closed:
@@ -43,13 +43,13 @@ class Workers:
                 before, self._lanes[lane] = self._lanes.get(lane), turn
         try:
             self._pool.submit(self._run, job, lane, turn, before)
-        except RuntimeError:  # closed meanwhile
+        except RuntimeError:  # the pool was closed
             self._room.release()
 
     def _run(self, job: Callable[[], None], lane: str | None, turn: _Turn, before: _Turn | None) -> None:
         try:
             if before is not None:
-                # The one before has its thread already: they are given out in order.
+                # The previous job has its thread already: they are assigned in order.
                 before.begun.wait()
                 before.ended.wait(_TURN)
             turn.begun.set()
@@ -62,13 +62,13 @@ class Workers:
                     del self._lanes[lane]
 
     def close(self) -> None:
-        """Forget what has not begun."""
+        """Drop the jobs that have not started."""
         self._closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Turn:
-    """One job's place in its lane."""
+    """A job's turn in its lane."""
 
     def __init__(self) -> None:
         self.begun = clock.event()

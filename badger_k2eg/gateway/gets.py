@@ -1,7 +1,7 @@
-"""Gets of a gateway: many together where their PVs answer at once, each by itself where one may not.
+"""Gets of a gateway: PVs that are known to answer are read in batches, others one by one.
 
-A batch of gets costs little more than one, and lasts as long as its slowest PV. So only PVs that have answered before
-are read together, and they get a short time for it.
+A batch of gets costs little more than one get, and lasts as long as its slowest PV. So only PVs that have answered
+before are read together, with a short timeout.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from ..core.deadline import Deadline
 from ..core.errors import ControlError, PvError, PvTimeout
 from ..core.model import PvAddress, Reading
 from ..k2eg.codec import Get, PvUri, Reply, ValueReply, parse_uri
-from .command_pool import Workers
+from .command_pool import CommandPool
 from .pv_access import MALFORMED, TIMEOUT, address_of, failure
 
 logger = logging.getLogger(__name__)
 
-# Seconds for a batch: a PV that has just died delays the others of its batch so long, once.
+# Seconds for a batch: a PV that has just died delays the others of its batch by so much, once.
 _TOGETHER = 0.25
-# Gets that may wait for the batch under way; then no more commands are read.
+# Gets that may wait for the current batch; beyond, no more commands are read.
 _MOST_PENDING = 2_000
 _ROOM = 0.002
 
@@ -33,44 +33,44 @@ _ROOM = 0.002
 class Gets:
     """Serves gets.
 
-    :param answer: sends a reply to a command.
+    :param answer: sends the reply to a command.
     """
 
-    def __init__(self, reader: Reader, workers: Workers, answer: Callable[[Get, ValueReply | Reply], None]) -> None:
+    def __init__(self, reader: Reader, pool: CommandPool, answer: Callable[[Get, ValueReply | Reply], None]) -> None:
         """Read nothing yet."""
         self._reader = reader
-        self._workers = workers
+        self._pool = pool
         self._answer = answer
-        # What is waiting for the batch under way; None: look whether that was all.
+        # Gets that wait for the current batch; None wakes the thread.
         self._pending: queue.SimpleQueue[Get | None] = clock.simple_queue()
         self._closed = False
-        # PVs that answered when they were asked last.
+        # PVs that answered the last get.
         self._known: set[PvAddress] = set()
 
     def start(self) -> None:
-        """Begin. In a thread of its own: a get is answered sooner than by way of a pool's."""
+        """Start a thread for gets, which answers sooner than one of the pool."""
         threading.Thread(target=self._run, name="gateway gets", daemon=True).start()
 
     def add(self, command: Get) -> None:
-        """Serve a get soon; waits where too many wait already."""
+        """Serve a get soon; block while too many are waiting."""
         while self._pending.qsize() >= _MOST_PENDING and not self._closed:
             clock.sleep(_ROOM)
         self._pending.put(command)
 
     def close(self) -> None:
-        """Serve no more gets. Idempotent."""
+        """Stop serving gets. Idempotent."""
         self._closed = True
         self._pending.put(None)
 
     def _run(self) -> None:
-        """Serve what is there, again and again."""
+        """Serve the waiting gets, again and again."""
         while not self._closed:
             commands = [self._pending.get()]
             while not self._pending.empty():
                 commands.append(self._pending.get())
             try:
                 self._serve([command for command in commands if command is not None])
-            except Exception:  # whatever it was, it must not end all gets for ever
+            except Exception:  # whatever it was, it must not end the thread of all gets
                 logger.exception("a batch of gets failed")
 
     def _serve(self, commands: list[Get]) -> None:
@@ -100,13 +100,13 @@ class Gets:
                 self._known.add(address)
             self._answer(command, _reply(command, uri, update))
 
-        self._workers.submit(serve)
+        self._pool.submit(serve)
 
     def _read(self, addresses: Collection[PvAddress], seconds: float) -> Mapping[PvAddress, Update]:
         try:
             return self._reader.fetch(addresses, Deadline(seconds))
         except ControlError as error:
-            # It is the same for all: a part that is not installed.
+            # The same for all PVs, as a missing optional part.
             return {address: PvError(address.text, str(error)) for address in addresses}
 
 

@@ -1,11 +1,11 @@
-"""Monitors of a gateway: updates of PVs as events on topics, until nobody asks for them any more.
+"""Monitors of a gateway: updates of PVs as events on topics.
 
-A *stream* is one PV to one topic. K2EG has no command to end one: where an expiry is set, a stream that no client has
-asked for again within it is dropped. Callbacks of PVs write to Kafka directly; see ``Publisher`` for why that is safe.
+A *stream* publishes one PV to one topic. K2EG has no command to end one; if an expiry is set, a stream is dropped when
+no client has repeated its command in that time. Callbacks of PVs write to Kafka directly; see ``Publisher`` for why
+that is safe.
 
-A client that reads the topic only after its command was answered, and from the end of the topic, misses the first
-value, which for a static PV is the only one: some time after each command the value is published once more, unless
-there was a newer one.
+A client that starts to read the topic after the reply, from the end of the topic, misses the first value, which is the
+only one of a static PV. So some time after each command the value is published again, unless there was a newer one.
 """
 
 from __future__ import annotations
@@ -24,34 +24,41 @@ from ..k2eg.codec import Monitor, MonitorEvent, MultiMonitor, PvUri, Serializati
 from ..kafka import Topics
 from .publisher import Publisher
 from .pv_access import address_of, stale
-from .scheduler import Clock
+from .scheduler import Scheduler
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the broker to make or delete a topic.
+#: Seconds for the broker to create or delete a topic.
 TOPIC_PATIENCE = 5.0
-#: As the real gateway makes them: an hour, and no more than 50 MiB.
+#: The retention that the real gateway sets: an hour, and at most 50 MiB.
 RETENTION: Mapping[str, str] = {"retention.ms": "3600000", "retention.bytes": "52428800"}
 _PARTITIONS = 3
-# Seconds after a command until whoever reads the topic only after the answer does.
+# Seconds after a command in which a client that waits for the reply has started to read the topic.
 _JOINED = 2.5
 
 
 class Monitors:
     """The streams of one gateway.
 
-    :param expiry: seconds after which a stream that nobody has asked for again is dropped; None: never.
+    :param expiry: seconds after which a stream is dropped unless a client repeats its command; None for never.
     :param purge: whether its topic is deleted then.
     """
 
     def __init__(
-        self, reader: Reader, publisher: Publisher, topics: Topics, clock: Clock, expiry: float | None, *, purge: bool
+        self,
+        reader: Reader,
+        publisher: Publisher,
+        topics: Topics,
+        scheduler: Scheduler,
+        expiry: float | None,
+        *,
+        purge: bool,
     ) -> None:
         """Monitor nothing yet."""
         self._reader = reader
         self._publisher = publisher
         self._topics = topics
-        self._clock = clock
+        self._scheduler = scheduler
         self._expiry = expiry
         self._purge = purge
         self._lock = threading.Lock()
@@ -61,7 +68,7 @@ class Monitors:
         return len(self._streams)
 
     def monitor(self, command: Monitor) -> None:
-        """Begin the stream, or publish its present value once more. A malformed URI is no error in K2EG."""
+        """Start a stream, or publish its present value again. In K2EG a malformed URI is not an error."""
         if (uri := parse_uri(command.pv_name)) is not None:
             topic = command.monitor_dest_topic or command.reply_topic
             self._make(topic)
@@ -69,7 +76,7 @@ class Monitors:
         self._publisher.acknowledge(command, 0, f"Monitor activated for {command.pv_name}")
 
     def monitor_many(self, command: MultiMonitor) -> None:
-        """Begin the streams of all well-formed URIs, each to the topic of its name."""
+        """Start the streams of all well-formed URIs, each to the topic of its name."""
         uris = [uri for uri in map(parse_uri, command.pv_name_list) if uri is not None]
         self._make(*[monitor_topic(uri.name) for uri in uris])
         for uri in uris:
@@ -92,15 +99,15 @@ class Monitors:
                     self._streams.pop(key, None)
                 raise
             if self._expiry is not None:
-                self._clock.call_later(self._expiry, lambda: self._expire(key))
+                self._scheduler.call_later(self._expiry, lambda: self._expire(key))
         else:
             stream.repeat(self._reader)
-        # The first value may still be on its way to us: it is what may be missed.
+        # The first value may still be on its way here; it too may be missed by the client.
         sent = max(stream.sent, 1)
-        self._clock.call_later(_JOINED, lambda: self._repeat_unless_news(key, sent))
+        self._scheduler.call_later(_JOINED, lambda: self._repeat_unless_news(key, sent))
 
     def _repeat_unless_news(self, key: tuple[str, str], sent: int) -> None:
-        """Publish the present value of a stream once more, if nothing was since (clock)."""
+        """Publish the present value of a stream again, unless there was an event since (scheduler)."""
         with self._lock:
             stream = self._streams.get(key)
         if stream is not None and stream.sent == sent:
@@ -110,11 +117,11 @@ class Monitors:
         try:
             self._topics.create_many(topics, Deadline(TOPIC_PATIENCE), partitions=_PARTITIONS, config=RETENTION)
         except KafkaError as error:
-            # The broker may make them with the first event.
-            logger.warning("topics for monitors cannot be made: %s", error)
+            # The broker may create them with the first event.
+            logger.warning("cannot create the topics of monitors: %s", error)
 
     def _expire(self, key: tuple[str, str]) -> None:
-        """Drop a stream, or look again when that is due (clock)."""
+        """Drop an expired stream, or look again when it is due (scheduler)."""
         expiry = self._expiry or 0.0
         with self._lock:
             stream = self._streams.get(key)
@@ -122,20 +129,20 @@ class Monitors:
                 return
             due = stream.wanted + expiry
             if due > clock.monotonic():
-                self._clock.call_at(due, lambda: self._expire(key))
+                self._scheduler.call_at(due, lambda: self._expire(key))
                 return
             del self._streams[key]
             shared = any(topic == stream.topic for _, topic in self._streams)
         stream.close()
-        logger.info("the monitor of %s to topic %s is dropped: not asked for in %g s", *key, expiry)
+        logger.info("dropped the monitor of %s to topic %s: no client has asked for it in %g s", *key, expiry)
         if self._purge and not shared:
             try:
                 self._topics.delete(stream.topic, Deadline(TOPIC_PATIENCE))
             except KafkaError as error:
-                logger.warning("topic %s cannot be deleted: %s", stream.topic, error)
+                logger.warning("cannot delete topic %s: %s", stream.topic, error)
 
     def repeat(self) -> None:
-        """Publish the present value of every PV once more: the broker is back, and events may be lost."""
+        """Publish the present value of every PV again: events may be lost after a broker outage."""
         for stream in self._all():
             stream.repeat(self._reader)
 
@@ -150,13 +157,13 @@ class Monitors:
 
 
 class _Stream:
-    """One PV to one topic."""
+    """A PV that is published to a topic."""
 
     def __init__(self, uri: PvUri, topic: str, serialization: Serialization, publisher: Publisher) -> None:
         self.topic = topic
-        #: When a client asked for it last, monotonic seconds.
+        #: When a client last asked for it, monotonic seconds.
         self.wanted = 0.0
-        #: How many events were published.
+        #: Number of published events.
         self.sent = 0
         self._uri = uri
         self._serialization = serialization
@@ -168,7 +175,7 @@ class _Stream:
         self._subscription = reader.monitor(address_of(self._uri), self._tell)
 
     def repeat(self, reader: Reader) -> None:
-        # Through the same feed, so that an older value never follows a newer one.
+        # Through the same subscription, so that an older value never follows a newer one.
         reader.monitor(address_of(self._uri), self._tell).close()
 
     def close(self) -> None:

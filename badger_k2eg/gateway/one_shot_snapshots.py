@@ -1,4 +1,4 @@
-"""One-shot snapshots of a gateway: the first value of each PV within a window, then the word that it is complete."""
+"""One-shot snapshots of a gateway: the first value of each PV within a window, then the completion."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ..core.model import Reading
 from ..k2eg.codec import PvUri, Reply, Snapshot, SnapshotDone, ValueReply, parse_uri
 from .publisher import Publisher
 from .pv_access import watch
-from .scheduler import Clock
+from .scheduler import Scheduler
 
 
-def take(reader: Reader, publisher: Publisher, clock: Clock, command: Snapshot) -> None:
-    """Publish a value of each PV, and after the whole window that there are no more."""
+def take(reader: Reader, publisher: Publisher, scheduler: Scheduler, command: Snapshot) -> None:
+    """Publish a value of each PV, and after the whole window the completion."""
     uris: dict[str, PvUri] = {}
     for text in command.pv_name_list:
         if (uri := parse_uri(text)) is None:
-            # One malformed name costs nobody else's value.
+            # A malformed name does not cost the values of the others.
             publisher.reply(command, Reply(command.reply_id, -1, f"PV '{text}'name malformed"))
         else:
             uris.setdefault(uri.name, uri)
     shot = _OneShot(publisher, command)
-    clock.call_later(max(0, command.time_window_msec) / 1000, shot.finish)
+    scheduler.call_later(max(0, command.time_window_msec) / 1000, shot.finish)
     try:
         shot.hold(watch(reader, uris, shot.tell))
     except ControlError as error:
@@ -32,19 +32,19 @@ def take(reader: Reader, publisher: Publisher, clock: Clock, command: Snapshot) 
 
 
 class _OneShot:
-    """One command, from its first value to its end."""
+    """A one-shot snapshot, from its first value to its completion."""
 
     def __init__(self, publisher: Publisher, command: Snapshot) -> None:
         self._subscriptions: list[Subscription] = []
         self._publisher = publisher
         self._command = command
         self._seen: set[str] = set()
-        # So that nothing follows the end.
+        # Held while sending, so that nothing follows the completion.
         self._lock = threading.Lock()
         self._over = False
 
     def hold(self, subscriptions: list[Subscription]) -> None:
-        """Keep the subscriptions until the end, which may have been meanwhile."""
+        """Keep the subscriptions until the completion, which may have come already."""
         self._subscriptions = subscriptions
         if self._over:
             self._release()
@@ -60,7 +60,7 @@ class _OneShot:
             self._publisher.reply(self._command, ValueReply(self._command.reply_id, name, update.tree))
 
     def finish(self) -> None:
-        """Say that it is complete (clock)."""
+        """Publish the completion (scheduler)."""
         with self._lock:
             self._over = True
             self._publisher.reply(self._command, SnapshotDone(self._command.reply_id))

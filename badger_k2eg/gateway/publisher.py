@@ -1,4 +1,4 @@
-"""What the gateway sends: messages written by the codec, into a queue that is bounded."""
+"""``Publisher``: encodes the gateway's messages and sends them through a bounded queue."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import logging
 from ..core import clock
 from ..core.errors import KafkaError, WriterFull
 from ..k2eg.codec import Command, Message, Reply, Serialization, encode_record, reply_key
-from ..kafka import Writer
+from ..kafka import Producer
 
 logger = logging.getLogger(__name__)
 
-# How long to wait for room in a full queue before looking again.
+# Seconds between two looks for room in a full queue.
 _ROOM = 0.005
 
 
 class Publisher:
-    """Sends messages. Where the queue is full it waits for room.
+    """Sends messages, and blocks while the queue is full.
 
-    That holds the caller back, who in turn holds the PVs' updates back: these are merged where they wait, at the PV,
-    and the last one is never lost. So nothing grows while a broker is slow.
+    The blocked caller holds back the PVs' updates, which are merged in the PVs' own queues, where the last one is never
+    lost. So memory stays bounded while a broker is slow.
     """
 
-    def __init__(self, replies: Writer, events: Writer) -> None:
-        """Take the writers; their owner closes them.
+    def __init__(self, replies: Producer, events: Producer) -> None:
+        """Use the producers, which their owner closes.
 
-        :param replies: for what somebody waits for.
-        :param events: for all the rest, of which there may be thousands a second.
+        :param replies: for replies, which a client waits for.
+        :param events: for all other messages, of which there may be thousands a second.
         """
         self._replies = replies
         self._events = events
         self._closed = clock.event()
 
     def publish(self, topic: str, key: str, message: Message, serialization: Serialization) -> KafkaError | None:
-        """Send one event.
+        """Send an event.
 
-        :returns: None, or why it certainly will not come: it is too large, or the gateway ends.
+        :returns: None, or why it was not sent: it is too large, or the gateway is closing.
         """
         return self._send(self._events, topic, key, message, serialization)
 
     def _send(
-        self, writer: Writer, topic: str, key: str, message: Message, serialization: Serialization
+        self, writer: Producer, topic: str, key: str, message: Message, serialization: Serialization
     ) -> KafkaError | None:
         record = encode_record(message, key, serialization)
         while True:
@@ -50,20 +50,20 @@ class Publisher:
             if self._closed.wait(_ROOM):
                 return error
         if error is not None:
-            logger.warning("%s to topic %s is not sent: %s", type(message).__name__, topic, error)
+            logger.warning("%s to topic %s was not sent: %s", type(message).__name__, topic, error)
         return error
 
     def reply(self, command: Command, message: Message) -> KafkaError | None:
-        """Answer a command, where it says to whom."""
+        """Answer a command that has a reply topic."""
         if not command.reply_topic:
             return None
         return self._send(self._replies, command.reply_topic, reply_key(command), message, command.serialization)
 
     def acknowledge(self, command: Command, error: int, message: str | None, topic: str | None = None) -> None:
-        """Answer a command that is answered only if it has both a topic and an id for it."""
+        """Answer a command that has both a reply topic and a reply id."""
         if command.reply_topic and command.reply_id:
             self.reply(command, Reply(command.reply_id, error, message, topic))
 
     def close(self) -> None:
-        """Wait for room no more."""
+        """Stop waiting for room."""
         self._closed.set()

@@ -1,7 +1,7 @@
-"""Puts of a gateway: by ``Control``, the one write path with its guard.
+"""Puts of a gateway, through ``Control``, the only write path, and its guard.
 
-Where K2EG is silent about what it does wrong, this is right or refuses: the value of an enum is its index or its label,
-an array is not emptied by a number, nothing is rounded or cut, a field of a record is not the record.
+Puts that slaclab/k2eg executes wrongly without an error are executed correctly or refused: an enum takes its index or
+label, a number does not empty an array, nothing is rounded or truncated, and a field of a record is not the record.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NOTHING_KNOWN = "No fields to update in the provided Msgpack object"
 
 
 def put(control: Control, command: Put) -> Reply:
-    """Write a PV, by the one write path with its guard."""
+    """Write a PV and return the reply."""
     payload = decode_put_value(command.value)
     if isinstance(payload, BadPutValue):
         return Reply(command.reply_id, payload.error, payload.message)
@@ -52,7 +52,7 @@ def _put(control: Control, address: PvAddress, payload: Mapping[str, Any]) -> tu
         return -2, "Put operation has been cancelled"
     except SetError as error:
         words = error.report.results[0].message if error.report and error.report.results else str(error)
-        # The server's own words, where it was the server.
+        # A refusal of the server in its own words.
         return -2, words.removeprefix("refused: ")
     except ControlError as error:
         return -2, str(error)
@@ -60,7 +60,7 @@ def _put(control: Control, address: PvAddress, payload: Mapping[str, Any]) -> tu
 
 
 def _setpoint(payload: Mapping[str, Any], before: Reading) -> Any:
-    """Find in the fields of a put the value that Control shall set. Unknown fields are nobody's, as in K2EG.
+    """Return the value that Control is to set from the fields of a put; unknown fields are ignored, as in K2EG.
 
     :raises Refusal: when there is none.
     """

@@ -1,4 +1,4 @@
-"""How a gateway reaches PVs: addresses from URIs, updates, and what their failures are in K2EG's codes."""
+"""Access of a gateway to PVs: addresses of URIs, updates, and errors in K2EG's codes."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ TIMEOUT = 10.0
 MALFORMED = "PV name malformed"
 TIMED_OUT = "Timeout operation"
 
-# alarm.status of the Normative Types: the fault is on the client's side of the record.
+# alarm.status of the Normative Types: the fault is on the client's side.
 _CLIENT_STATUS = 7
 
 
 def address_of(uri: PvUri) -> PvAddress:
-    """Give the address under which a backend knows the PV of a URI."""
+    """Return the address of a URI's PV."""
     return PvAddress.parse(f"{uri.scheme}://{uri.name}")
 
 
 def stale(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Mark a last known value as out of date: its server is gone."""
+    """Return a last known value marked as disconnected."""
     alarm = {"severity": 3, "status": _CLIENT_STATUS, "message": "disconnected"}
     return {**tree, "alarm": {**tree.get("alarm", {}), **alarm}}
 
 
 def watch(reader: Reader, uris: Mapping[str, PvUri], tell: Callable[[str, Update], None]) -> list[Subscription]:
-    """Follow PVs for as long as the subscriptions are open.
+    """Subscribe to PVs.
 
-    :param uris: by name.
-    :param tell: called with a PV's name and its present state, at once where that is known, and then every update.
+    :param uris: URIs by name.
+    :param tell: called with a PV's name and its present state, at once if that is known, and then with every update.
     """
 
     def follow(name: str, uri: PvUri) -> Subscription:
@@ -45,5 +45,5 @@ def watch(reader: Reader, uris: Mapping[str, PvUri], tell: Callable[[str, Update
 
 
 def failure(error: PvError) -> tuple[int, str]:
-    """Give the code and the words of the reply for a PV that cannot be reached."""
+    """Return the error code and message of the reply for a PV that cannot be reached."""
     return (-3, TIMED_OUT) if isinstance(error, PvTimeout) else (-2, error.message)

@@ -1,7 +1,6 @@
 """Recurring snapshots of a gateway: iterations of the values of PVs on a topic of their own, until stopped.
 
-They run in the gateway's clock, one push at a time; updates of PVs only note values. The gateway alone remembers them:
-its end ends them.
+Pushes run in the scheduler's thread, one at a time; updates of PVs only store values. Snapshots end with the gateway.
 """
 
 from __future__ import annotations
@@ -31,29 +30,31 @@ from ..kafka import Topics
 from .monitors import RETENTION, TOPIC_PATIENCE
 from .publisher import Publisher
 from .pv_access import stale, watch
-from .scheduler import Clock
+from .scheduler import Scheduler
 from .snapshot_messages import Iterations, Revision
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_NAME = 249
-# A window of no length would leave no time for anything else.
+# A shorter period would leave no time for anything else.
 _SHORTEST_PERIOD = 0.01
-# Without an own delay a time-buffered one pushes at least once a second.
+# Without a delay of its own, a time-buffered snapshot pushes at least once a second.
 _LONGEST_PUSH = 1.0
 # Events kept between two pushes; the oldest go first.
 _MOST_EVENTS = 10_000
 
 
 class RecurringSnapshots:
-    """The recurring snapshots of one gateway, by topic: names that give the same topic are the same snapshot."""
+    """The recurring snapshots of one gateway, by topic: names with the same topic are the same snapshot."""
 
-    def __init__(self, reader: Reader, publisher: Publisher, topics: Topics, clock: Clock, revision: Revision) -> None:
-        """Run none yet."""
+    def __init__(
+        self, reader: Reader, publisher: Publisher, topics: Topics, scheduler: Scheduler, revision: Revision
+    ) -> None:
+        """Run no snapshot yet."""
         self._reader = reader
         self._publisher = publisher
         self._topics = topics
-        self._clock = clock
+        self._scheduler = scheduler
         self._revision = revision
         self._lock = threading.Lock()
         self._running: dict[str, _Recurring] = {}
@@ -62,13 +63,13 @@ class RecurringSnapshots:
         return len(self._running)
 
     def start(self, command: RepeatingSnapshot) -> None:
-        """Start one, unless it runs: then the command joins it, and its other parameters are not used."""
+        """Start a snapshot, or join one that is running, ignoring the command's other parameters."""
         topic, name = snapshot_topic(command.snapshot_name), command.snapshot_name
         if (refusal := self._refusal(command, topic)) is not None:
             self._publisher.acknowledge(command, *refusal)
             return
         uris = {uri.name: uri for uri in map(parse_uri, command.pv_name_list) if uri is not None}
-        snapshot = _Recurring(command, Iterations(self._publisher, command, topic, self._revision), self._clock)
+        snapshot = _Recurring(command, Iterations(self._publisher, command, topic, self._revision), self._scheduler)
         with self._lock:
             is_new = self._running.setdefault(topic, snapshot) is snapshot
         if not is_new:
@@ -84,7 +85,7 @@ class RecurringSnapshots:
         self._publisher.acknowledge(command, 0, f"The snapshot '{name}' has been started", topic)
 
     def _refusal(self, command: RepeatingSnapshot, topic: str) -> tuple[int, str] | None:
-        """Say why it cannot be started, or that it is; in the order of the real gateway's checks."""
+        """Return code and message if it is not to be started, checking in the order of the real gateway."""
         name = command.snapshot_name
         if not isinstance(command.type, SnapshotType):
             return -1, "The snapshot type Unknown is not supported"
@@ -106,11 +107,11 @@ class RecurringSnapshots:
         try:
             self._topics.create(topic, Deadline(TOPIC_PATIENCE), partitions=1, config=RETENTION)
         except KafkaError as error:
-            # The broker may make it with the first record.
-            logger.warning("topic %s cannot be made: %s", topic, error)
+            # The broker may create it with the first record.
+            logger.warning("cannot create topic %s: %s", topic, error)
 
     def trigger(self, command: SnapshotTrigger) -> None:
-        """Let one publish an iteration; triggers that come faster than iterations make one together."""
+        """Make a snapshot publish an iteration; triggers that come faster than iterations share one."""
         name = command.snapshot_name
         if not name:
             self._publisher.acknowledge(command, -1, "The snapshot name is empty")
@@ -121,7 +122,7 @@ class RecurringSnapshots:
             snapshot.trigger()
 
     def stop(self, command: SnapshotStop) -> None:
-        """End one after a last iteration, then answer."""
+        """Stop a snapshot after a last iteration, then answer."""
         name = command.snapshot_name
         if not name:
             self._publisher.acknowledge(command, -1, "The snapshot name is empty")
@@ -135,10 +136,10 @@ class RecurringSnapshots:
             done = "is already stopped" if snapshot is None else "has been stopped"
             self._publisher.acknowledge(command, 0, f"Snapshot '{name}' {done}")
 
-        self._clock.call_later(0.0, finish)
+        self._scheduler.call_later(0.0, finish)
 
     def close(self) -> None:
-        """End all, without a last iteration."""
+        """End all snapshots without a last iteration."""
         with self._lock:
             running, self._running = list(self._running.values()), {}
         for snapshot in running:
@@ -146,12 +147,12 @@ class RecurringSnapshots:
 
 
 class _Recurring:
-    """One recurring snapshot. Its pushes run in the clock."""
+    """A recurring snapshot. Its pushes run in the scheduler's thread."""
 
-    def __init__(self, command: RepeatingSnapshot, iterations: Iterations, clock: Clock) -> None:
+    def __init__(self, command: RepeatingSnapshot, iterations: Iterations, scheduler: Scheduler) -> None:
         self._command = command
         self._iterations = iterations
-        self._clock = clock
+        self._scheduler = scheduler
         self._window = max(command.time_window_msec / 1000, _SHORTEST_PERIOD)
         self._buffered = command.type is SnapshotType.TIMED_BUFFERED
         self._fields = frozenset(command.pv_field_filter_list)
@@ -192,12 +193,12 @@ class _Recurring:
     # -- when ---------------------------------------------------------------------------------------------------
 
     def trigger(self) -> None:
-        """Publish an iteration soon. Without an effect on one that runs by itself."""
+        """Publish an iteration soon. Has no effect on a periodic snapshot."""
         with self._lock:
             if self._armed or not self._command.triggered:
                 return
             self._armed = True
-        self._clock.call_later(0.0, self._triggered)
+        self._scheduler.call_later(0.0, self._triggered)
 
     def _triggered(self) -> None:
         with self._lock:
@@ -210,7 +211,7 @@ class _Recurring:
         self._plan_push(now)
 
     def _plan_push(self, now: float) -> None:
-        self._clock.call_at(min(now + self._push_period(), self._window_end), self._push)
+        self._scheduler.call_at(min(now + self._push_period(), self._window_end), self._push)
 
     def _push_period(self) -> float:
         if not self._buffered:
@@ -224,19 +225,19 @@ class _Recurring:
         now = clock.monotonic()
         if now < self._window_end:
             self._iterations.push(self._values())
-            # From its own time on, not from now: a late push does not delay the next.
+            # From the planned time, so that a late push does not delay the next.
             self._plan_push(now)
             return
         self._iterate()
         pause = self._command.repeat_delay_msec / 1000
-        # By the plan, so that the period holds; unless the gateway cannot keep up.
+        # From the planned end, so that the period holds, unless the gateway cannot keep up.
         next_window = max(self._window_end + pause, now - self._window)
-        self._clock.call_at(next_window, lambda: None if self._over else self._begin_window(next_window))
+        self._scheduler.call_at(next_window, lambda: None if self._over else self._begin_window(next_window))
 
     # -- what ---------------------------------------------------------------------------------------------------
 
     def _iterate(self) -> None:
-        """Publish all there is, and the end of the iteration."""
+        """Publish all values and the tail of the iteration."""
         self._iterations.push(self._values(closing=True))
         self._iterations.end()
 
@@ -249,7 +250,7 @@ class _Recurring:
             self._events.clear()
             self._silent.difference_update(name for name, _ in events)
             if closing:
-                # A PV without an event in the whole window shows that it is still there.
+                # A PV without an event in the whole window appears with its last value.
                 quiet = [name for name in self._order if name in self._silent and name in self._latest]
                 events += [(name, self._latest[name]) for name in quiet]
                 self._silent = set(self._order)
@@ -259,12 +260,12 @@ class _Recurring:
         return {key: item for key, item in tree.items() if key in self._fields} if self._fields else tree
 
     def finish(self) -> None:
-        """Publish one last iteration, or the rest of the one under way, and end (clock)."""
+        """Publish a last iteration, or the rest of the open one, and end (scheduler)."""
         self._iterate()
         self.close()
 
     def close(self) -> None:
-        """End it."""
+        """End the snapshot."""
         self._over = True
         for subscription in self._subscriptions:
             subscription.close()

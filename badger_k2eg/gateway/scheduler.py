@@ -1,4 +1,4 @@
-"""One thread for all that the gateway does at a time: windows, iterations, expiry."""
+"""``Scheduler``: one thread for everything that is due at a time, such as windows, iterations and expiry."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 _PATIENCE = 5.0
 
 
-class Clock:
-    """Calls functions at their time, one after another, in a thread of its own."""
+class Scheduler:
+    """Calls functions when they are due, one after another, in a thread of its own."""
 
     def __init__(self) -> None:
         """Start nothing."""
@@ -27,22 +27,22 @@ class Clock:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Begin."""
-        self._thread = threading.Thread(target=self._run, name="gateway clock", daemon=True)
+        """Start the thread."""
+        self._thread = threading.Thread(target=self._run, name="gateway scheduler", daemon=True)
         self._thread.start()
 
     def call_at(self, when: float, function: Callable[[], None]) -> None:
-        """Call at a time of the monotonic clock; in the order of times, and of the calls for one time."""
+        """Call a function at a time of the monotonic clock; functions for the same time in the order of these calls."""
         with self._changed:
             heapq.heappush(self._agenda, (when, next(self._order), function))
             self._changed.notify()
 
     def call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        """Call after so many seconds."""
+        """Call a function after so many seconds."""
         self.call_at(clock.monotonic() + seconds, function)
 
     def close(self) -> None:
-        """End the thread; what was still to come is forgotten. Idempotent."""
+        """End the thread and forget what is not due yet. Idempotent."""
         with self._changed:
             self._closed = True
             self._agenda.clear()
@@ -55,7 +55,7 @@ class Clock:
             try:
                 function()
             except Exception:  # one that fails must not stop the others
-                logger.exception("a task of the gateway's clock failed")
+                logger.exception("a scheduled task of the gateway failed")
 
     def _next(self) -> Callable[[], None] | None:
         with self._changed:

@@ -1,4 +1,4 @@
-"""The messages of a recurring snapshot's iterations: header, data, tail, and revision B's numbers on them."""
+"""The messages of a recurring snapshot's iterations: header, data and tail, with the numbers of revision B."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .publisher import Publisher
 
 
 class Revision(StrEnum):
-    """Of the protocol."""
+    """A revision of the protocol."""
 
-    #: Without sequence numbers, as gateways of 2025 send them.
+    #: Without sequence numbers, like slaclab/k2eg in 2025.
     A = "A"
-    #: With them: the k2eg library 0.3.2 delivers no iteration without.
+    #: With sequence numbers, which the k2eg library 0.3.2 requires.
     B = "B"
 
 
 class Iterations:
     """Publishes iterations one after another. Used by one thread at a time.
 
-    :param topic: where to.
+    :param topic: the topic of the snapshot.
     """
 
     def __init__(self, publisher: Publisher, command: RepeatingSnapshot, topic: str, revision: Revision) -> None:
@@ -32,7 +32,7 @@ class Iterations:
         self._command = command
         self._topic = topic
         self._numbered = revision is Revision.B
-        # Batches are numbered where there can be several in an iteration.
+        # Batches are numbered if an iteration can have several.
         self._batched = self._numbered and command.sub_push_delay_msec > 0
         self._index = 0
         self._messages = 0
@@ -40,11 +40,11 @@ class Iterations:
 
     @property
     def open(self) -> bool:
-        """Whether an iteration has its header and not yet its tail."""
+        """Whether the header of an iteration was sent and its tail was not."""
         return self._messages > 0
 
     def push(self, values: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
-        """Publish a batch of values, by PV name; before the first one of an iteration its header."""
+        """Publish a batch of values by PV name, after the header if it is the first batch of an iteration."""
         now = clock.time_ns() // 1_000_000
         self._batch += 1
         if not self.open:

@@ -1,8 +1,7 @@
-"""The record of what was done: append-only segments of JSON lines, and an index that can be thrown away.
+"""The record of runs on disk: append-only segments of JSON lines, and an index that can be deleted at any time.
 
-``records.py`` has the schema of a line. The segments are the truth, and can be read with ``less`` after a crash; the
-index is made from them whenever it is missing or stale. Imports records, settings, deadline, fork and errors, and must
-not know Control, Badger, or a transport.
+``core/records.py`` defines a line. The segments are the truth, and can be read with ``less`` after a crash; the index
+is rebuilt from them whenever it is missing or stale. Does not know Control, Badger, or a transport.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is said of a run afterwards: notes, tags, names, parents, files. Lines like any other; none is overwritten."""
+"""Notes, tags, names, parents and files that are added to a run after it has ended; each is a new line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ ATTACHMENTS = "attachments"
 
 
 def note(journal: Journal, run: RecordedRun, text: str) -> None:
-    """Say something of a run, in words.
+    """Add a note to a run.
 
-    :raises JournalWriteError: when it cannot be written (so everywhere here).
+    :raises JournalWriteError: when it cannot be written (as everywhere in this module).
     """
     _say(journal, Record(kind=RecordKind.NOTE, run=run.id, message=text))
 
 
 def tag(journal: Journal, run: RecordedRun, name: str, value: str | float | None) -> None:
-    """Give a run a tag: a text, or a number that can be searched by range; None takes it off.
+    """Set a tag of a run: a text, or a number that can be searched by range; None removes it.
 
-    :raises NoSuchRecord: when one is to be taken off that is not there.
+    :raises NoSuchRecord: when the tag to remove does not exist.
     """
     if value is None and name not in run.tags:
         raise NoSuchRecord(f"run {run.id} has no tag {name!r}; it has {', '.join(run.tags) or 'none'}")
@@ -37,19 +37,19 @@ def tag(journal: Journal, run: RecordedRun, name: str, value: str | float | None
 
 
 def rename(journal: Journal, run: RecordedRun, name: str) -> None:
-    """Give a run a name to find it by; its id stays."""
+    """Name a run; its id stays."""
     _say(journal, Record(kind=RecordKind.RENAME, run=run.id, name=name))
 
 
 def link(journal: Journal, run: RecordedRun, parent: RecordedRun) -> None:
-    """Say that a run continues another.
+    """Record that a run continues another.
 
-    :raises JournalError: when that would go in a circle.
+    :raises JournalError: when the other one descends from it.
     """
     above: RecordedRun | None = parent
     while above is not None:
         if above.id == run.id:
-            raise JournalError(f"run {parent.id} comes from {run.id} already: a parent cannot be its own child")
+            raise JournalError(f"run {parent.id} already continues {run.id}: a run cannot be its own ancestor")
         try:
             above = journal.run(above.parent) if above.parent else None
         except NoSuchRecord:  # archived
@@ -58,9 +58,9 @@ def link(journal: Journal, run: RecordedRun, parent: RecordedRun) -> None:
 
 
 def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
-    """Copy a file into the journal, as one of a run's; gives the copy.
+    """Copy a file into the journal as an attachment of a run, and return the copy.
 
-    :raises JournalError: when another file of that name is attached already, or its folder is a link to another place.
+    :raises JournalError: when a different file of that name is attached, or the folder is a link to another place.
     :raises OSError: when it cannot be copied.
     """
     folder = inside(journal.directory / ATTACHMENTS, file_name(run.id))
@@ -68,11 +68,11 @@ def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
     digest = sha256(file)
     if target.exists():
         if sha256(target) != digest:
-            raise JournalError(f"run {run.id} has another file {file.name} already; give this one another name")
+            raise JournalError(f"run {run.id} already has a different file {file.name}; rename this one")
         if any(record.name == file.name for record in run.attachments):
             return target
     folder.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all.
+    # The copy is complete or does not exist.
     part = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         shutil.copyfile(file, part)
@@ -88,8 +88,23 @@ def attach(journal: Journal, run: RecordedRun, file: Path) -> Path:
     return target
 
 
+def attached(directory: Path, record: Record) -> Path:
+    """Return the place of an attached file in a journal.
+
+    :raises JournalError: when the line points out of the journal.
+    """
+    told = str((record.data or {}).get("path", ""))
+    try:
+        path = (directory / told).resolve()
+        if path.is_relative_to((directory / ATTACHMENTS).resolve()):
+            return path
+    except (OSError, ValueError, RuntimeError):  # a NUL in it, too long, a loop of links
+        pass
+    raise JournalError(f"line {record.line}: {told} is not an attachment of this journal")
+
+
 def tag_value(text: str) -> str | float:
-    """Read the value of a tag: a number where it is one."""
+    """Return the value of a tag: a number if the text is one, else the text."""
     try:
         value = float(text)
     except ValueError:
@@ -98,7 +113,7 @@ def tag_value(text: str) -> str | float:
 
 
 def sha256(path: Path) -> str:
-    """Give the checksum of a file, as hex digits."""
+    """Return the SHA-256 of a file as hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,8 +1,8 @@
-"""A run as one file to send: a zip of its lines, tables, attached files, a manifest, and a checksum of each.
+"""Export of a run as one zip file: its lines, tables, attached files, a manifest, and a checksum of each.
 
-``records.ndjson`` holds its lines as they are in the journal, so an export is a journal of one run (``opened``); no
-other file of it is ever written to disk. A checksum tells of damage and is no signature: who makes the file anew makes
-its checksums anew.
+``records.ndjson`` has its lines as they are in the journal, so an export is a journal of one run (``opened``); no other
+member is ever written to disk. Checksums detect damage; they are not signatures: whoever forges the file can compute
+them.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import logging
+import shutil
 import tempfile
 import zipfile
 import zlib
@@ -26,7 +27,7 @@ from ..core.errors import JournalError
 from ..core.printable import json_text
 from ..core.records import SCHEMA, BadLine, NewerSchema, Record, RecordKind, encode, from_line
 from . import segments
-from .annotate import ATTACHMENTS, sha256
+from .annotate import ATTACHMENTS, attached, sha256
 from .index import Index
 from .journal import Journal
 from .lookup import Reader
@@ -40,7 +41,12 @@ FORMAT = "badger-k2eg run"
 RECORDS = "records.ndjson"
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
-#: A member that is missing, damaged, encrypted, or packed in a way that this Python does not know.
+#: An export may unpack to this many bytes, or to ``_DENSEST`` times its own size if that is more: no run is packed as
+#: densely as a file made to fill a disk.
+LARGEST = 256 << 20
+_DENSEST = 100
+_LONGEST_MANIFEST = 16 << 20
+#: Raised for a member that is missing, damaged, encrypted, or compressed by an unsupported method.
 _UNREADABLE = (KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _PUT_COLUMNS = (
     "line", "time", "kind", "evaluation", "pv", "asked", "value", "unit", "severity", "outcome", "attempt", "duration",
@@ -50,9 +56,9 @@ _VALUE_COLUMNS = ("line", "time", "evaluation", "pv", "name", "value", "unit", "
 
 
 def export(journal: Journal, run: RecordedRun, file: Path) -> Path:
-    """Write a run into a zip file; gives the file.
+    """Write a run into a zip file, and return the file.
 
-    :raises OSError: when it cannot be written: then there is none.
+    :raises OSError: when it cannot be written; then the file does not exist.
     """
     part = file.with_name(f".{file.name}.part")
     try:
@@ -78,7 +84,7 @@ def export(journal: Journal, run: RecordedRun, file: Path) -> Path:
 
 
 def about(run: RecordedRun) -> dict[str, Any]:
-    """Give what a manifest says of a run; plain JSON."""
+    """Return the description of a run in its manifest, as plain JSON."""
     return {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -101,7 +107,7 @@ def about(run: RecordedRun) -> dict[str, Any]:
 
 
 def time_text(time_ns: int | None) -> str:
-    """Write a time in ISO 8601, UTC, in microseconds; None is now."""
+    """Return a time in ISO 8601, UTC, to the microsecond; None is now."""
     moment = datetime.now(UTC) if time_ns is None else datetime.fromtimestamp(time_ns // 1000 / 1e6, UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
@@ -118,29 +124,14 @@ def _contents(journal: Journal, run: RecordedRun) -> Iterator[tuple[str, Iterabl
         try:
             content = attached(journal.directory, record).read_bytes()
         except (OSError, JournalError) as error:
-            # The run itself is worth sending; runs verify tells of it too.
+            # The run itself is worth exporting; runs verify reports it too.
             logger.warning("attachment %s is not in the export: %s", record.name, reason(error))
             continue
         name = file_name(record.name or "")
-        # Two of one name: somebody wrote the line by hand.
+        # A second attachment of that name: the line was written by hand.
         name = name if name not in names else f"{record.line}-{name}"
         names.add(name)
         yield f"{ATTACHMENTS}/{name}", [content]
-
-
-def attached(directory: Path, record: Record) -> Path:
-    """Say where an attached file is.
-
-    :raises JournalError: when the line points out of the journal.
-    """
-    told = str((record.data or {}).get("path", ""))
-    try:
-        path = (directory / told).resolve()
-        if path.is_relative_to((directory / ATTACHMENTS).resolve()):
-            return path
-    except (OSError, ValueError, RuntimeError):  # a NUL in it, too long, a circle of links
-        pass
-    raise JournalError(f"line {record.line}: {told} is no attachment of this journal")
 
 
 def _table(columns: Iterable[str], records: Iterable[Record]) -> Iterator[bytes]:
@@ -174,11 +165,11 @@ def _row(cells: Iterable[Any]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-# -- looking again ----------------------------------------------------------------------------------------------------
+# -- verifying and reading --------------------------------------------------------------------------------------------
 
 
 def verify_run(journal: Journal, run: RecordedRun) -> list[str]:
-    """Check every line of a run in the journal, and its attached files; gives one line for each thing wrong."""
+    """Check every line of a run in the journal, and its attached files; return a text for each fault."""
     wrong = [f"line {number} {words}" for number, words in _bad_lines(run.texts())]
     if run.open and run.alive is False:
         wrong.append("the run has no end: its process died")
@@ -186,36 +177,39 @@ def verify_run(journal: Journal, run: RecordedRun) -> list[str]:
         try:
             path = attached(journal.directory, record)
             if sha256(path) != (record.data or {}).get("sha256"):
-                wrong.append(f"{path}: its checksum does not fit")
+                wrong.append(f"{path}: its checksum does not match")
         except (OSError, JournalError) as error:
             wrong.append(f"attachment {record.name}: {reason(error)}")
     return wrong
 
 
 def reason(error: Exception) -> str:
-    """Say in words why a file cannot be read."""
+    """Return why a file cannot be read."""
     return getattr(error, "strerror", None) or str(error)
 
 
 def verify_export(file: Path) -> list[str]:
-    """Check every file of an export against its checksums; gives one line for each thing wrong.
+    """Check every file of an export against its checksums; return a text for each fault.
 
-    :raises JournalError: when it is no export at all.
+    :raises JournalError: when it is not an export, or unpacks to too much.
     :raises OSError: when it cannot be read.
     """
     with _zip(file) as archive:
         manifest = _manifest(archive, file)
         wrong = []
         try:
-            sums = archive.read(CHECKSUMS).decode(errors="replace")
+            with archive.open(CHECKSUMS) as member:
+                sums = member.read(_LONGEST_MANIFEST).decode(errors="replace")
         except _UNREADABLE:
             sums = ""
         if f"{hashlib.sha256(archive.read(MANIFEST)).hexdigest()}  {MANIFEST}\n" not in sums:
-            wrong.append(f"{MANIFEST}: its checksum does not fit")
+            wrong.append(f"{MANIFEST}: its checksum does not match")
         for name, entry in manifest["files"].items():
             try:
-                if hashlib.sha256(archive.read(name)).hexdigest() != entry["sha256"]:
-                    wrong.append(f"{name}: its checksum does not fit")
+                with archive.open(name) as member:
+                    digest = hashlib.file_digest(member, "sha256").hexdigest()  # type: ignore[arg-type] # it suffices
+                if digest != entry["sha256"]:
+                    wrong.append(f"{name}: its checksum does not match")
             except (*_UNREADABLE, TypeError):
                 wrong.append(f"{name}: is missing, or damaged")
         known = {MANIFEST, CHECKSUMS, *manifest["files"]}
@@ -223,8 +217,8 @@ def verify_export(file: Path) -> list[str]:
         if RECORDS not in manifest["files"]:
             wrong.append(f"{RECORDS}: is missing")
         if not wrong:
-            lines = archive.read(RECORDS).splitlines()
-            wrong += [f"{RECORDS}: line {number} {words}" for number, words in _bad_lines(lines)]
+            with archive.open(RECORDS) as lines:
+                wrong += [f"{RECORDS}: line {number} {words}" for number, words in _bad_lines(lines)]
     return wrong
 
 
@@ -237,7 +231,7 @@ def _bad_lines(texts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
             yield last + 1, f"cannot be read: {error}"
             continue
         if not record.intact:
-            yield record.line, "was edited by hand: its checksum does not fit"
+            yield record.line, "was edited by hand: its checksum does not match"
         elif record.line <= last:
             yield record.line, f"comes after line {last}"
         last = max(last, record.line)
@@ -245,21 +239,22 @@ def _bad_lines(texts: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 
 @contextmanager
 def opened(file: Path) -> Iterator[RecordedRun]:
-    """Read a run from an export, as from a journal; what is attached stays in the file.
+    """Open a run in an export, as in a journal; attached files stay in the export.
 
-    :raises JournalError: when it is no export.
+    :raises JournalError: when it is not an export, or unpacks to too much.
     """
     with tempfile.TemporaryDirectory(prefix="badger-k2eg-") as folder, _zip(file) as archive:
         _manifest(archive, file)
         try:
-            (Path(folder) / segments.name_of(1, 0)).write_bytes(archive.read(RECORDS))
+            with archive.open(RECORDS) as lines, (Path(folder) / segments.name_of(1, 0)).open("wb") as segment:
+                shutil.copyfileobj(lines, segment)
         except _UNREADABLE:
             raise JournalError(f"{file}: its {RECORDS} is missing, or damaged") from None
         index = Index(Path(folder), None, whole=False)
         try:
             found = all_runs(Reader(index))
             if not found:
-                raise JournalError(f"{file}: there is no run in it")
+                raise JournalError(f"{file}: contains no run")
             yield found[0]
         finally:
             index.close()
@@ -269,20 +264,28 @@ def opened(file: Path) -> Iterator[RecordedRun]:
 def _zip(file: Path) -> Iterator[zipfile.ZipFile]:
     try:
         with zipfile.ZipFile(file) as archive:
+            # zipfile unpacks no more of a member than its declared size.
+            size, unpacked = file.stat().st_size, sum(member.file_size for member in archive.infolist())
+            if unpacked > max(LARGEST, _DENSEST * size):
+                raise JournalError(
+                    f"{file}: was not read: its {size} bytes would unpack to {unpacked}, more than any run has"
+                )
             yield archive
     except zipfile.BadZipFile as error:
-        raise JournalError(f"{file}: is no export of a run, or damaged: {error}") from None
+        raise JournalError(f"{file}: is not an export of a run, or is damaged: {error}") from None
 
 
 def _manifest(archive: zipfile.ZipFile, file: Path) -> dict[str, Any]:
     try:
+        if archive.getinfo(MANIFEST).file_size > _LONGEST_MANIFEST:
+            raise ValueError("too long for a manifest")
         found: dict[str, Any] = json.loads(archive.read(MANIFEST))
         if found["format"] != FORMAT or not isinstance(found["files"], dict):
             raise ValueError("another format")
         if type(found["schema"]) is not int:
             raise ValueError("no schema")
     except (*_UNREADABLE, ValueError, TypeError, RecursionError):
-        raise JournalError(f"{file}: is no export of a run: it has no {MANIFEST} of one") from None
+        raise JournalError(f"{file}: is not an export of a run: it has no {MANIFEST} of one") from None
     if found["schema"] > SCHEMA:
         newer = f"schema {found['schema']}, and this version knows {SCHEMA}"
         raise JournalError(f"{file}: a newer version of badger-k2eg wrote it ({newer}); update this one")

@@ -1,8 +1,8 @@
-"""``Index``: finds lines quickly. It is made from the segments, and can be thrown away at any time.
+"""``Index``: finds lines quickly. It is built from the segments, and can be deleted at any time.
 
-One SQLite file, with a rollback journal (WAL does not work on network file systems). Missing, stale, damaged or of
-another version it makes itself anew; where that cannot be (locked, no room), it is made in memory for this process,
-which costs time and gives the same answers. Owns the tables; what a line means is in ``records.py``.
+One SQLite file, with a rollback journal (WAL does not work on network file systems). If it is missing, stale, damaged
+or of another version, it is rebuilt; if that fails (locked, disk full), it is built in memory for this process, which
+takes time and gives the same answers. What a line means is defined in ``core/records.py``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ logger = logging.getLogger("badger_k2eg")
 
 #: Seconds to wait for another process that updates the same index.
 _PATIENCE = 2.0
-# What is stored of a kind is its place among them.
+# A kind is stored as its position in this list.
 VERSION = "1 " + " ".join(RecordKind)
 
-#: What the fork left in this process: never used, and never closed, for its locks are the parent's.
+#: Connections inherited by a fork: never used and never closed, because their locks are the parent's.
 _inherited: list[sqlite3.Connection] = []
 
 
@@ -41,7 +41,7 @@ class _OtherVersionError(sqlite3.DatabaseError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a line is."""
+    """The position of a line in its segment."""
 
     line: int
     path: Path
@@ -52,12 +52,12 @@ class Place:
 class Index:
     """Finds lines of the journal in one directory. Safe to use from many threads.
 
-    :param path: says where it is kept; None keeps it in memory.
-    :param whole: whether every line number must be there; an export has those of one run.
+    :param path: returns the file to keep it in; None keeps it in memory.
+    :param whole: whether every line number must exist; an export has only those of one run.
     """
 
     def __init__(self, directory: Path, path: Callable[[], Path] | None, *, whole: bool = True) -> None:
-        """Keep the places; nothing is opened yet."""
+        """Remember the paths; nothing is opened yet."""
         self._directory = directory
         self._locate = path
         self._place: Path | None = None
@@ -70,13 +70,13 @@ class Index:
         fork.register(self)
 
     def before_fork(self) -> None:
-        """Nothing: the lock waits until nobody is inside."""
+        """Do nothing: the lock waits until no thread is inside."""
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was put down."""
+        """Do nothing: nothing was closed."""
 
     def after_fork_in_child(self) -> None:
-        """Open it again when it is needed."""
+        """Set the parent's connection aside; the next question opens a new one."""
         if self._database is not None:
             _inherited.append(self._database)
             self._database = None
@@ -84,14 +84,14 @@ class Index:
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def ask(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """Bring the index up to date, and ask it.
+        """Bring the index up to date, and return the rows of a query.
 
         :raises JournalError: for a journal of a newer version.
         """
         return self._run(lambda database: database.execute(sql, list(map(stored, values))).fetchall())
 
     def places(self, sql: str, values: Sequence[Any] = ()) -> list[Place]:
-        """Find lines, by a query that selects line, segment, offset and size."""
+        """Return the lines of a query that selects line, segment, offset and size."""
 
         def look(database: sqlite3.Connection) -> list[Place]:
             paths = {key: self._directory / name for key, name in database.execute("SELECT id, name FROM segments")}
@@ -102,7 +102,7 @@ class Index:
         return self._run(look)
 
     def rebuild(self) -> int:
-        """Throw it away and make it anew.
+        """Delete the index and build it from the segments.
 
         :returns: how many lines it has.
         """
@@ -112,7 +112,7 @@ class Index:
 
     @property
     def path(self) -> Path | None:
-        """Where it is kept; None while it is in memory."""
+        """The file that it is kept in; None while it is in memory."""
         return None if self._in_memory else self._path
 
     @property
@@ -122,19 +122,19 @@ class Index:
         assert self._locate is not None  # noqa: S101 - asked for only where it is kept in a file
         place = self._locate()
         if self._directory.is_dir():
-            # Once: what a directory is on is read from the system's table of mounts.
+            # Once: the file system of a directory is read from the table of mounts.
             self._place = place
         return place
 
     def close(self) -> None:
-        """Put it down; the next question takes it up again."""
+        """Close the file; the next question opens it again."""
         with self._lock:
             self._close()
 
     def _run(self, look: Callable[[sqlite3.Connection], T]) -> T:
         with self._lock:
             if not self._directory.is_dir():
-                # Nothing to be found, and nothing to be left on disk.
+                # There is nothing to find, and nothing may be left on disk.
                 with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as nothing:
                     self._create(nothing)
                     return look(nothing)
@@ -161,12 +161,12 @@ class Index:
         if self._database is not None:
             if _identity(path) == self._identity:
                 return self._database
-            # Deleted, or made anew by another process: SQLite would go on with what is no longer there.
+            # Deleted or rebuilt by another process: SQLite would go on with the old file.
             self._close()
-        with contextlib.suppress(OSError):  # sqlite says what is wrong
+        with contextlib.suppress(OSError):  # SQLite reports what is wrong
             path.parent.mkdir(parents=True, exist_ok=True)
             if not path.exists():
-                # Open to whom the directory is, as the segments are.
+                # With the permissions of the directory, like the segments.
                 path.touch()
                 path.chmod(path.parent.stat().st_mode & 0o666 | 0o600)
         self._identity = _identity(path)
@@ -186,7 +186,7 @@ class Index:
         return database
 
     def _create(self, database: sqlite3.Connection) -> bool:
-        """Make the tables, inside a transaction; says whether they were missing."""
+        """Create the tables, inside a transaction; return whether they were missing."""
         if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone():
             return False
         for statement in SCHEMA:
@@ -195,14 +195,14 @@ class Index:
         return True
 
     def _recover(self, error: sqlite3.DatabaseError, *, last: bool) -> None:
-        """Choose what to do about an index that cannot be used."""
+        """Drop an index that cannot be used, or go on in memory."""
         held = isinstance(error, sqlite3.OperationalError) and "malformed" not in str(error)
         if held or last:
             self._warn(f"the index {self._path} cannot be used ({error}); every segment is read instead")
             self._in_memory = True
         else:
             if not isinstance(error, _OtherVersionError):
-                self._warn(f"the index {self._path} is damaged ({error}); it is made anew")
+                self._warn(f"the index {self._path} is damaged ({error}); it is rebuilt")
             self._drop()
 
     def _drop(self) -> None:
@@ -228,7 +228,7 @@ class Index:
     # -- following the segments -----------------------------------------------------------------------------------
 
     def _update(self, database: sqlite3.Connection) -> None:
-        """Take in what was written since; forget what is gone; read again what somebody changed."""
+        """Add new lines, forget removed segments, and read changed ones again."""
         found = segments.listed(self._directory)
         made = bool(database.execute("SELECT 1 FROM sqlite_master WHERE name = 'meta'").fetchone())
         if made and not self._news(database, found):
@@ -262,7 +262,7 @@ class Index:
         return present != known
 
     def _forget(self, database: sqlite3.Connection, found: Sequence[Segment]) -> None:
-        """Drop what is no longer so: segments that are gone, and all from the first that was changed by hand."""
+        """Drop segments that no longer exist, and everything from the first one that was changed by hand."""
         present = {segment.path.name: segment for segment in found}
         changed: int | None = None
         rows = database.execute("SELECT id, name, first, lines, bytes, size, mtime, tail FROM segments ORDER BY first")
@@ -283,7 +283,7 @@ class Index:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Tell a file from another one of the same name; None where there is none."""
+    """Return what tells a file from another of the same name; None if there is no file."""
     try:
         status = path.stat()
     except OSError:
@@ -292,7 +292,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 def _is_same(path: Path, known: int, size: int, mtime: int, tail: bytes) -> bool:
-    """Whether a segment is as it was, or has only grown; ``known`` bytes of it are in the index."""
+    """Whether a segment is unchanged or has only grown; ``known`` bytes of it are in the index."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

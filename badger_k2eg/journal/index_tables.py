@@ -1,4 +1,4 @@
-"""What the index keeps of a line: the tables, and how a segment's lines come into them."""
+"""The tables of the index, and ``Indexing``, which enters the lines of a segment into them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .segments import Segment
 if TYPE_CHECKING:
     import sqlite3
 
-#: How far a segment is known (``bytes``), and what tells that it is still the same: its size and time, its last bytes.
+#: ``bytes`` is how far a segment was read; size, mtime and the last bytes show whether it is still the same.
 SCHEMA = (
     "CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT)",
     "CREATE TABLE segments (id INTEGER PRIMARY KEY, name TEXT UNIQUE, first INTEGER, lines INTEGER, bytes INTEGER,"
@@ -23,11 +23,11 @@ SCHEMA = (
     "CREATE TABLE records (line INTEGER PRIMARY KEY, time INTEGER, kind INTEGER, level INTEGER, run INTEGER,"
     " evaluation INTEGER, pv INTEGER, outcome INTEGER, host INTEGER, user INTEGER, process INTEGER,"
     " segment INTEGER, offset INTEGER, size INTEGER)",
-    # [start, end) are lines; an open one has no end. What is said in one line ends with it.
+    # [start, end) are lines; an open event has no end. An event of one line ends with it.
     'CREATE TABLE events (start INTEGER PRIMARY KEY, "end" INTEGER, kind TEXT, name TEXT, run TEXT,'
     " evaluation INTEGER, began INTEGER, ended INTEGER, reason TEXT)",
 )
-#: Made after the first filling: that is several times faster.
+#: Created after the tables are filled for the first time: that is several times faster.
 SECONDARY = (
     "CREATE INDEX by_time ON records (time)",
     "CREATE INDEX by_run ON records (run, line) WHERE run IS NOT NULL",
@@ -40,7 +40,7 @@ SECONDARY = (
 
 KINDS = {kind.value: number for number, kind in enumerate(RecordKind)}
 _LEVELS = {level.name.lower(): level.value for level in Level}
-#: Lines that are events by themselves, from their own line to the next.
+#: Kinds of lines that are events of one line.
 _SINGLE = {
     RecordKind.NOTE,
     RecordKind.TAG,
@@ -60,35 +60,35 @@ _BLOCK = 1 << 20
 
 
 def stored(value: Any) -> Any:
-    """Bring a text into a form that the tables can hold: half of a surrogate pair, from a name in bytes, is none."""
+    """Escape a text that SQLite cannot hold: lone surrogates, which come from names in bytes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 class Indexing:
-    """Takes segments into the tables, inside one transaction.
+    """Enters segments into the tables, inside one transaction.
 
-    :param whole: whether every number must be there; an export has those of one run.
+    :param whole: whether every line number must exist; an export has only those of one run.
     """
 
     def __init__(self, database: sqlite3.Connection, *, whole: bool = True) -> None:
-        """Begin with nothing known of the names."""
+        """Load the names that the tables have."""
         self._whole = whole
-        #: What is wrong with the segment: the first thing found.
+        #: The first fault found in the segment.
         self._damage: str | None = None
         self._database = database
         rows = database.execute("SELECT role, text, id FROM names")
         self._names: dict[tuple[str, Any], int] = {(role, text): key for role, text, key in rows}
         self._rows: list[tuple[Any, ...]] = []
         self._expected = 0
-        #: A line that is no record; what comes next says whether the writer knows of it.
+        #: A line that is not a record; the next one shows whether its writer died in it.
         self._unread: int | None = None
 
     def take(self, segment: Segment, key: int | None, offset: int) -> None:
-        """Take in the whole lines of a segment from an offset on.
+        """Enter the complete lines of a segment, from an offset on.
 
-        :param key: its id; None where it is new.
+        :param key: its id; None if it is new.
         :raises JournalError: when a newer version wrote it.
-        :raises FileNotFoundError: when it is gone.
+        :raises FileNotFoundError: when it no longer exists.
         """
         with segment.path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -103,7 +103,7 @@ class Indexing:
             self._expected, self._unread, self._damage = segment.first + lines, None, None
             file.seek(offset)
             rest = b""
-            # Not further than the file was when it was looked at: what comes later has a later mtime.
+            # No further than the size seen above: what is written later has a later mtime.
             while block := file.read(min(_BLOCK, status.st_size - offset - len(rest))):
                 *whole, rest = (rest + block).split(b"\n")
                 for text, after in zip_longest(whole, whole[1:]):
@@ -123,7 +123,7 @@ class Indexing:
             found, intact = glance(text)
             line, kind = found["line"], found["kind"]
             if line > self._expected and self._whole and self._goes_on(after):
-                raise ValueError("the next line goes on as if it had the number that it should have")
+                raise ValueError("the next line continues as if it had the right number")
             number, _ = KINDS[kind], found["time"]
             if not intact:
                 from_dict(found)
@@ -136,13 +136,13 @@ class Indexing:
             return
         self._tell_unread(path, kind)
         if not intact:
-            self._tell(path, "was edited by hand: its checksum does not fit")
+            self._tell(path, "was edited by hand: its checksum does not match")
             line = self._expected
         elif line < self._expected:
-            self._tell(path, f"is line {line} once more")
+            self._tell(path, f"repeats line {line}")
             return
         elif line > self._expected and self._whole:
-            self._tell(path, f"is missing, and all up to {line - 1}")
+            self._tell(path, f"is missing, as are all up to {line - 1}")
         self._expected = line + 1
         level = _LEVELS.get(found.get("level", ""), 10 if kind in _DETAIL else 20)
         get, name = found.get, self._name
@@ -157,7 +157,7 @@ class Indexing:
             self._event(path, line, found)
 
     def _goes_on(self, after: bytes | None) -> bool:
-        """Whether a line is the one after the next, so that the one before it has a number that is none."""
+        """Whether a line has the number after the next, so that the number of the line before it is wrong."""
         try:
             return after is not None and glance(after)[0]["line"] == self._expected + 1
         except (BadLine, NewerSchema, KeyError):
@@ -166,7 +166,7 @@ class Indexing:
     def _tell_unread(self, path: Path, follower: str | None) -> None:
         line, self._unread = self._unread, None
         if line is not None and follower != RecordKind.TORN:
-            self._tell(path, "is no record: torn, or edited by hand", line)
+            self._tell(path, "is not a record: torn, or edited by hand", line)
 
     def _tell(self, path: Path, words: str, line: int | None = None) -> None:
         self._damage = self._damage or f"{path}: line {line or self._expected} {words}"
@@ -208,7 +208,7 @@ class Indexing:
 
     def _end(self, line: int, record: Record) -> None:
         """Close an event; the end of a run closes what is still open in it."""
-        # Of the same kind and run: an end that was edited must not close something else.
+        # Only of the same kind and run: an edited end must not close something else.
         sql = 'UPDATE events SET "end" = ?, ended = ?, reason = ? WHERE start = ? AND kind = ? AND run IS ?'
         kind = record.kind.partition(".")[0]
         values = (line + 1, record.time_ns, stored(record.name), record.begin, kind, stored(record.run))

@@ -1,4 +1,4 @@
-"""``Journal``: one directory of recorded runs, to write into and to read from."""
+"""``Journal``: a directory of recorded runs, to write to and to read from."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from .recorded_run import RecordedRun, all_runs, find_run
 from .settings import JournalSettings
 from .writer import Writer
 
-#: Seconds between two looks for new lines.
+#: Seconds between two checks for new lines.
 _LOOK = 0.25
 
 
 class Journal:
-    """The journal of one directory. Nothing happens in the constructor; nothing is on disk before the first write.
+    """The journal in one directory, which is created by the first write.
 
-    Safe to use from many threads and many processes at once; a forked child goes on with handles of its own.
+    Safe to use from many threads and many processes at once; a forked child opens its own files.
 
     ::
 
@@ -42,63 +42,62 @@ class Journal:
         journal.write(Record(kind=RecordKind.EVALUATION_END, run=run, evaluation=1, begin=evaluation), sync=True)
         journal.write(Record(kind=RecordKind.RUN_END, run=run, begin=begin, name="success"), sync=True)
 
-    Every ``….end`` names the line of its ``….begin`` in ``begin``: that makes the event and its range of lines, half
-    open, both lines within. The end of a run closes what is still open in it. Kinds, and what belongs into each, are in
-    ``records.py``.
+    Every ``….end`` has the line of its ``….begin`` in ``begin``: this defines an event and its half-open range of
+    lines, which includes both. The end of a run closes what is still open in it. ``core/records.py`` defines the kinds.
 
     :param directory: where the segments are.
-    :param settings: sizes, ages, and what a full disk means; whether runs are recorded at all is for them to see.
+    :param settings: sizes, ages, and what to do on a full disk; ``enabled`` is for the caller.
     """
 
     def __init__(self, directory: Path, settings: JournalSettings | None = None) -> None:
-        """Keep the place."""
+        """Remember the directory."""
         self.directory = directory
         self.settings = settings or JournalSettings()
         self._writer = Writer(directory, self.settings)
-        # Whoever only imports the journal, to list plugins say, needs no database.
+        # Whoever only imports the journal, for instance to list plugins, needs no database.
         from .index import Index
 
         self._reader = Reader(Index(directory, lambda: options.index_path(directory)))
 
     @classmethod
     def open(cls, settings: JournalSettings | None = None) -> Journal:
-        """Give the journal of this user: the place of the setting ``journal_dir``, or of the platform.
+        """Return this user's journal, in the directory set by ``journal_dir`` or the platform's own.
 
-        :raises SettingsError: for a wrong option.
+        :raises SettingsError: for an invalid option.
         """
         found = settings or options.load()
         return cls(found.directory, found)
 
     @staticmethod
     def new_run_id() -> str:
-        """Make the id of a run: when it began, UTC, and four letters that make it one of its kind."""
+        """Return a new run id: the time in UTC, and four random hex digits."""
         return time.strftime("%Y%m%d-%H%M%S-", time.gmtime()) + secrets.token_hex(2)
 
     # -- writing ------------------------------------------------------------------------------------------------
 
     def write(self, *records: Record, required: bool = False, sync: bool = False) -> range:
-        """Append lines, all of them in one write, so that no other process's line is between them.
+        """Append lines in a single write, so that no line of another process is between them.
 
-        Line, time and origin are filled in, unless they are given. One call for many is cheaper than many calls.
+        Line number, time and origin are filled in unless given. One call with many lines is cheaper than many calls.
 
-        :param required: whether it is an error when they cannot be written (the baseline: without it nothing may be
-            moved). Otherwise it is warned of once, what was lost is counted, and the journal resumes, with a line of
-            kind ``lost``, when there is room again; ``journal_on_error = raise`` makes every write required.
-        :param sync: whether they must be on the disk itself at return (baseline, end of an evaluation, of a run).
-        :returns: the numbers of their lines; ``range(0)`` when they were lost (a ``begin`` of 0 closes nothing).
-        :raises JournalWriteError: when they are required and cannot be written: nothing of them is there.
+        :param required: whether a failure is an error (the baseline: nothing may be set without it). Otherwise a
+            failure is logged once, lost lines are counted, and the journal resumes, with a line of kind ``lost``, as
+            soon as it can be written again; ``journal_on_error = raise`` makes every write required.
+        :param sync: whether to flush them to the disk (baseline, end of an evaluation, end of a run).
+        :returns: their line numbers; ``range(0)`` when they were lost (a ``begin`` of 0 closes nothing).
+        :raises JournalWriteError: when they are required and cannot be written; then none of them is written.
         """
         return self._writer.write(records, required=required, sync=sync)
 
     def begin_mark(self, name: str) -> int:
-        """Begin a stretch of one's own (a shot, a fault); gives its line.
+        """Begin a mark (a shift, a fault), and return its line.
 
         :raises JournalWriteError: when it cannot be written.
         """
         return self._writer.write([Record(kind=RecordKind.MARK_BEGIN, name=name)], required=True).start
 
     def end_mark(self, name: str) -> Event:
-        """End the newest open stretch of that name; gives it.
+        """End the newest open mark of that name, and return it.
 
         :raises NoSuchRecord: when none of that name is open.
         """
@@ -111,19 +110,19 @@ class Journal:
         return next(event for event in self.events(("mark",), name=name) if event.start == start)
 
     def archive(self, place: Path | None = None, *, force: bool = False) -> list[Path]:
-        """Close the newest segment, and move all that are closed to another place; numbers go on.
+        """Close the newest segment, and move all closed ones to another directory; line numbers continue.
 
-        What is moved is a journal of its own, to be read there.
+        That directory is a journal, and can be read as one.
 
         :param place: ``archive`` in the journal by default.
-        :param force: whether a run that goes on may be torn apart.
+        :param force: whether to archive while a run is going, which splits it between the two journals.
         :returns: where the segments are now.
-        :raises JournalError: while a run goes on.
-        :raises OSError: when a segment cannot be moved; those before it are.
+        :raises JournalError: while a run is going.
+        :raises OSError: when a segment cannot be moved; earlier ones have been.
         """
         running = [run.id for run in self.runs() if run.open and run.alive]
         if running and not force:
-            raise JournalError(f"run {running[0]} goes on; archive when it has ended (or --force: it is torn apart)")
+            raise JournalError(f"run {running[0]} is still going: archive after its end, or split it with --force")
         place = place or self.directory / "archive"
         place.mkdir(parents=True, exist_ok=True)
         moved = []
@@ -136,25 +135,25 @@ class Journal:
         return moved
 
     def close(self) -> None:
-        """Put the handles down; they are taken up again by the next call."""
+        """Close all files; the next call opens them again."""
         self._writer.close()
         self._reader.index.close()
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def runs(self) -> list[RecordedRun]:
-        """List the runs, the newest last."""
+        """Return the runs, the newest last."""
         return all_runs(self._reader)
 
     def run(self, text: str) -> RecordedRun:
-        """Find a run by its id, the unique beginning of one, the name it was given, or ``last``.
+        """Return a run by its id, the unique beginning of one, its name, or ``last``.
 
-        :raises NoSuchRecord: when there is none, or more than one; in one line.
+        :raises NoSuchRecord: when no run matches, or more than one.
         """
         return find_run(self._reader, text)
 
     def records(self, query: Query | None = None) -> Iterator[Record]:
-        """Give the lines that a query asks for (all of them by default), in the order of their numbers.
+        """Yield the lines that a query asks for (by default all), in the order of their numbers.
 
         :raises NoSuchRecord: for a PV, host or user that no line has.
         :raises JournalError: for a journal of a newer version.
@@ -164,11 +163,11 @@ class Journal:
     def events(
         self, kinds: Sequence[str] = (), *, run: str | None = None, name: str | None = None, only_open: bool = False
     ) -> list[Event]:
-        """Give runs, evaluations, sets, restores, marks and what was said of runs, with their ranges of lines."""
+        """Return runs, evaluations, sets, restores, marks and annotations, with their ranges of lines."""
         return self._reader.events(kinds, run=run, name=name, only_open=only_open)
 
     def around(self, line: int) -> list[Event]:
-        """Give the events that a line lies in, the outermost first."""
+        """Return the events that contain a line, the outermost first."""
         return self._reader.around(line)
 
     def follow(
@@ -179,11 +178,11 @@ class Journal:
         tail: int = 0,
         ended: Callable[[], bool] = lambda: False,
     ) -> Iterator[Record]:
-        """Give lines as they are written, for ever; a journal that is not there yet is waited for.
+        """Yield lines as they are written, without end; waits for a journal that does not exist yet.
 
-        :param tail: how many of those already there come first.
-        :param deadline: ends it; a cancel is seen at once.
-        :param ended: whether it is to end; asked after each line and each look.
+        :param tail: how many existing lines to yield first.
+        :param deadline: ends it, at once when cancelled.
+        :param ended: whether to stop; called after each line and each check for new ones.
         """
         query, deadline = replace(query or Query(), limit=None), deadline or Deadline()
         last = self._reader.index.ask("SELECT max(line) FROM records")[0][0] or 0
@@ -202,10 +201,10 @@ class Journal:
                 futures.sleep(_LOOK, deadline)
 
     def reindex(self) -> int:
-        """Throw the index away and make it anew; gives the number of lines."""
+        """Rebuild the index from the segments, and return the number of lines."""
         return self._reader.index.rebuild()
 
     @property
     def index_path(self) -> Path | None:
-        """Where the index is; None while it is in memory."""
+        """The file of the index; None while it is in memory."""
         return self._reader.index.path

@@ -1,4 +1,4 @@
-"""Lines and events of a journal, found through its index and read from its segments."""
+"""``Reader``: finds lines and events of a journal through its index, and reads lines from its segments."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PAGE = 5000
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A stretch of the journal: a run, an evaluation, a set, a restore, a mark; or what one line says of a run.
+    """A range of lines: a run, an evaluation, a set, a restore, a mark; or one line that annotates a run.
 
     :ivar kind: ``run``, ``evaluation``, ``set``, ``restore``, ``mark``; ``note``, ``tag``, ``best`` and so on.
     :ivar start: its first line.
@@ -45,12 +45,12 @@ class Event:
 
     @property
     def open(self) -> bool:
-        """Whether nothing has ended it."""
+        """Whether no line has ended it."""
         return self.end is None
 
 
 class Reader:
-    """Reads what a query asks for. Safe to use from many threads.
+    """Returns the lines and events of a journal. Safe to use from many threads.
 
     :param index: of the same journal.
     """
@@ -60,10 +60,10 @@ class Reader:
         self.index = index
 
     def records(self, query: Query, *, strict: bool = True) -> Iterator[Record]:
-        """Give the lines that a query asks for, in the order of their numbers.
+        """Yield the lines that a query asks for, in the order of their numbers.
 
-        :param strict: whether a name that never was in the journal is an error.
-        :raises NoSuchRecord: for a name (PV, host, user) that no line has; it says what was meant.
+        :param strict: whether a name that is nowhere in the journal is an error.
+        :raises NoSuchRecord: for a name (PV, host, user) that no line has, with a suggestion.
         :raises JournalError: when a newer version wrote a line.
         """
         if strict:
@@ -72,7 +72,7 @@ class Reader:
             yield _record(place, text)
 
     def texts(self, query: Query) -> Iterator[tuple[Place, bytes]]:
-        """Give the same lines as they are in their segments, without their newlines."""
+        """Yield the same lines as they are in their segments, without newlines."""
         left, pvs = query.limit, self._pvs(query.pvs) if query.pvs else None
         while left is None or left > 0:
             page = _PAGE if left is None else min(_PAGE, left)
@@ -87,7 +87,7 @@ class Reader:
     def events(
         self, kinds: Sequence[str] = (), *, run: str | None = None, name: str | None = None, only_open: bool = False
     ) -> list[Event]:
-        """Give events in the order of their beginnings."""
+        """Return events in the order of their first lines."""
         conditions, values = ["1"], list[Any]()
         if kinds:
             conditions.append(f"kind IN ({_marks(kinds)})")
@@ -101,7 +101,7 @@ class Reader:
         return self._events(" AND ".join(conditions), values)
 
     def around(self, line: int) -> list[Event]:
-        """Give the events that a line lies in, the outermost first; an open one has all that came after."""
+        """Return the events that contain a line, the outermost first; an open one contains all later lines."""
         return self._events('start <= ? AND ("end" > ? OR "end" IS NULL)', (line, line))
 
     def _events(self, condition: str, values: Sequence[Any]) -> list[Event]:
@@ -114,7 +114,7 @@ class Reader:
     # -- lines ----------------------------------------------------------------------------------------------------
 
     def _pvs(self, patterns: Sequence[str]) -> list[int]:
-        """Find the PVs that are asked for, however they were written, by their numbers in the index."""
+        """Return the index's ids of the PVs that match, in any spelling."""
         known = self.index.ask("SELECT id, text FROM names WHERE role = 'pv'")
         return [number for number, text in known if any(fits(own_name(text), pattern) for pattern in patterns)]
 
@@ -197,5 +197,5 @@ def _record(place: Place, text: bytes) -> Record:
     except (BadLine, NewerSchema) as error:
         words = f"line {place.line} of {place.path} cannot be read: {error}"
         return Record(kind=RecordKind.TORN, line=place.line, message=words, intact=False)
-    # A number edited by hand does not count: the place tells.
+    # The place decides: the number in the line may have been edited by hand.
     return record if record.line == place.line else replace(record, line=place.line)

@@ -1,7 +1,7 @@
-"""``file_name``: the id of a run, the name of an attachment, as the name of one file in one folder; and ``inside``.
+"""Safe file names for the ids of runs and the names of attachments, and a check that a path stays in its folder.
 
-Ids and names come out of lines that anybody may have written: ``../../etc/x`` is a name like any other, and never a
-path. Pure but for ``inside``, which follows links.
+Ids and names come from lines that anyone may have written: ``../../etc/x`` is a name like any other, and never a path.
+Pure except ``inside``, which follows links.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 from ..core.errors import JournalError
 from ..core.printable import printable
 
-#: What a file system, a zip file or a shell makes something of; % is what stands for it.
+#: Characters with a meaning for a file system, a zip file or a shell; each is written as % and its code.
 _QUOTED = frozenset('%/\\:*?"<>|')
 _LONGEST = 200
 
 
 def file_name(text: str) -> str:
-    """Give the name of a file for a text: the text itself where it is one; different texts have different names."""
+    """Return a file name for a text: the text itself if it is one. Different texts get different names."""
     name = "".join(_quoted(c) if c in _QUOTED or printable(c) != c else c for c in text)
     if name[:1] in ("", ".", "-", " "):
-        # Neither hidden, nor the folder above, nor an option of a command.
+        # Not a hidden file, the folder above, or an option of a command.
         name = _quoted(name[:1]) + name[1:] if name else "%"
     if len(name.encode()) > _LONGEST:
         name = f"{name[: _LONGEST // 4]}%{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
@@ -33,14 +33,14 @@ def _quoted(character: str) -> str:
 
 
 def inside(folder: Path, *names: str) -> Path:
-    """Give a place in a folder.
+    """Return a path in a folder.
 
-    :raises JournalError: when a link, or a name, leads out of it.
+    :raises JournalError: when a link or a name leads out of it.
     """
     try:
         path = folder.joinpath(*names)
         if path.resolve().is_relative_to(folder.resolve()):
             return path
-    except (OSError, ValueError, RuntimeError):  # a name with a NUL, too long, a circle of links
+    except (OSError, ValueError, RuntimeError):  # a NUL in the name, a name too long, a loop of links
         pass
     raise JournalError(f"{'/'.join(names)!r} leads out of {folder}")

@@ -1,4 +1,4 @@
-"""``Pages``: going through a journal screen by screen: forward, back, to a line, an event, a word. Shows nothing."""
+"""``Pages``: navigation in a journal by pages: forward, back, to a line, an event, a word. Displays nothing."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from .journal import Journal
 from .lookup import Event
 from .query import Query
 
-#: Events that one goes from one to the next by; a journal may have very many sets.
+#: Kinds of events to step through; not sets, of which there may be very many.
 _STEPS = ("run", "evaluation", "restore", "mark", "event", "torn", "lost")
 
 
 class Pages:
-    """Where one is in a journal, and how to go on.
+    """A position in a journal, and the moves from it. A move returns False or None, and stays, if there is no target.
 
-    :param query: which lines there are at all.
-    :ivar lines: the lines of this page.
-    :ivar height: the most of them.
+    :param query: which lines to page through.
+    :ivar lines: the lines of the present page.
+    :ivar height: how many lines a page has at most.
     """
 
     def __init__(self, journal: Journal, query: Query, height: int) -> None:
-        """Begin with the first page."""
+        """Start at the first page."""
         self.height = height
         self._journal = journal
         self._query = replace(query, limit=None, newest_first=False)
@@ -32,7 +32,7 @@ class Pages:
 
     @property
     def here(self) -> int:
-        """The number of the first line of the page; 0 where there is none."""
+        """The number of the page's first line; 0 if it has none."""
         return self.lines[0].line if self.lines else 0
 
     def start(self) -> bool:
@@ -44,29 +44,29 @@ class Pages:
         return self._show(self._take(replace(self._query, newest_first=True))[::-1])
 
     def forward(self) -> bool:
-        """Go to the next page; False where there is none."""
+        """Go to the next page."""
         after = self.lines[-1].line + 1 if self.lines else 0
         return self._show(self._take(replace(self._query, first=max(after, self._query.first or 0))))
 
     def back(self) -> bool:
-        """Go to the page before; False where there is none."""
+        """Go to the previous page."""
         end = min(self.here, self._query.end or self.here)
         return self._show(self._take(replace(self._query, end=end, newest_first=True))[::-1])
 
     def to_line(self, line: int) -> bool:
-        """Go to a line, or the next one that there is."""
+        """Go to a line, or to the next one that exists."""
         return self._show(self._take(replace(self._query, first=max(line, self._query.first or 0))))
 
     def next_event(self) -> Event | None:
-        """Go to the event after the first line of the page; None where there is none."""
+        """Go to the first event after the page's first line."""
         return self._to_event([event for event in self._events() if event.start > self.here][:1])
 
     def previous_event(self) -> Event | None:
-        """Go to the event before the first line of the page; None where there is none."""
+        """Go to the last event before the page's first line."""
         return self._to_event([event for event in self._events() if event.start < self.here][-1:])
 
     def search(self, words: str, *, backwards: bool = False) -> bool:
-        """Go to the next line, after the first one of the page, that has these words anywhere, whatever their case."""
+        """Go to the next line after the page's first one that contains a text, in any case."""
         wanted = words.casefold()
         for record in self._after(backwards):
             if wanted in to_line(record).decode(errors="replace").casefold():

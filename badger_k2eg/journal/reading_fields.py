@@ -1,4 +1,4 @@
-"""A reading as the fields of a line, and back. Imports records, model and errors."""
+"""A reading as the fields of a line, and back."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ..core.errors import PvError
 from ..core.model import Kind, Limits, PvType, Reading, Severity
 from ..core.records import Record
 
-_DAMAGED = "its line in the record is damaged or was edited: the checksum does not fit"
+_DAMAGED = "its line in the record is damaged or was edited: the checksum does not match"
 
 
 def told(reading: Reading, *, profile: bool = False) -> dict[str, Any]:
-    """Give the fields of a line that tell a reading.
+    """Return the fields of a line that record a reading.
 
-    :param profile: also what hardly ever changes (type, limits, choices): once for each PV of a run is enough.
+    :param profile: include what hardly ever changes (type, limits, choices): once for each PV of a run is enough.
     """
     data: dict[str, Any] = {} if reading.user_tag is None else {"tag": reading.user_tag}
     if profile:
@@ -32,19 +32,19 @@ def told(reading: Reading, *, profile: bool = False) -> dict[str, Any]:
 
 
 def told_error(error: PvError) -> dict[str, Any]:
-    """Give the fields of a line that tell why there is no reading."""
+    """Return the fields of a line that record why there is no reading."""
     return {"message": error.message, "data": {"error": type(error).__name__, "pv": error.pv}}
 
 
 def profile_of(record: Record) -> Mapping[str, Any]:
-    """Give what a line tells of its PV's type, limits and choices; empty where it tells nothing."""
+    """Return the type, limits and choices of the PV that a line records; empty if it records none."""
     return record.part("profile")
 
 
 def update_of(record: Record, profile: Mapping[str, Any] | None = None) -> Reading | PvError:
-    """Make of a line what the PV gave then.
+    """Return the reading or the error that a line records.
 
-    :param profile: what another line told of the PV's type, limits and choices.
+    :param profile: type, limits and choices of the PV, from another line.
     """
     data = record.data or {}
     if record.value is None:
@@ -69,8 +69,8 @@ def update_of(record: Record, profile: Mapping[str, Any] | None = None) -> Readi
             user_tag=data.get("tag"),
         )
     except (TypeError, ValueError, KeyError, OverflowError) as error:
-        # Somebody edited it.
-        return PvError(str(record.pv or record.name), f"line {record.line} of its record tells no reading: {error}")
+        # It was edited.
+        return PvError(str(record.pv or record.name), f"line {record.line} of its record is not a reading: {error}")
 
 
 def _profile(reading: Reading) -> dict[str, Any]:

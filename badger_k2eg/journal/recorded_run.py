@@ -1,4 +1,4 @@
-"""``RecordedRun``: one run as the journal has it; what it set, what it read, and what was said of it since."""
+"""``RecordedRun``: one run in the journal: what it set, what it read, and its annotations."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import math
 import os
 import socket
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
 from typing import Any
 
 from ..core.errors import NoSuchRecord
-from ..core.model import Outcome
+from ..core.model import Outcome, plain
 from ..core.pv_names import own_name
 from ..core.records import Level, Record, RecordKind
 from ..core.suggestions import close_to
@@ -20,10 +21,8 @@ from .index_tables import KINDS
 from .lookup import Event, Reader
 from .query import Query
 
-#: The name of the event that tells of an alias; ``data`` has the record.
+#: The name of the event that records an alias; ``data`` has the name of the record.
 ALIAS = "alias"
-#: A server may say no, and have written all the same: what was refused is judged by what the PV holds now.
-_WRITTEN = (Outcome.APPLIED, Outcome.UNKNOWN, Outcome.REFUSED)
 _NAMED = 5
 _NO_END = (1 << 63) - 1
 
@@ -32,12 +31,13 @@ _NO_END = (1 << 63) - 1
 class Evaluation:
     """One evaluation of a run.
 
-    :ivar lines: half open; ``end`` is None while it is open, or its writer died in it.
+    :ivar start: its first line.
+    :ivar end: the line after its last; None while it is open, or if its writer died in it.
     :ivar asked: ``{pv: value}`` of the setpoints, in the order of setting.
     :ivar readings: ``{pv or observable: value}``, the last of each.
     :ivar failed: the lines of puts and setpoints that did not end as asked.
-    :ivar data: what its last line brought (observables, objectives).
-    :ivar damaged: the numbers of its lines whose checksum does not fit; what they say is in the others all the same.
+    :ivar data: what its last line holds (observables, objectives).
+    :ivar damaged: the numbers of its lines whose checksum does not match; their contents are included above.
     """
 
     number: int
@@ -53,37 +53,117 @@ class Evaluation:
 
     @property
     def ok(self) -> bool:
-        """Whether it came to its end, and every setpoint ended as asked."""
+        """Whether it ended, with every setpoint as asked."""
         return self.end is not None and not self.failed
+
+
+class Kept(Enum):
+    """Which of the values before a put a PV may still hold after it."""
+
+    NONE = "none"
+    #: What it held when that was last certain: of a ramp, the steps before are over.
+    SURE = "sure"
+    ALL = "all"
+
+
+#: What a PV may still hold besides what was asked and read back, by the outcome of a put: while its call goes on (an
+#: answer is not read back yet), and after its end. An outcome that is not listed was not sent.
+KEPT: Mapping[Outcome, tuple[Kept, Kept]] = {
+    Outcome.APPLIED: (Kept.SURE, Kept.NONE),
+    Outcome.UNKNOWN: (Kept.ALL, Kept.ALL),
+    # A server may refuse a put, and have written all the same.
+    Outcome.REFUSED: (Kept.ALL, Kept.ALL),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MayHold:
+    """What a PV may hold because of a run.
+
+    :ivar values: every value that it may hold; none as long as nothing was sent.
+    :ivar sure: what it held when that was last certain: before the run, or after a set that was read back.
+    """
+
+    values: tuple[Any, ...] = ()
+    sure: tuple[Any, ...] = ()
+
+    def after(self, outcome: Outcome, *told: Any, ended: bool) -> MayHold:
+        """Return what it may hold after one more put.
+
+        :param told: the value asked, and the one read back where there is one.
+        :param ended: whether the call has ended.
+        """
+        if outcome not in KEPT:
+            return self
+        kept = KEPT[outcome][ended]
+        more = () if kept is Kept.NONE else self.sure if kept is Kept.SURE else self.values or self.sure
+        values = tuple({repr(plain(value)): value for value in (*told, *more)}.values())
+        return MayHold(values, values if kept is Kept.NONE else self.sure)
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What one PV may hold by what a run has put.
+    """What a run has put to one PV.
 
-    :ivar last: the last line on it.
-    :ivar values: every value that it may hold.
-    :ivar sure: those of the last set that was read back.
-    :ivar reached: the last value that was answered in a call that has not ended.
-    :ivar way: of a ramp that was cut off: where it was, and where it went.
+    :ivar last: the last line about it.
+    :ivar held: what it may hold.
+    :ivar reached: the last value whose put was answered in a call that has not ended.
+    :ivar way: the last point and the target of an interrupted ramp.
     """
 
     last: Record
-    values: tuple[Any, ...]
-    sure: tuple[Any, ...] = ()
+    held: MayHold
     reached: Any = None
     way: tuple[Any, Any] | None = None
 
 
-class RecordedRun:
-    """One run of a journal. Everything is looked up when it is asked for.
+@dataclass(frozen=True, slots=True)
+class History:
+    """What a run did to its setpoints, each PV by the name that it has in the baseline.
 
-    :ivar id: given by who began it.
-    :ivar event: its range of lines, its times; open for a run that goes on, or crashed.
+    :ivar one: gives the name of a PV here, whatever it is called elsewhere.
+    :ivar baseline: the line of each PV from before the run moved anything.
+    :ivar lines: where each PV stood: its line of the baseline, or of the last put that was applied.
+    :ivar written: what each PV that was sent something may hold, up to the end of the run.
+    :ivar validators: the validator that each PV was set with last, in plain values.
+    :ivar validator_lines: the lines of these.
+    :ivar tolerances: how far from the value asked each PV may rest, in its unit, where that was declared.
+    :ivar damaged: ``{pv: line}``: lines whose checksum does not match; ``lines`` cannot be trusted for these PVs. None
+        stands for a line that is gone or cannot be read: it may have set any PV.
+    """
+
+    one: Callable[[str], str]
+    baseline: dict[str, Record]
+    lines: dict[str, Record]
+    written: dict[str, Written] = field(default_factory=dict)
+    validators: dict[str, Any] = field(default_factory=dict)
+    validator_lines: dict[str, Record] = field(default_factory=dict)
+    tolerances: dict[str, float] = field(default_factory=dict)
+    damaged: dict[str | None, int] = field(default_factory=dict)
+
+    @property
+    def setpoints(self) -> dict[str, Any]:
+        """The value at which each PV stood."""
+        return {pv: r.value if r.kind is RecordKind.BASELINE else r.asked for pv, r in self.lines.items()}
+
+    @property
+    def last_written(self) -> dict[str, Record]:
+        """The line of the last put to each PV that was done or may have been done.
+
+        A put whose call did not end (its process died) is UNKNOWN.
+        """
+        return {pv: written.last for pv, written in self.written.items()}
+
+
+class RecordedRun:
+    """One run of a journal. Everything is read when it is asked for.
+
+    :ivar id: as its first line has it.
+    :ivar event: its range of lines and its times; open for a run that is still going, or has crashed.
     """
 
     def __init__(self, reader: Reader, event: Event) -> None:
-        """Keep where it is."""
+        """Remember where it is."""
         self._reader = reader
         self.event = event
         self.id = event.run or str(event.start)
@@ -95,12 +175,12 @@ class RecordedRun:
 
     @property
     def started_ns(self) -> int:
-        """Nanoseconds since the Unix epoch."""
+        """When it began, in nanoseconds since the Unix epoch."""
         return self.event.began_ns
 
     @property
     def ended_ns(self) -> int | None:
-        """Nanoseconds since the Unix epoch; None while it is open."""
+        """When it ended, in nanoseconds since the Unix epoch; None while it is open."""
         return self.event.ended_ns
 
     @property
@@ -110,23 +190,23 @@ class RecordedRun:
 
     @property
     def open(self) -> bool:
-        """Whether nothing has ended it: it goes on, or its process died."""
+        """Whether no line has ended it: it is still going, or its process died."""
         return self.event.open
 
     @cached_property
     def first(self) -> Record:
-        """The line by which it began: with its origin, and its manifest in ``data``."""
+        """Its first line, with its host, user and process, and its manifest in ``data``."""
         lines = Query(first=self.event.start, end=self.event.start + 1)
         return next(self._reader.records(lines), Record(kind=RecordKind.RUN_BEGIN, run=self.id))
 
     @property
     def manifest(self) -> Mapping[str, Any]:
-        """What was said at its beginning: environment, interface, options, PVs."""
+        """What it recorded at its beginning: environment, interface, options, PVs."""
         return self.first.data or {}
 
     @property
     def alive(self) -> bool | None:
-        """Whether its process is still there; None where this host cannot know. False of an open run: it crashed."""
+        """Whether its process exists; None if this host cannot know. An open run without a process has crashed."""
         if not self.open:
             return False
         if self.first.host != socket.gethostname() or not self.first.process:
@@ -136,7 +216,7 @@ class RecordedRun:
         except ProcessLookupError:
             return False
         except PermissionError:
-            pass  # somebody else's, and there
+            pass  # another user's: it exists
         return True
 
     @property
@@ -144,7 +224,7 @@ class RecordedRun:
         """The reason of its end, ``open``, or ``crashed``."""
         return self.reason or ("ended" if not self.open else "crashed" if self.alive is False else "open")
 
-    # -- what was said of it since --------------------------------------------------------------------------------
+    # -- annotations ----------------------------------------------------------------------------------------------
 
     @cached_property
     def _said(self) -> list[Record]:
@@ -157,13 +237,13 @@ class RecordedRun:
 
     @property
     def name(self) -> str:
-        """The last name that it was given; empty for none."""
+        """The last name that it was given, or an empty text."""
         renamed = self._of(RecordKind.RENAME)
         return (renamed[-1].name if renamed else self.event.name) or ""
 
     @property
     def tags(self) -> dict[str, str | float]:
-        """``{tag: text or number}``; the last value of each."""
+        """Its tags: ``{tag: text or number}``, with the last value of each."""
         found = {record.name or "": record.value for record in self._of(RecordKind.TAG)}
         return {
             name: value if isinstance(value, str | int | float) and not isinstance(value, bool) else str(value)
@@ -173,7 +253,7 @@ class RecordedRun:
 
     @property
     def notes(self) -> list[Record]:
-        """What was noted of it, with who and when."""
+        """The lines of its notes, with user and time."""
         return self._of(RecordKind.NOTE)
 
     @property
@@ -185,27 +265,27 @@ class RecordedRun:
 
     @property
     def attachments(self) -> list[Record]:
-        """Files that were attached; ``data`` has path, bytes and sha256."""
+        """The lines of its attached files; ``data`` has path, bytes and sha256."""
         return self._of(RecordKind.ATTACH)
 
     @property
     def bests(self) -> list[int]:
-        """The numbers of the evaluations that were the best so far, where somebody said."""
+        """The numbers of the evaluations that were the best so far, in order; empty if none was marked."""
         return [record.evaluation for record in self._of(RecordKind.BEST) if record.evaluation is not None]
 
     @property
     def best(self) -> int | None:
-        """The number of its best evaluation, where somebody said."""
+        """The number of its best evaluation; None if none was marked."""
         return self.bests[-1] if self.bests else None
 
     @property
     def best_line(self) -> Record | None:
-        """The line that says which evaluation was the best."""
+        """The line that marks its best evaluation."""
         return next((r for r in reversed(self._of(RecordKind.BEST)) if r.evaluation is not None), None)
 
     @cached_property
     def unguarded(self) -> str:
-        """What it lacked where its setpoints did not come through its interface; empty where they did."""
+        """What shows that it set PVs past its interface; empty if nothing does."""
         end = next(self.records(Query(kinds=(RecordKind.RUN_END,))), None)
         if end is not None:
             return str((end.data or {}).get("unguarded", ""))
@@ -215,15 +295,15 @@ class RecordedRun:
     # -- what it did ----------------------------------------------------------------------------------------------
 
     def records(self, query: Query | None = None) -> Iterator[Record]:
-        """Give its lines; also those said of it after its end.
+        """Yield its lines, those after its end (annotations, restores) included.
 
-        :param query: which of them.
+        :param query: restricts them.
         """
-        # What is not in it at all is nothing, and no mistake.
+        # A PV that the run does not have gives no lines, and is not an error.
         return self._reader.records(replace(query or Query(), run=self.id), strict=False)
 
     def texts(self) -> Iterator[bytes]:
-        """Give its lines as they are in the journal, without their newlines."""
+        """Yield its lines as they are in the journal, without newlines."""
         return (text for _, text in self._reader.texts(Query(run=self.id)))
 
     @property
@@ -233,31 +313,43 @@ class RecordedRun:
         return int(self._reader.index.ask(sql, (self.id,))[0][0])
 
     def evaluations(self) -> list[Evaluation]:
-        """Give its evaluations, with what was asked and read in each."""
-        found = {
-            event.evaluation: Evaluation(event.evaluation, event.start, event.end, event.began_ns, event.ended_ns)
-            for event in self._reader.events(("evaluation",), run=self.id)
-            if event.evaluation is not None
-        }
-        wanted = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.READ, RecordKind.EVALUATION_END)
-        for record in self.records(Query(kinds=wanted)):
-            if (evaluation := found.get(record.evaluation or 0)) is not None:
-                _add(evaluation, record)
-        return list(found.values())
+        """Return its evaluations, each with what was asked and read in it."""
+        return list(self._evaluations(None).values())
 
     def evaluation(self, number: int) -> Evaluation:
-        """Give one evaluation.
+        """Return one evaluation.
 
-        :raises NoSuchRecord: when it has none of that number.
+        :raises NoSuchRecord: when it has no evaluation of that number.
         """
-        found = {each.number: each for each in self.evaluations()}
+        found = self._evaluations(number)
         if number not in found:
-            has = f"1 to {max(found)}" if found else "none"
+            events = self._reader.events(("evaluation",), run=self.id)
+            last = max((event.evaluation for event in events if event.evaluation is not None), default=None)
+            has = "none" if last is None else f"1 to {last}"
             raise NoSuchRecord(f"run {self.id} has no evaluation {number}; it has {has}")
         return found[number]
 
-    def naming(self) -> Callable[[str], str]:
-        """Give a function that tells the one name of each PV: as its baseline has it, however it was set later."""
+    def _evaluations(self, number: int | None) -> dict[int, Evaluation]:
+        found = {
+            event.evaluation: Evaluation(event.evaluation, event.start, event.end, event.began_ns, event.ended_ns)
+            for event in self._reader.events(("evaluation",), run=self.id)
+            if event.evaluation is not None and number in (None, event.evaluation)
+        }
+        if found:
+            kinds = (
+                RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.READ, RecordKind.EVALUATION_END
+            )  # fmt: skip
+            for record in self.records(Query(kinds=kinds, evaluation=number)):
+                if (evaluation := found.get(record.evaluation or 0)) is not None:
+                    _add(evaluation, record)
+        return found
+
+    def baseline(self) -> dict[str, Record]:
+        """Return, for each PV, the line of its value before the run set anything; it has no value if none was read."""
+        return self._names()[0]
+
+    def _names(self) -> tuple[dict[str, Record], Callable[[str], str]]:
+        """Return the baseline, and a function that maps every spelling and alias of a PV to its name there."""
         aliases: dict[str, str] = {}
         spelt: dict[str, str] = {}
 
@@ -265,105 +357,73 @@ class RecordedRun:
             name = own_name(pv)
             return spelt.setdefault(aliases.get(name, name), pv)
 
-        for record in self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))):
+        lines = list(self.records(Query(kinds=(RecordKind.BASELINE, RecordKind.EVENT))))
+        for record in lines:
             if record.kind is RecordKind.BASELINE:
                 one(record.pv or "")
             elif record.name == ALIAS and record.intact and isinstance(real := (record.data or {}).get("record"), str):
                 aliases[own_name(record.pv or "")] = real
-        return one
+        found = (record for record in lines if record.kind is RecordKind.BASELINE)
+        return {one(record.pv): record for record in found if record.pv is not None}, one
 
-    def baseline(self) -> dict[str, Record]:
-        """Give the value of each PV before the run moved anything, as its line; without a value where none was read."""
-        one = self.naming()
-        found = self.records(Query(kinds=(RecordKind.BASELINE,)))
-        return {one(record.pv): record for record in found if record.pv is not None}
+    def history(self, evaluation: int | None = None) -> History:
+        """Return what it did to its setpoints, and where they stood at the end of an evaluation.
 
-    def last_written(self) -> dict[str, Record]:
-        """Give, for each PV, the line of the last put of this run that was done, or may have been: that was sent.
-
-        A put that was begun and whose call did not end (its process died) is UNKNOWN.
+        :param evaluation: its number; None takes the end of the run, 0 the baseline.
+        :raises NoSuchRecord: when there is no such evaluation.
         """
-        return {pv: written.last for pv, written in self.written().items()}
-
-    def written(self) -> dict[str, Written]:
-        """Give, for each PV that this run has sent something to, what it may hold by that."""
-        found: dict[str, Written] = {}
+        end = self.evaluation(evaluation).end if evaluation else None
+        baseline, one = self._names()
+        found = History(one, baseline, {pv: line for pv, line in baseline.items() if line.value is not None})
+        if evaluation != 0 and (gap := self._gap(end)) is not None:
+            found.damaged[None] = gap
+        last = math.inf if evaluation is None else evaluation
         begun: dict[str, Record] = {}
-        one = self.naming()
+        before = {pv: MayHold(sure=(line.value,)) for pv, line in found.lines.items()}
+
+        def put(pv: str, record: Record) -> None:
+            found.written[pv] = _after(found.written.get(pv), before.get(pv, MayHold()), record)
+
         kinds = (RecordKind.SET_BEGIN, RecordKind.PUT, RecordKind.SETPOINT, RecordKind.SET_END)
         for record in self.records(Query(kinds=kinds)):
             if record.kind is RecordKind.SET_BEGIN:
                 for pv, asked in record.part("setpoints").items():
                     words = "begun, and not known to have ended"
                     begun[one(pv)] = replace(record, pv=pv, asked=asked, outcome=Outcome.UNKNOWN, message=words)
-            elif record.kind is RecordKind.SET_END:
-                # Of another thread, or another call within this one, nothing has ended.
+                for pv, told in record.part("validators").items():
+                    found.validators[one(pv)], found.validator_lines[one(pv)] = told, record
+                continue
+            if record.kind is RecordKind.SET_END:
+                # Calls of other threads, and calls nested in this one, have not ended with it.
                 begun = {pv: line for pv, line in begun.items() if line.line != record.begin}
-            elif record.pv is not None:
-                if record.kind is RecordKind.SETPOINT:
-                    begun.pop(one(record.pv), None)
-                if record.outcome in _WRITTEN:
-                    found[one(record.pv)] = _after(found.get(one(record.pv)), record)
+                continue
+            name = None if record.pv is None else one(record.pv)
+            # The baseline needs none of the lines after it.
+            counts = evaluation != 0 and (end is None or record.line < end)
+            if counts and not record.intact:
+                found.damaged.setdefault(name, record.line)
+            if name is None:
+                continue
+            if counts and record.outcome is Outcome.APPLIED and (record.evaluation or 0) <= last:
+                found.lines[name] = record
+            if record.kind is RecordKind.SETPOINT:
+                begun.pop(name, None)
+                if (tolerance := _tolerance(record)) is not None:
+                    found.tolerances[name] = tolerance
+            if record.outcome in KEPT:
+                put(name, record)
         for pv, record in begun.items():
-            found[pv] = _after(found.get(pv), record)
+            put(pv, record)
         return found
 
     def setpoints(self, evaluation: int | None = None) -> dict[str, Any]:
-        """Give the setpoints as they stood at the end of an evaluation: the baseline, and what was put since.
+        """Return the setpoints as they stood at the end of an evaluation; see ``history``."""
+        return self.history(evaluation).setpoints
 
-        :param evaluation: its number; None takes the state at the end of the run, 0 the baseline.
-        :raises NoSuchRecord: when there is no such evaluation.
-        """
-        lines = self.setpoint_lines(evaluation).items()
-        return {pv: line.value if line.kind is RecordKind.BASELINE else line.asked for pv, line in lines}
+    def _gap(self, end: int | None) -> int | None:
+        """Return a line between the first and the last that is gone or cannot be read, or None.
 
-    def setpoint_lines(self, evaluation: int | None = None) -> dict[str, Record]:
-        """Give the lines that ``setpoints`` are taken from: one of the baseline, or of a put, for each PV."""
-        found = {pv: record for pv, record in self.baseline().items() if record.value is not None}
-        if evaluation == 0:
-            return found
-        end = None if evaluation is None else self.evaluation(evaluation).end
-        one = self.naming()
-        kinds = (RecordKind.PUT, RecordKind.SETPOINT)
-        for record in self.records(Query(kinds=kinds, outcomes=(Outcome.APPLIED,), end=end)):
-            if record.pv is not None and (evaluation is None or (record.evaluation or 0) <= evaluation):
-                found[one(record.pv)] = record
-        return found
-
-    def validators(self) -> dict[str, Any]:
-        """Give, for each PV, the validator that it was set with last, in plain values; those that are on record."""
-        found: dict[str, Any] = {}
-        one = self.naming()
-        for record in self.records(Query(kinds=(RecordKind.SET_BEGIN,))):
-            found.update({one(pv): told for pv, told in record.part("validators").items()})
-        return found
-
-    def validator_lines(self) -> dict[str, Record]:
-        """Give the lines that ``validators`` are taken from."""
-        one = self.naming()
-        lines = self.records(Query(kinds=(RecordKind.SET_BEGIN,)))
-        return {one(pv): record for record in lines for pv in record.part("validators")}
-
-    def tolerances(self) -> dict[str, float]:
-        """Give, for each PV of which it was declared, how far from what was asked it may rest, in its unit."""
-        found: dict[str, float] = {}
-        one = self.naming()
-        for record in self.records(Query(kinds=(RecordKind.SETPOINT,))):
-            tolerance = (record.data or {}).get("tolerance")
-            # A wider one takes a PV for restored that is not: only what is intact is believed.
-            if record.pv is None or not record.intact or not isinstance(tolerance, int | float):
-                continue
-            if 0.0 < tolerance < math.inf:
-                found[one(record.pv)] = float(tolerance)
-        return found
-
-    def damaged(self, end: int | None = None) -> dict[str | None, int]:
-        """Find out which puts must not be trusted: ``{pv: line}``, a line of each PV whose checksum does not fit.
-
-        Under None stands a line, between the first and the last, that is gone or can be read no more: it may have told
-        of any PV. One that its writer died in is none of these: that writer wrote no more.
-
-        :param end: looks no further than to this line.
+        The line in which a writer died does not count: that writer wrote nothing after it.
         """
         end = min(end or _NO_END, self.event.end or _NO_END)
         sql = (
@@ -373,15 +433,10 @@ class RecordedRun:
             " AND NOT EXISTS (SELECT 1 FROM records WHERE line = here.line + 2 AND kind = ?) LIMIT 1"
         )
         gone = self._reader.index.ask(sql, (self.event.start, end, KINDS[RecordKind.TORN]))
-        found: dict[str | None, int] = {None: gone[0][0]} if gone else {}
-        one = self.naming()
-        for record in self.records(Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), end=end)):
-            if not record.intact:
-                found.setdefault(None if record.pv is None else one(record.pv), record.line)
-        return found
+        return int(gone[0][0]) if gone else None
 
     def latencies(self) -> dict[str, list[float]]:
-        """Give the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
+        """Return the seconds that each PV took to arrive, validation included; the slowest PV (by median) first."""
         found: dict[str, list[float]] = {}
         for kind in (RecordKind.SETPOINT, RecordKind.PUT):
             for record in self.records(Query(kinds=(kind,), outcomes=(Outcome.APPLIED,))):
@@ -392,27 +447,28 @@ class RecordedRun:
         return dict(sorted(found.items(), key=lambda item: -statistics.median(item[1])))
 
 
-def _after(before: Written | None, record: Record) -> Written:
-    """Say what a PV may hold after one more line on it."""
+def _tolerance(record: Record) -> float | None:
+    tolerance = (record.data or {}).get("tolerance")
+    # A wider one would take a PV for restored that is not: only an intact line is believed.
+    if not record.intact or not isinstance(tolerance, int | float):
+        return None
+    return float(tolerance) if 0.0 < tolerance < math.inf else None
+
+
+def _after(last: Written | None, before: MayHold, record: Record) -> Written:
+    """Return what a PV may hold after one more line about it."""
     told = [value for value in (record.asked, record.value) if value is not None]
-    sure = before.sure if before is not None else ()
-    if record.outcome is Outcome.APPLIED and record.kind is RecordKind.SETPOINT:
-        return Written(record, _distinct(told), sure=_distinct(told))
+    ended = record.kind is RecordKind.SETPOINT
+    held = last.held if last is not None else before
+    held = held.after(record.outcome or Outcome.UNKNOWN, *told, ended=ended)
     if record.outcome is Outcome.APPLIED:
-        # Answered, and not read back yet; of a ramp, the steps before are over.
-        return Written(record, _distinct([*told, *sure]), sure=sure, reached=record.asked)
-    values = _distinct([*told, *(before.values if before is not None else ())])
-    is_open = record.kind is RecordKind.SET_BEGIN and before is not None and before.reached is not None
-    way = (before.reached, record.asked) if is_open and before is not None else None
-    return Written(record, values, sure=sure, way=way)
-
-
-def _distinct(values: Iterable[Any]) -> tuple[Any, ...]:
-    return tuple({repr(value): value for value in values}.values())
+        return Written(record, held, reached=None if ended else record.asked)
+    is_open = record.kind is RecordKind.SET_BEGIN and last is not None and last.reached is not None
+    return Written(record, held, way=(last.reached, record.asked) if is_open and last is not None else None)
 
 
 def _add(evaluation: Evaluation, record: Record) -> None:
-    """Put what a line tells into its evaluation."""
+    """Add a line to its evaluation."""
     if not record.intact:
         evaluation.damaged.append(record.line)
     if record.kind is RecordKind.EVALUATION_END:
@@ -424,21 +480,21 @@ def _add(evaluation: Evaluation, record: Record) -> None:
     elif record.pv is not None:
         evaluation.asked[record.pv] = record.asked
         if record.kind is RecordKind.SETPOINT:
-            # The last word on a setpoint; what its attempts said does not count beside it.
+            # The final outcome of a setpoint replaces those of its attempts.
             evaluation.failed[:] = [each for each in evaluation.failed if each.pv != record.pv]
         if record.own_level >= Level.WARNING:
             evaluation.failed.append(record)
 
 
 def all_runs(reader: Reader) -> list[RecordedRun]:
-    """List the runs of a journal, the newest last."""
+    """Return the runs of a journal, the newest last."""
     return [RecordedRun(reader, event) for event in reader.events(("run",))]
 
 
 def find_run(reader: Reader, text: str) -> RecordedRun:
-    """Find a run by its id, the unique beginning of one, the name it was given, or ``last``.
+    """Return a run by its id, the unique beginning of one, its name, or ``last``.
 
-    :raises NoSuchRecord: when there is none, or more than one.
+    :raises NoSuchRecord: when no run matches, or more than one.
     """
     events = {event.run: event for event in reader.events(("run",)) if event.run is not None}
     if text == "last" and events:
@@ -452,7 +508,7 @@ def find_run(reader: Reader, text: str) -> RecordedRun:
         return RecordedRun(reader, events[found[0]])
     if found:
         shown = ", ".join(found[:_NAMED]) + (", …" if len(found) > _NAMED else "")
-        raise NoSuchRecord(f"{text!r} may be any of {len(found)} runs: {shown}")
+        raise NoSuchRecord(f"{text!r} matches {len(found)} runs: {shown}")
     if not events:
         raise NoSuchRecord(f"there is no run {text!r}: the journal has no run yet")
     close = close_to(text, events)

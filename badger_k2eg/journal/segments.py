@@ -1,7 +1,7 @@
 """The files of a journal: how a segment is named, listed, and read from its end. Writes nothing.
 
-A segment is named by the number of its first line and by when it was begun (``000000000001-20261121T111500Z.ndjson``):
-numbers alone give the order, whatever the clock did.
+A segment is named after the number of its first line and its creation time (``000000000001-20261121T111500Z.ndjson``):
+the numbers alone give the order, whatever the clock did.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _BLOCK = 1 << 13
 
 @dataclass(frozen=True, slots=True, order=True)
 class Segment:
-    """One file.
+    """One file of a journal.
 
     :ivar first: the number of its first line.
-    :ivar begun: seconds since the Unix epoch, by the clock of who began it.
+    :ivar begun: when it was created, in seconds since the Unix epoch, by its writer's clock.
     """
 
     first: int
@@ -34,21 +34,21 @@ class Segment:
 
 
 def name_of(first: int, time_ns: int) -> str:
-    """Name the segment that begins with a line."""
+    """Return the file name of the segment that begins with a line."""
     return f"{first:012d}-{time.strftime(_TIME, time.gmtime(time_ns / 1e9))}Z.ndjson"
 
 
 def at(path: Path) -> Segment | None:
-    """Read the name of a file; None when it is no segment."""
+    """Return the segment that a file is, going by its name; None if it is not one."""
     match = _NAME.fullmatch(path.name)
     try:
         return Segment(int(match[1]), path, calendar.timegm(time.strptime(match[2], _TIME))) if match else None
-    except ValueError:  # digits that are no date
+    except ValueError:  # digits that are not a date
         return None
 
 
 def listed(directory: Path) -> list[Segment]:
-    """List the segments of a journal, in the order of their lines; a directory that is not there has none."""
+    """Return the segments of a journal in the order of their lines; none if the directory does not exist."""
     try:
         names = os.listdir(directory)
     except FileNotFoundError:
@@ -60,8 +60,8 @@ def listed(directory: Path) -> list[Segment]:
 class Tail:
     """The end of a segment.
 
-    :ivar last: the newest record that is whole; None where there is none.
-    :ivar lines: full lines after that one: edited by hand, or torn and closed since. Each has a number of its own.
+    :ivar last: the newest intact record, or None.
+    :ivar lines: complete lines after that one: edited by hand, or torn and closed since. Each has its own number.
     :ivar torn: bytes after the last newline: a line that was being written when its writer died.
     """
 
@@ -70,14 +70,14 @@ class Tail:
     torn: int
 
     def next_line(self, first: int) -> int:
-        """Number the line that would follow, in a segment that begins with ``first``."""
+        """Return the number of the line that would follow, in a segment that begins with ``first``."""
         return (first if self.last is None else self.last.line + 1) + self.lines
 
 
 def tail_of(handle: int, size: int) -> Tail:
-    """Look at the end of an open segment of so many bytes.
+    """Read the end of an open segment of ``size`` bytes.
 
-    :raises NewerSchema: when a newer version wrote here.
+    :raises NewerSchema: when a newer version wrote to it.
     """
     text, start, torn = b"", size, 0
     while True:
@@ -89,7 +89,7 @@ def tail_of(handle: int, size: int) -> Tail:
             continue
         torn = len(rest)
         lines = body.split(b"\n") if newline else []
-        # Of the first one the beginning may lie in the block before.
+        # The first line may begin in the block before.
         for after, line in enumerate(reversed(lines[1:] if start else lines)):
             if (last := _whole(line)) is not None:
                 return Tail(last, after, torn)

@@ -1,7 +1,7 @@
-"""Where the journal is, and its options: ``BADGER_K2EG_JOURNAL_*``, or ``journal_*`` in the ini file.
+"""The journal's options (``BADGER_K2EG_JOURNAL_*``, or ``journal_*`` in the ini file), its directory and file system.
 
-Owns the place and what is known of its file system. A network file system is used as long as it has locks that work
-(see ``Writer``); the index is never put there, and never uses SQLite's WAL. Imports settings and errors.
+A network file system is used as long as its locks work (see ``Writer``); the index is never put there, and never uses
+SQLite's WAL.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _bytes(value: Any) -> Any:
     try:
         return int(float(text.removesuffix(unit)) * _UNITS[unit])
     except (KeyError, ValueError):
-        raise ValueError(f"{value!r} is no size; write a number of bytes, or 64M, 10G") from None
+        raise ValueError(f"{value!r} is not a size; write a number of bytes, or 64M, 10G") from None
 
 
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
@@ -47,13 +47,13 @@ class JournalSettings(BaseModel):
     dir: Path | None = Field(
         default=None, description="the journal's directory; one that others can read makes a shared journal"
     )
-    segment_size: Bytes = Field(default=64 << 20, description="bytes from which on a new segment is begun")
-    segment_age: Seconds = Field(default=86400.0, description="seconds after which a new segment is begun")
+    segment_size: Bytes = Field(default=64 << 20, description="size in bytes at which a new segment is started")
+    segment_age: Seconds = Field(default=86400.0, description="seconds after which a new segment is started")
     keep_size: Bytes | None = Field(
-        default=10 << 30, description="bytes of closed segments that are kept; the oldest go first"
+        default=10 << 30, description="bytes of closed segments to keep; the oldest are removed first"
     )
     keep_days: Annotated[float, Field(gt=0)] | None = Field(
-        default=None, description="days that closed segments are kept; by default for ever"
+        default=None, description="days to keep closed segments; by default for ever"
     )
     on_error: Literal["continue", "raise"] = Field(
         default="continue", description="what a run does when a line cannot be written after the baseline"
@@ -61,20 +61,20 @@ class JournalSettings(BaseModel):
 
     @property
     def directory(self) -> Path:
-        """The journal's directory: the one of the setting, or ``journal`` in the user's state directory."""
+        """The directory set by ``journal_dir``, or ``journal`` in the user's state directory."""
         return (self.dir or platformdirs.user_state_path("badger-k2eg") / "journal").expanduser().absolute()
 
 
 def load() -> JournalSettings:
     """Read the options.
 
-    :raises SettingsError: naming the wrong one and its source.
+    :raises SettingsError: naming the invalid option and its source.
     """
     return settings.family("journal_", JournalSettings)
 
 
 def index_path(directory: Path) -> Path:
-    """Say where the index of a journal is: in the journal, or in the user's cache where that would not do."""
+    """Return the index file of a journal: in its directory, or in the user's cache if that is read-only or remote."""
     if os.access(directory, os.W_OK) and network_file_system(directory) is None:
         return directory / "index.sqlite3"
     name = hashlib.sha256(str(directory.resolve()).encode()).hexdigest()[:16]
@@ -82,13 +82,13 @@ def index_path(directory: Path) -> Path:
 
 
 def network_file_system(path: Path, mounts: Path = _MOUNTS) -> str | None:
-    """Give the kind of network file system that a path is on; None for a local one, or where nothing is known."""
+    """Return the type of the network file system that holds a path; None if it is local or unknown."""
     kind = file_system(path, mounts)
     return kind if kind.startswith(_NETWORK) else None
 
 
 def file_system(path: Path, mounts: Path = _MOUNTS) -> str:
-    """Give the kind of file system that a path is on; empty where nothing is known."""
+    """Return the type of the file system that holds a path; empty if it is unknown."""
     if not sys.platform.startswith("linux"):
         return ""
     place, found = path.resolve(), ("", "")

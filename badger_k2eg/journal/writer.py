@@ -1,8 +1,8 @@
-"""``Writer``: appends lines to the newest segment. Any number of them, in any number of processes, write at once.
+"""``Writer``: appends lines to the newest segment. Many writers, in many processes, can work at once.
 
-One line or batch is one unbuffered append under a lock between processes. The number of a line follows from the line
-before it in the file, so it needs no counter that could be lost: whoever comes next finds it at the end of the newest
-segment. Row k of a segment is always line ``first + k``.
+A line or a batch is one unbuffered append under a lock between processes. The number of a line follows from the line
+before it in the file, so there is no counter to lose: the next writer finds it at the end of the newest segment. Row k
+of a segment is always line ``first + k``.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from .settings import JournalSettings, network_file_system
 logger = logging.getLogger("badger_k2eg")
 
 LOCK_FILE = "journal.lock"
-#: Seconds to wait for another process that writes; one that has just failed to let go is not waited for again.
+#: Seconds to wait for another writing process; after a failure the next call does not wait.
 _PATIENCE = 5.0
 _POLL = 0.0005
-#: Seconds by which the clock may go back before a line is written about it.
+#: Seconds by which the clock may go back before a line records it.
 _CLOCK_STEP = 1.0
 
 _warned: set[Path] = set()
 
 
 class Writer:
-    """Appends to the journal of one directory. Safe to use from many threads; a forked child has handles of its own.
+    """Appends to the journal in one directory. Safe to use from many threads; a forked child opens its own files.
 
-    :param clock: nanoseconds since the Unix epoch.
+    :param clock: returns nanoseconds since the Unix epoch.
     """
 
     def __init__(self, directory: Path, settings: JournalSettings, *, clock: Callable[[], int] = clock.time_ns) -> None:
-        """Keep the place; nothing is made before the first write."""
+        """Remember the directory; nothing is created before the first write."""
         self._directory = directory
         self._settings = settings
         self._clock = clock
         self._lock = fork.Lock()
         self._lost = 0
-        self._begin_anew()
+        self._reset()
         fork.register(self)
 
-    def _begin_anew(self) -> None:
+    def _reset(self) -> None:
         self._handle: int | None = None
         self._segment = Segment(1, self._directory, 0.0)
         self._size = 0
@@ -66,21 +66,21 @@ class Writer:
     # -- fork -----------------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Nothing: the lock, registered before, waits until nobody is inside."""
+        """Do nothing: the lock, registered before, waits until no thread is inside."""
 
     def after_fork_in_parent(self) -> None:
-        """Nothing was put down."""
+        """Do nothing: nothing was closed."""
 
     def after_fork_in_child(self) -> None:
-        """Let go of the parent's handle; what the parent lost is the parent's to tell."""
+        """Close the parent's handle; the lines that the parent lost are for it to report."""
         self._release()
         self._lost = 0
-        self._begin_anew()
+        self._reset()
 
     # -- writing --------------------------------------------------------------------------------------------------
 
     def write(self, records: Sequence[Record], *, required: bool = False, sync: bool = False) -> range:
-        """Append; see ``Journal.write``."""
+        """Append lines; see ``Journal.write``."""
         if not records:
             return range(0)
         with self._lock:
@@ -91,20 +91,20 @@ class Writer:
                 if required or self._settings.on_error == "raise":
                     raise JournalWriteError(reason) from None
                 if not self._lost:
-                    logger.warning("%s; what is done goes on, and its lines are lost until it can be", reason)
+                    logger.warning("%s; the work goes on, and its lines are lost until it can be written", reason)
                 self._lost += len(records)
                 return range(0)
 
     def close(self) -> None:
-        """Put the handle down; the next write takes it up again."""
+        """Close the segment; the next write opens it again."""
         with self._lock:
             self._release()
 
     def seal(self) -> list[Segment]:
-        """End the newest segment and begin another.
+        """Close the newest segment and begin another.
 
-        :returns: the segments that are closed now.
-        :raises JournalWriteError: when it cannot be done.
+        :returns: all closed segments.
+        :raises JournalWriteError: when the journal cannot be written.
         """
         with self._lock:
             try:
@@ -126,12 +126,12 @@ class Writer:
             first = self._next + len(own)
             self._put([*own, *records], sync)
         if self._lost:
-            logger.warning("the journal in %s is written again; %d lines were lost", self._directory, self._lost)
+            logger.warning("the journal in %s can be written again; %d lines were lost", self._directory, self._lost)
             self._lost = 0
         return range(first, first + len(records))
 
     def _notes(self) -> list[Record]:
-        """Tell what the reader must know about the lines that come next."""
+        """Return lines about what happened since the last write: lost lines, a clock that went back."""
         notes = []
         if self._lost:
             words = f"{self._lost} lines of this process were lost: they could not be written"
@@ -144,9 +144,9 @@ class Writer:
         return notes
 
     def _put(self, records: Sequence[Record], sync: bool, closing: bytes = b"") -> None:
-        """Give every record its number, and write all of them at once, or nothing.
+        """Number the records, and write all of them at once, or none.
 
-        :param closing: what ends a line that is torn.
+        :param closing: what completes a torn line before them.
         """
         assert self._handle is not None  # noqa: S101 - _position opened it
         now = self._last_ns = self._clock()
@@ -170,11 +170,11 @@ class Writer:
             if sync:
                 os.fsync(self._handle)
         except BaseException:
-            # All of it or nothing; where even this fails, the next writer finds a torn line.
+            # All or nothing; if even this fails, the next writer finds a torn line.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._handle, self._size)
             raise
-        # In this order: after an interrupt in between, the size does not fit, and the end is looked for again.
+        # In this order: after an interrupt in between, the size is wrong, and the next write looks for the end again.
         self._next += len(records)
         self._size += len(text)
 
@@ -182,7 +182,7 @@ class Writer:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Be the only one that writes, of all processes."""
+        """Hold the lock between processes."""
         if self._file_lock is None or not self._directory.is_dir():
             self._prepare()
         assert self._file_lock is not None  # noqa: S101 - made by _prepare
@@ -208,11 +208,11 @@ class Writer:
         )
 
     def _mode(self) -> int:
-        """Files are open to whom the directory is."""
+        """Return the permissions of new files: those of the directory."""
         return self._directory.stat().st_mode & 0o666 | 0o600
 
     def _position(self) -> None:
-        """Stand at the end of the newest segment, whatever others did meanwhile; mend what one left torn."""
+        """Go to the end of the newest segment, whatever other processes did; close a line that one left torn."""
         if self._handle is not None:
             status = os.fstat(self._handle)
             if status.st_nlink and status.st_size == self._size:
@@ -226,7 +226,7 @@ class Writer:
         try:
             self._stand_at_end_of(found[-1])
         except BaseException:
-            # Half known is not known: the next call looks again.
+            # The position is unknown: the next call looks again.
             self._release()
             self._next = own
             raise
@@ -240,11 +240,11 @@ class Writer:
         if tail.torn:
             self._mend(tail.torn)
         if own > self._next or (tail.last is not None and tail.last.kind is RecordKind.SEGMENT_END):
-            # Closed by who was killed before the next one was made. Or lines of ours were taken away: no number twice.
+            # Its writer was killed before it made the next one; or lines were removed, and no number is used twice.
             self._begin(max(own, self._next))
 
     def _mend(self, torn: int) -> None:
-        """Close the line that another process was writing when it died, and say so; it keeps its number."""
+        """Complete the line in which another process died, and record that; it keeps its number."""
         assert self._handle is not None  # noqa: S101 - opened before
         fragment = os.pread(self._handle, torn, self._size - torn)
         line, self._next = self._next, self._next + 1
@@ -268,7 +268,7 @@ class Writer:
         self._retire()
 
     def _begin(self, first: int) -> None:
-        """Make a new segment; its place is known only once it has its first line."""
+        """Create a segment, with its first line."""
         now = self._clock()
         path = self._directory / segments.name_of(first, now)
         self._release()
@@ -287,17 +287,17 @@ class Writer:
                 os.close(directory)
 
     def _retire(self) -> None:
-        """Remove closed segments that are too old, and the oldest ones where all are too much."""
+        """Remove closed segments that are too old, and the oldest ones if all together are too large."""
         kept = 0
         for segment in reversed(segments.listed(self._directory)[:-1]):
-            with contextlib.suppress(OSError):  # another process may have been quicker
+            with contextlib.suppress(OSError):  # another process may have removed it
                 status = segment.path.stat()
                 kept += status.st_size
                 days = (self._clock() * 1e-9 - status.st_mtime) / 86400.0
                 too_old = self._settings.keep_days is not None and days > self._settings.keep_days
                 if too_old or (self._settings.keep_size is not None and kept > self._settings.keep_size):
                     segment.path.unlink()
-                    logger.info("journal: %s is older or more than is to be kept; removed", segment.path)
+                    logger.info("journal: removed %s, by journal_keep_days or journal_keep_size", segment.path)
 
     def _release(self) -> None:
         handle, self._handle = self._handle, None
@@ -311,4 +311,4 @@ def _words(error: BaseException) -> str:
         return error.strerror or str(error)
     if isinstance(error, NewerSchema):
         return f"a newer version of badger-k2eg wrote it ({error})"
-    return "its file system has no locks"
+    return "its file system does not support locks"

@@ -1,4 +1,8 @@
 """The K2EG client: PVs through a gateway that takes its commands from Kafka.
 
-``environment``, ``codec`` (messages, without I/O) and ``client`` are public. Imports ``kafka`` and what lies below it.
+::
+
+    dml -> client -> monitors, snapshots -> gets_and_puts -> requests, pv_types -> environment, codec
+
+``environment``, ``codec`` (messages, without I/O) and ``client`` are public. Imports ``kafka`` and ``core``.
 """

@@ -1,8 +1,8 @@
-"""``K2egClient``: PVs through a K2EG gateway, for anybody; it needs no Badger.
+"""``K2egClient``: PVs through a K2EG gateway, for any program; it does not need Badger.
 
-Owns the public calls. What the real gateway does wrong in silence (protocol notes, section 12) stops here: an enum is
-put by its index, shapes and types are looked at before anything is sent, a monitor without a value is an error, what
-is missing from a snapshot is read and marked. Imports its room, kafka and what lies below.
+Owns the public calls, which guard against the silent faults of the real gateway: an enum is put by its index, shapes
+and types are checked before anything is sent, a monitor without a value is an error, and PVs missing from a snapshot
+are read and marked. Imports the modules of its room and the rooms below.
 """
 
 from __future__ import annotations
@@ -19,35 +19,33 @@ from ..core.deadline import Deadline
 from ..core.errors import CallCancelled, ControlError, OperationError, OperationTimeout, PvError
 from .codec import RepeatingSnapshot, Reply, SnapshotStop, SnapshotTrigger, check_uri, snapshot_topic
 from .environment import K2egEnvironment, load_environment
-from .gets_and_puts import Calls
-from .link import Link, MakeCommand
-from .monitors import Event, Monitors, Subscription
-from .oneshot import in_background, take_snapshot
+from .gets_and_puts import GetsAndPuts
+from .monitors import Event, K2egSubscription, Monitors
 from .pv_types import TypeBook
-from .snapshots import Iteration, OneShot, Recurring, SnapshotProperties
-from .tickets import Counters
+from .requests import Counters, Link, MakeCommand
+from .snapshots import Iteration, OneShot, Recurring, SnapshotProperties, in_background, take_snapshot
 
-#: Seconds: above the 10 that a gateway itself waits for a PV, so that its own answer is heard.
+#: Seconds; longer than the 10 s that a gateway waits for a PV, so that its own answer still arrives.
 TIMEOUT = 12.0
 _PROBE = 0.5
-# Updates of a PV that are kept for a slow handler.
+# Updates of a PV kept for a slow handler.
 _DEPTH = 1000
 
 Timeout = float | Deadline | None
 
 
 class K2egClient:
-    """A client of the K2EG gateways of one environment. Opens at its first use; safe to use from many threads.
+    """A client of the K2EG gateways of one environment. It connects at its first use, and is safe for many threads.
 
-    Every call takes ``timeout``, in seconds (-1 waits for ever), and ends with it. A child forked from the process may
-    go on using it: it connects anew there, and the parent's monitors stay the parent's.
+    Every call takes ``timeout``, in seconds (-1 waits for ever), and never lasts longer. A forked child may go on using
+    the client: it connects again there, and the monitors stay with the parent.
 
-    :param environment: the name of an ini file (see ``environment``), or an environment as it was read.
+    :param environment: the name of an ini file (see ``environment``), or a loaded environment.
     :param app_name: replies come on the topic ``<app_name>-reply``, unless the environment names another.
-    :param group_name: accepted for old programs, and not used: no consumer group delays the replies.
-    :param folder: of the ini files.
-    :param timeout: of calls that are given none.
-    :param unique_reply_topic: have a reply topic of this process's own, which is deleted on close.
+    :param group_name: accepted for old programs and ignored: no consumer group delays the replies.
+    :param folder: the folder of the ini files.
+    :param timeout: the timeout of calls without one.
+    :param unique_reply_topic: use a reply topic for this process alone, which is deleted on close.
     :raises SettingsError: (a ValueError) naming the file, key or name that is missing or wrong.
     """
 
@@ -67,7 +65,7 @@ class K2egClient:
         self.timeout = timeout
         self._link = Link(environment, app_name, unique_reply_topic=unique_reply_topic)
         self._monitors = Monitors(self._link)
-        self._calls = Calls(self._link)
+        self._pvs = GetsAndPuts(self._link)
         self._recurring: dict[str, Recurring] = {}
         fork.register(self)
 
@@ -84,60 +82,59 @@ class K2egClient:
 
     @property
     def counters(self) -> Counters:
-        """What this client has seen since it was made."""
+        """Counts of what this client has seen since it was made."""
         return self._link.counters
 
     @property
     def types(self) -> TypeBook:
-        """The types of the PVs, as far as their values have told them."""
-        return self._calls.types
+        """The types of the PVs, as inferred from their values."""
+        return self._pvs.types
 
     @property
     def environment(self) -> K2egEnvironment:
-        """Where its gateways are."""
+        """The environment of its gateways."""
         return self._link.environment
 
     @property
     def ahead(self) -> float:
-        """Seconds that the time of the last record was ahead of this host's clock when it came; NaN before the first.
+        """By how many seconds the last record's timestamp was ahead of this host's clock; NaN before the first.
 
-        The time is the broker's, or that of the gateway's host where the broker keeps it.
+        The timestamp is the broker's, or the gateway host's where the broker keeps that.
         """
         return self._link.ahead
 
     def open(self, timeout: Timeout = None) -> None:
-        """Connect now; otherwise the first call does.
+        """Connect now instead of at the first call.
 
         :raises OperationTimeout: when no broker answers.
-        :raises KafkaError: when the broker refuses us, or there is no reply topic and none can be made.
+        :raises KafkaError: when the broker refuses the client, or the reply topic is missing and cannot be created.
         """
         self._link.open(self._deadline(timeout))
 
     def wait_for_backends(self, timeout: Timeout = None) -> None:
-        """Return as soon as the reply topic is read and a gateway answers.
+        """Wait until the reply topic can be read and a gateway answers.
 
-        :raises OperationTimeout: saying which of the two does not.
+        :raises OperationTimeout: naming the one that does not.
         """
         deadline = self._deadline(timeout)
         self._link.open(deadline)
-        # Known to no gateway, and so without any effect, but answered.
+        # The trigger of an unknown snapshot: answered, but without effect.
         probe = partial(SnapshotTrigger, snapshot_name=f"probe-{secrets.token_hex(8)}")
         while True:
             part = deadline.child(_PROBE)
-            (answer,) = self._link.exchange({0: (probe, "question whether a gateway is there")}, part).values()
+            (answer,) = self._link.exchange({0: (probe, "probe for a gateway")}, part).values()
             if not isinstance(answer, Exception):
                 return
             deadline.check("waiting for the gateway")
             if deadline.expired or not isinstance(answer, OperationTimeout):
                 if isinstance(answer, OperationTimeout):
-                    raise OperationTimeout(
-                        f"waited {deadline.seconds:g} s for a gateway: {answer}", answer.culprit, sent=answer.sent
-                    )
+                    waited = f"waited {deadline.seconds:g} s for a gateway"
+                    raise OperationTimeout(str(answer), answer.culprit, sent=answer.sent, what=waited)
                 raise answer
             clock.sleep(min(_PROBE, deadline.remaining()) if not answer.sent else 0.0)
 
     def close(self) -> None:
-        """End monitors, snapshots and the connection. Idempotent."""
+        """Close monitors, snapshots and the connection. Idempotent."""
         fork.unregister(self)
         for recurring in list(self._recurring.values()):
             recurring.close()
@@ -150,64 +147,64 @@ class K2egClient:
     def get(self, uri: str, timeout: Timeout = None) -> Mapping[str, Any]:
         """Read a PV.
 
-        :returns: its whole structure as nested dicts; ``["value"]`` is its value.
-        :raises PvNameError: (a ValueError) for a URI that K2EG cannot carry; nothing is sent.
-        :raises OperationTimeout: without an answer; ``culprit`` is ``broker``, ``gateway`` or ``pv``.
+        :returns: its whole structure as nested dicts, with the value at ``["value"]``.
+        :raises PvNameError: (a ValueError) for a URI that K2EG does not support; nothing is sent.
+        :raises OperationTimeout: when no answer comes; ``culprit`` is ``broker``, ``gateway`` or ``pv``.
         :raises OperationError: when the gateway or the PV's server refuses.
         """
         tree: Mapping[str, Any] = _or_raise(self.get_many([check_uri(uri).text], timeout)[uri])
         return tree
 
     def get_many(self, uris: Sequence[str], timeout: Timeout = None) -> dict[str, Mapping[str, Any] | ControlError]:
-        """Read PVs, all at once.
+        """Read PVs at the same time.
 
-        :returns: for each its tree, or the error that ``get`` would raise.
+        :returns: for each URI its tree, or the error that ``get`` would raise.
         """
-        return self._calls.get_many(uris, self._deadline(timeout))
+        return self._pvs.get_many(uris, self._deadline(timeout))
 
     # -- put --------------------------------------------------------------------------------------------------------
 
     def put(self, uri: str, value: Any, timeout: Timeout = None) -> None:
         """Write a PV, once.
 
-        :param value: a number, text or list; of an enum the index or the label; of a table ``{column: values}``; or
-            ``Fields`` for named fields of any structure. It is brought into the PV's own type without loss.
-        :raises PvNameError: (a ValueError) for a URI that K2EG cannot carry; nothing is sent.
+        :param value: a number, text or list; index or label for an enum; ``{column: values}`` for a table; or
+            ``Fields`` for named fields of any structure. It is converted to the PV's own type without loss.
+        :raises PvNameError: (a ValueError) for a URI that K2EG does not support; nothing is sent.
         :raises PvValueError: (a ValueError) for a value that does not fit; nothing is sent.
-        :raises OperationTimeout: without an answer. Unless its ``sent`` is False, the put **may have happened, or may
-            still happen**: a gateway that was down executes what has queued up.
+        :raises OperationTimeout: when no answer comes. Unless its ``sent`` is False, the put **may have happened, or
+            may still happen**: a gateway that was down executes the commands that have queued up.
         :raises OperationError: when the gateway or the PV's server refuses.
         """
         _or_raise(self.put_many({check_uri(uri).text: value}, timeout)[uri])
 
     def put_many(self, values: Mapping[str, Any], timeout: Timeout = None) -> dict[str, ControlError | None]:
-        """Write PVs, all at once, each once. The order of their writes is not defined.
+        """Write PVs at the same time, each once, in no defined order.
 
-        :returns: for each None, or the error that ``put`` would raise.
+        :returns: for each URI None, or the error that ``put`` would raise.
         """
-        return self._calls.put_many(values, self._deadline(timeout))
+        return self._pvs.put_many(values, self._deadline(timeout))
 
     # -- monitors ----------------------------------------------------------------------------------------------------
 
     def monitor(
         self, uri: str, handler: Callable[[str, Mapping[str, Any]], None], timeout: Timeout = None
-    ) -> Subscription:
+    ) -> K2egSubscription:
         """Call ``handler(pv_name, tree)`` with the current value and every update, in order, until stopped.
 
-        It comes back by itself when its server, the gateway, its topic or the broker have been away. A value that was
-        lost on the way is there within seconds of the last update.
+        It resumes by itself when the PV's server, the gateway, the topic or the broker were away. A value that was
+        lost on the way is recovered within seconds of the last update.
 
-        :raises PvNameError: (a ValueError) for a URI that K2EG cannot carry.
-        :raises OperationTimeout: when no first value comes in time; then nothing is monitored.
+        :raises PvNameError: (a ValueError) for a URI that K2EG does not support.
+        :raises OperationTimeout: when no first value comes in time; the PV is not monitored then.
         """
         return self.monitor_many([uri], handler, timeout)[0]
 
     def monitor_many(
         self, uris: Sequence[str], handler: Callable[[str, Mapping[str, Any]], None], timeout: Timeout = None
-    ) -> list[Subscription]:
-        """Monitor PVs, all with one handler; as ``monitor``.
+    ) -> list[K2egSubscription]:
+        """Monitor PVs with one handler, like ``monitor``.
 
-        :raises OperationTimeout: when one of them has no first value in time; then none is monitored.
+        :raises OperationTimeout: when one of them has no first value in time; none is monitored then.
         """
 
         def told(pv: str, event: Event) -> None:
@@ -224,12 +221,12 @@ class K2egClient:
         *,
         wait: str = "value",
         depth: int = _DEPTH,
-    ) -> list[Subscription]:
-        """Monitor PVs and hear of disconnects too.
+    ) -> list[K2egSubscription]:
+        """Monitor PVs and report disconnects too.
 
-        :param callback: called with the PV's name and ``(tree, bytes)``, or a PvError when it is gone.
-        :param wait: for the first ``value`` of each, for the gateway's ``reply``, or for ``nothing``.
-        :param depth: so many updates are kept for a slow callback; the last one always.
+        :param callback: called with the PV's name and ``(tree, bytes)``, or with a PvError when it is disconnected.
+        :param wait: wait for the first ``value`` of each, for the gateway's ``reply``, or for ``nothing``.
+        :param depth: the number of updates kept for a slow callback; the last one is always kept.
         """
         checked = [check_uri(uri) for uri in uris]
         subscriptions = self._monitors.add(checked, callback, depth)
@@ -243,7 +240,7 @@ class K2egClient:
         return subscriptions
 
     def stop_monitor(self, pv: str) -> None:
-        """End every monitor of a PV in this client; one that is not monitored is fine too.
+        """End every monitor of a PV in this client, if there are any.
 
         :param pv: its URI or its bare name.
         """
@@ -254,15 +251,15 @@ class K2egClient:
     def snapshot_sync(
         self, uris: Sequence[str], timeout: Timeout = None, *, window: float = 1.0, complete: bool = True
     ) -> OneShot:
-        """Take the values of one instant. The gateway always takes the whole window for it.
+        """Take the values of one instant. The gateway always uses the whole window.
 
         :param window: seconds.
-        :param complete: read those that had no event within the window; they are marked in the result.
-        :raises PvNameError: (a ValueError) for a URI that K2EG cannot carry; nothing is sent.
+        :param complete: read the PVs that had no event within the window; they are marked in the result.
+        :raises PvNameError: (a ValueError) for a URI that K2EG does not support; nothing is sent.
         :raises OperationTimeout: when the gateway does not answer at all.
         """
         checked = [check_uri(uri) for uri in uris]
-        return take_snapshot(self._calls, self._link, checked, window, self._deadline(timeout), complete=complete)
+        return take_snapshot(self._pvs, self._link, checked, window, self._deadline(timeout), complete=complete)
 
     def snapshot(
         self,
@@ -275,21 +272,21 @@ class K2egClient:
     ) -> None:
         """Take the values of one instant in the background.
 
-        :param handler: called once, in a thread of its own, with the result or the error.
-        :raises PvNameError: (a ValueError) for a URI that K2EG cannot carry; nothing is sent.
+        :param handler: called once, in a new thread, with the result or the error.
+        :raises PvNameError: (a ValueError) for a URI that K2EG does not support; nothing is sent.
         """
         checked = [check_uri(uri) for uri in uris]
         deadline = self._deadline(timeout)
-        take = partial(take_snapshot, self._calls, self._link, checked, window, deadline, complete=complete)
+        take = partial(take_snapshot, self._pvs, self._link, checked, window, deadline, complete=complete)
         in_background(take, handler)
 
     def snapshot_recurring(
         self, properties: SnapshotProperties, handler: Callable[[Iteration], None], timeout: Timeout = None
     ) -> Recurring:
-        """Start a recurring snapshot, or join one of that name that is running already.
+        """Start a recurring snapshot, or join the one of that name that is running.
 
-        :param handler: called with each iteration, in order, in a thread of its own.
-        :raises ValueError: for properties that the gateway would misunderstand; nothing is sent.
+        :param handler: called with each iteration, in order, in a thread of the snapshot.
+        :raises ValueError: for properties that the gateway would misinterpret; nothing is sent.
         :raises OperationTimeout: when no gateway answers.
         :raises OperationError: when it refuses.
         """
@@ -312,7 +309,7 @@ class K2egClient:
 
     def _start_recurring(self, recurring: Recurring, uris: tuple[str, ...], deadline: Deadline) -> None:
         properties = recurring.properties
-        # Listening first: the first header may come before the reply.
+        # Listen first: the first header may come before the reply.
         missing = self._link.listen({recurring.topic: recurring.heard}, deadline)
         make = partial(
             RepeatingSnapshot,
@@ -330,7 +327,7 @@ class K2egClient:
         self._link.listen_to_new(missing, deadline)
 
     def trigger(self, name: str, timeout: Timeout = None, *, tags: Mapping[str, str] | None = None) -> None:
-        """Make a triggered snapshot publish an iteration. Count iterations, not triggers: quick ones make one.
+        """Make a triggered snapshot publish an iteration. Quick triggers may share one: count iterations.
 
         :raises OperationError: when there is no snapshot of that name.
         """
@@ -341,7 +338,7 @@ class K2egClient:
         )
 
     def stop(self, name: str, timeout: Timeout = None) -> None:
-        """End a recurring snapshot for everybody, after one closing iteration; one that does not run is fine too."""
+        """Stop a recurring snapshot for all clients, after a last iteration. Does nothing if it is not running."""
         deadline = self._deadline(timeout)
         self._ask(partial(SnapshotStop, snapshot_name=name), f"stop of snapshot {name}", deadline)
         if (recurring := self._recurring.pop(snapshot_topic(name), None)) is not None:
@@ -365,13 +362,13 @@ class K2egClient:
         return timeout if isinstance(timeout, Deadline) else Deadline(self.timeout if timeout is None else timeout)
 
     def before_fork(self) -> None:
-        """Let the parent go on."""
+        """Do nothing: the parts look after themselves."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Do nothing: the client is still open."""
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: threads and snapshots are the parent's."""
+        """Start over: threads and snapshots are the parent's."""
         self.types.forget()
         self._recurring = {}
 

@@ -1,7 +1,7 @@
 """The names and signatures of the k2eg library 0.3.2, as a thin layer over ``K2egClient``.
 
-A program that was written for that library runs by changing its imports; see each call for what is different. Imports
-its room alone.
+A program written for that library only has to change its imports; each call documents its differences. Imports the
+modules of its room and core.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SUCCESS = "Successfull operation"
 
 @runtime_checkable
 class _Payload(Protocol):
-    """A value as the library's own value classes hold it."""
+    """The shape of the library's own value classes."""
 
     key: str
     payload: Any
@@ -50,14 +50,14 @@ class _Payload(Protocol):
 class Scalar:
     """A number or a text for a put.
 
-    :ivar key: the field of the PV.
+    :ivar key: the PV's field.
     """
 
     key: str = "value"
     payload: Any = None
 
     def to_base_64(self) -> str:
-        """Give it as it goes over the wire."""
+        """Return the value as it is sent over the wire."""
         return encode_put_value({self.key: self.payload})
 
 
@@ -68,7 +68,7 @@ class Vector(Scalar):
 
 @dataclass
 class Generic(Scalar):
-    """Anything for a put, as it is: a map for a structure."""
+    """Any value for a put, unchanged: a map for a structure."""
 
 
 @dataclass
@@ -80,24 +80,24 @@ class NTTable:
     payload: dict[str, list[Any]] = field(default_factory=dict)
 
     def set_column(self, label: str, values: Sequence[Any]) -> None:
-        """Set one column."""
+        """Set a column."""
         if label not in self.labels:
             self.labels.append(label)
         self.payload[label] = list(values)
 
     def to_base_64(self) -> str:
-        """Give it as it goes over the wire."""
+        """Return the value as it is sent over the wire."""
         return encode_put_value({self.key: self.payload})
 
 
 class dml:  # noqa: N801 - the library's own name
     """A client with the calls of the k2eg library.
 
-    ``timeout=None`` waits for ever, as there. Unlike there, it is a context manager, ``close`` may be called twice, and
-    a program that forgets it ends all the same.
+    ``timeout=None`` waits for ever, as in the library. Unlike there, it is a context manager, ``close`` may be called
+    twice, and a program that does not call it still ends.
 
-    :param poll_timeout: accepted, and not used: nothing is polled.
-    :raises ValueError: for an environment or a name that is missing or wrong.
+    :param poll_timeout: accepted and ignored: nothing is polled.
+    :raises ValueError: for an environment or name that is missing or wrong.
     """
 
     def __init__(
@@ -115,28 +115,27 @@ class dml:  # noqa: N801 - the library's own name
 
     @staticmethod
     def parse_pv_url(pv_url: str) -> tuple[str, str]:
-        """Take a URI apart.
+        """Split a URI into protocol and name.
 
-        :returns: protocol and name.
-        :raises ValueError: for one that K2EG cannot carry.
+        :raises ValueError: for a URI that K2EG does not support.
         """
         uri = check_uri(pv_url)
         return uri.scheme, uri.name
 
     def wait_for_backends(self, timeout: float | None = 12.0) -> None:
-        """Return as soon as a gateway answers; in the library this always fails."""
+        """Wait until a gateway answers; in the library this always fails."""
         self.client.wait_for_backends(_seconds(timeout))
 
     def get(self, pv_url: str, timeout: float | None = None) -> Mapping[str, Any]:
-        """Read a PV: its whole structure."""
+        """Read the whole structure of a PV."""
         return self.client.get(pv_url, _seconds(timeout))
 
     def put(self, pv_url: str, value: Any, timeout: float | None = None) -> dict[str, Any]:
         """Write a PV.
 
-        :param value: a plain value, or one in ``Scalar``, ``Vector``, ``Generic``, ``NTTable``.
+        :param value: a plain value, or a ``Scalar``, ``Vector``, ``Generic`` or ``NTTable``.
         :returns: ``{"error": 0, "message": ...}``.
-        :raises ValueError: for a value that does not fit the PV; the library would have sent it.
+        :raises ValueError: for a value that does not fit the PV, which the library would send.
         """
         self.client.put(pv_url, _plain(value), _seconds(timeout))
         return {"error": 0, "message": _SUCCESS}
@@ -153,10 +152,11 @@ class dml:  # noqa: N801 - the library's own name
         handler: Callable[[str, Mapping[str, Any]], None],
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Monitor PVs. Returns with the gateway's consent, also for a PV that nobody serves (yet).
+        """Monitor PVs. Returns when the gateway has accepted, even for a PV that nobody serves (yet).
 
-        :returns: ``{"error": 0, "message": ...}``; also where one of them was monitored already: both handlers are
-            called then.
+        A PV that is monitored already gets a second handler.
+
+        :returns: ``{"error": 0, "message": ...}``.
         """
 
         def told(pv: str, event: Event) -> None:
@@ -169,11 +169,11 @@ class dml:  # noqa: N801 - the library's own name
         return {"error": 0, "message": "Monitor activated"}
 
     def stop_monitor(self, pv_name: str) -> None:
-        """End the monitors of a PV by its bare name; one that is not monitored is fine too."""
+        """End the monitors of a PV, named without its protocol, if there are any."""
         self.client.stop_monitor(pv_name)
 
     def snapshot(self, pv_uri_list: Sequence[str], handler: Callable[[str, dict[str, Any]], None]) -> str:
-        """Take the values of one instant in the background: ``handler(id, {pv_name: [tree], ...})``.
+        """Take the values of one instant in the background, and call ``handler(id, {pv_name: [tree], ...})``.
 
         :returns: the id.
         """
@@ -200,10 +200,10 @@ class dml:  # noqa: N801 - the library's own name
         handler: Callable[[str, dict[str, Any]], None],
         timeout: float | None = None,
     ) -> dict[str, Any]:
-        """Start or join a recurring snapshot: ``handler(topic, data)`` for every iteration.
+        """Start or join a recurring snapshot, and call ``handler(topic, data)`` for every iteration.
 
         ``data`` has ``iteration``, ``header_timestamp``, ``tail_timestamp``, ``timestamp`` (ms) and each PV's list of
-        trees, which may be empty; ``partial`` where messages were lost.
+        trees, which may be empty; ``partial`` if messages were lost.
         """
         names = [check_uri(uri).name for uri in properties.pv_uri_list]
         topic = snapshot_topic(properties.snapshot_name)
@@ -226,12 +226,12 @@ class dml:  # noqa: N801 - the library's own name
     snapshost_trigger = snapshot_trigger
 
     def snapshot_stop(self, snapshot_name: str, timeout: float | None = None) -> dict[str, Any]:
-        """End a recurring snapshot; one that does not run is fine too."""
+        """Stop a recurring snapshot. Does nothing if it is not running."""
         self.client.stop(snapshot_name, _seconds(timeout))
         return {"error": 0, "message": f"Snapshot '{snapshot_name}' has been stopped"}
 
     def close(self) -> None:
-        """End it. Idempotent."""
+        """Close the client. Idempotent."""
         self.client.close()
 
 
@@ -240,7 +240,7 @@ def _seconds(timeout: float | None) -> float:
 
 
 def _plain(value: Any) -> Any:
-    """Take a value out of its class; a field other than ``value`` is named."""
+    """Unwrap a value; one for a field other than ``value`` becomes ``Fields``."""
     if not isinstance(value, _Payload):
         return value
     return value.payload if value.key == "value" else Fields({value.key: value.payload})

@@ -1,15 +1,15 @@
-"""Where a K2EG gateway is reached: the ini file of an environment, in the form of the k2eg library.
+"""The address of a K2EG gateway: the ini file of an environment, in the format of the k2eg library.
 
-Owns the search for the file and what may stand in it. Opens no connection; imports config_files, errors and wording.
+Owns the search for the file and its keys. Opens no connection; imports config_files, errors and suggestions.
 
 ::
 
     [DEFAULT]
     kafka_broker_url = broker1:9092,broker2:9092
     k2eg_cmd_topic = cmd-in-topic
-    ; by default NAME_OF_APPLICATION-reply
+    ; default: NAME_OF_APPLICATION-reply
     reply_topic = my-replies
-    ; every kafka.* is an option of librdkafka (its CONFIGURATION.md), for all connections
+    ; kafka.* are librdkafka options (see its CONFIGURATION.md) for all connections
     kafka.security.protocol = SASL_SSL
 """
 
@@ -29,18 +29,18 @@ from ..core.suggestions import close_to, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-#: Names the folder with the ini files, as for the k2eg library.
+#: The variable that names the folder of the ini files, also for the k2eg library.
 FOLDER_VARIABLE = "K2EG_PYTHON_CONFIGURATION_PATH_FOLDER"
-#: The environment and the application of those who name none, as for the command of the k2eg library.
+#: The variables with the default environment and application, also for the k2eg library's command.
 ENVIRONMENT_VARIABLE = "K2EG_CLI_DEFAULT_ENVIRONMENT"
 APP_NAME_VARIABLE = "K2EG_CLI_DEFAULT_APP_NAME"
-#: With ``local.ini``: a broker and a gateway on this host.
+#: The folder with ``local.ini``: a broker and a gateway on this host.
 OWN_FOLDER = Path(__file__).parent / "environments"
 
 _BROKER, _COMMANDS, _REPLIES, _KAFKA = "kafka_broker_url", "k2eg_cmd_topic", "reply_topic", "kafka."
 _KEYS = (_BROKER, _COMMANDS, _REPLIES)
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-#: What Kafka takes as the name of a topic.
+#: The topic names that Kafka allows.
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 
 
@@ -48,11 +48,11 @@ _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 class K2egEnvironment:
     """One environment: a broker and the topic on which its gateways take commands.
 
-    :ivar name: of the file, without ``.ini``.
-    :ivar broker: ``HOST:PORT`` of one or more brokers, with commas.
-    :ivar command_topic: where commands go.
-    :ivar reply_topic: where replies come; None for ``APP_NAME-reply``.
-    :ivar kafka: options of librdkafka; never shown, for passwords may be among them.
+    :ivar name: the name of the file, without ``.ini``.
+    :ivar broker: ``HOST:PORT`` of one or more brokers, separated by commas.
+    :ivar command_topic: the topic of the commands.
+    :ivar reply_topic: the topic of the replies; None for ``APP_NAME-reply``.
+    :ivar kafka: librdkafka options; never shown, as they may contain passwords.
     """
 
     name: str
@@ -62,36 +62,36 @@ class K2egEnvironment:
     kafka: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def reply_topic_of(self, app_name: str) -> str:
-        """Name the topic on which an application gets its replies.
+        """Return the topic on which an application gets its replies.
 
-        :raises SettingsError: when there is no application's name, or Kafka cannot take it in the name of a topic.
+        :raises SettingsError: when the application has no name, or one that Kafka does not allow in a topic's name.
         """
         if not isinstance(app_name, str) or not app_name.strip():
-            raise SettingsError(f"the name of the application (app_name) is empty; {APP_NAME_VARIABLE} may name one")
+            raise SettingsError(f"the name of the application (app_name) is empty; {APP_NAME_VARIABLE} can set it")
         topic = self.reply_topic or f"{app_name}-reply"
         if not _TOPIC.fullmatch(topic):
-            raise SettingsError(f"app_name {app_name!r}: {topic!r} is no name of a topic: letters, digits, . _ -")
+            raise SettingsError(f"app_name {app_name!r}: {topic!r} is not a topic name: letters, digits, . _ -")
         return topic
 
 
 def default_environment() -> str:
-    """Name the environment of those who name none: the variable's, or ``local``."""
+    """Return the name of the default environment: the variable's, or ``local``."""
     return os.environ.get(ENVIRONMENT_VARIABLE) or "local"
 
 
 def default_app_name() -> str:
-    """Name the application of those who name none."""
+    """Return the default name of the application."""
     return os.environ.get(APP_NAME_VARIABLE) or "badger-k2eg"
 
 
 def load_environment(name: str, folder: str | os.PathLike[str] | None = None) -> K2egEnvironment:
-    """Read ``NAME.ini`` from a folder: the argument, then the variable's, then this package's own.
+    """Load ``NAME.ini`` from the given folder, else the variable's, else this package's own.
 
     :raises SettingsError: (a ValueError) naming the folder, file or key that is missing or wrong.
     """
     place = Path(folder or os.environ.get(FOLDER_VARIABLE) or OWN_FOLDER)
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise SettingsError(f"{name!r} is no name of a K2EG environment: letters, digits, . _ -")
+        raise SettingsError(f"{name!r} is not the name of a K2EG environment: letters, digits, . _ -")
     path = place / f"{name}.ini"
     sections = config_files.read(path, DEFAULTS)
     if sections is None:
@@ -100,7 +100,7 @@ def load_environment(name: str, folder: str | os.PathLike[str] | None = None) ->
 
 
 def environment_names(folder: str | os.PathLike[str] | None = None) -> list[str]:
-    """List the environments of the folder in use."""
+    """Return the names of the environments in the folder in use."""
     place = Path(folder or os.environ.get(FOLDER_VARIABLE) or OWN_FOLDER)
     return sorted(path.stem for path in place.glob("*.ini"))
 
@@ -112,7 +112,7 @@ def _missing(name: str, place: Path, folder: object) -> str:
     hint = did_you_mean(name, environment_names(place), "environments there")
     if not folder and not os.environ.get(FOLDER_VARIABLE):
         hint += f" (set {FOLDER_VARIABLE} to the folder of your site)"
-    return f"K2EG environment {name!r}: there is no {place / f'{name}.ini'}; {hint}"
+    return f"K2EG environment {name!r}: {place / f'{name}.ini'} does not exist; {hint}"
 
 
 def _environment(name: str, path: Path, values: Mapping[str, str]) -> K2egEnvironment:
@@ -124,10 +124,10 @@ def _environment(name: str, path: Path, values: Mapping[str, str]) -> K2egEnviro
             continue
         if meant := close_to(key, _KEYS):
             raise SettingsError(f"{path}: there is no key {key!r}; did you mean {meant!r}?")
-        logger.warning("%s: the key %r is not known and not used", path, key)
+        logger.warning("%s: ignored the unknown key %r", path, key)
     for key in (_COMMANDS, _REPLIES):
         if (topic := values.get(key)) and not _TOPIC.fullmatch(topic):
-            raise SettingsError(f"{path}: {key} = {topic!r} is no name of a topic: letters, digits, . _ -")
+            raise SettingsError(f"{path}: {key} = {topic!r} is not a topic name: letters, digits, . _ -")
     for address in values[_BROKER].split(","):
         host, _, port = address.strip().rpartition(":")
         if not host or not port.isdigit():

@@ -1,4 +1,4 @@
-"""Reads and writes of PVs over a link: many at once, an outcome for each. Imports link, values and below."""
+"""Gets and puts through a gateway: many PVs at once, an outcome for each. Imports requests and pv_types."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from typing import Any
 from ..core.deadline import Deadline
 from ..core.errors import ControlError, KafkaError, OperationError, OperationTimeout, PvError
 from .codec import Get, Message, Put, PvUri, Reply, ValueReply, check_uri, encode_put_value
-from .link import Link, MakeCommand
 from .pv_types import Known, TypeBook, put_fields
+from .requests import Link, MakeCommand
 
-# The gateway's own timeout of a get or put: whether the put was sent to the PV, or is still to come, it does not say.
+# A gateway answers this when the PV has not answered it. Whether a put had been sent by then, it does not say. It also
+# answers this to a put whose value is not a map; the values sent here always are.
 _GATEWAY_TIMEOUT = -3
 
 Answer = tuple[Message, bytes] | OperationTimeout | KafkaError
 
 
-class Calls:
-    """Gets and puts. Outcomes are values here; the client raises them."""
+class GetsAndPuts:
+    """Gets and puts over a link. Errors are values here; the client raises them."""
 
     def __init__(self, link: Link) -> None:
-        """Know no types yet."""
+        """Know no PV types yet."""
         self._link = link
         self.types = TypeBook()
 
     def get_many(self, uris: Sequence[str], deadline: Deadline) -> dict[str, Mapping[str, Any] | ControlError]:
-        """Read PVs, all at once.
+        """Read PVs at the same time.
 
-        :returns: for each its tree, or what went wrong.
+        :returns: the tree of each PV, or its error.
         """
         answers: dict[str, Any] = {}
         names = {uri: check for uri in uris if (check := _checked(uri, answers)) is not None}
@@ -42,17 +43,18 @@ class Calls:
         if isinstance(answer, Exception):
             return answer
         message, raw = answer
-        if isinstance(message, ValueReply):
-            if message.pv != uri.name:
-                return OperationError(0, f"answered with the value of {message.pv}", f"get of {uri.text}")
-            self.types.learn(uri.name, message.tree, raw)
-            return message.tree
-        return _error(uri, "get", message)
+        what = f"get of {uri.text}"
+        if not isinstance(message, ValueReply):
+            return _error(what, message)
+        if message.pv != uri.name:
+            return OperationError(0, f"answered with the value of {message.pv}", what)
+        self.types.learn(uri.name, message.tree, raw)
+        return message.tree
 
     def put_many(self, values: Mapping[str, Any], deadline: Deadline) -> dict[str, ControlError | None]:
-        """Write PVs, all at once, each once. The order of their writes is not defined.
+        """Write PVs at the same time, each once, in no defined order.
 
-        :returns: for each None, or what went wrong.
+        :returns: for each PV None, or its error.
         """
         answers: dict[str, Any] = {}
         names = {uri: check for uri in values if (check := _checked(uri, answers)) is not None}
@@ -65,15 +67,15 @@ class Calls:
             else:
                 commands[uri] = (partial(Put, pv_name=uri, value=packed), f"put to {uri}")
         for uri, answer in self._link.exchange(commands, deadline).items():
-            answers[uri] = _put_answer(names[uri], answer)
+            answers[uri] = _put_answer(uri, answer)
         return {uri: answers[uri] for uri in values}
 
     def _known(self, names: Mapping[str, PvUri], deadline: Deadline, answers: dict[str, Any]) -> dict[str, Known]:
-        """Find the types of PVs; those that have not been read yet are read now."""
+        """Return the types of PVs, reading those that are not known yet."""
         unread = [uri for uri, check in names.items() if self.types.known(check.name) is None]
         for uri, answer in self.get_many(unread, deadline).items():
             if isinstance(answer, OperationTimeout):
-                answers[uri] = OperationTimeout(f"before the put: {answer}", answer.culprit, sent=False)
+                answers[uri] = OperationTimeout(str(answer), answer.culprit, sent=False, what="before the put")
             elif isinstance(answer, ControlError):
                 answers[uri] = answer
         known = {uri: self.types.known(check.name) for uri, check in names.items() if uri not in answers}
@@ -88,23 +90,23 @@ def _checked(uri: str, answers: dict[str, Any]) -> PvUri | None:
         return None
 
 
-def _error(uri: PvUri, what: str, message: Message) -> ControlError:
-    if not isinstance(message, Reply):
-        return OperationError(0, f"answered with a {type(message).__name__}", f"{what} of {uri.text}")
-    if message.error == _GATEWAY_TIMEOUT and "timeout" in (message.message or "").lower():
-        words = f"{what} of {uri.text}: nobody serves it, or it does not answer"
-        return OperationTimeout(f"{words} (gateway: {message.message})", "pv")
-    return OperationError(message.error, message.message or "", f"{what} of {uri.text}")
-
-
-def _put_answer(uri: PvUri, answer: Answer) -> ControlError | None:
+def _put_answer(uri: str, answer: Answer) -> ControlError | None:
     if isinstance(answer, Exception):
         return answer
     message = answer[0]
-    if isinstance(message, Reply) and message.error == 0:
-        return None
-    error = _error(uri, "put", message)
-    if isinstance(error, OperationError) and "cancelled" in error.message.lower():
-        # The channel was lost under it: nobody knows what became of it.
-        return OperationTimeout(str(error), "pv")
-    return error
+    if isinstance(message, Reply):
+        if message.error == 0:
+            return None
+        if message.is_cancellation:
+            # The channel was lost while the put was under way: what became of it is unknown.
+            return OperationTimeout(f"{message.message} (error {message.error})", "pv", what=f"put to {uri}")
+    return _error(f"put to {uri}", message)
+
+
+def _error(what: str, message: Message) -> ControlError:
+    if not isinstance(message, Reply):
+        return OperationError(0, f"answered with a {type(message).__name__}", what)
+    if message.error == _GATEWAY_TIMEOUT:
+        words = f" (gateway: {message.message})" if message.message else ""
+        return OperationTimeout(f"nobody serves it, or it does not answer{words}", "pv", what=what)
+    return OperationError(message.error, message.message or "", what)

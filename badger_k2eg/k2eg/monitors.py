@@ -1,13 +1,13 @@
-"""Monitors over K2EG that can be trusted: the current value first, updates in order, and the last one never lost.
+"""Reliable monitors over K2EG: the current value first, updates in order, and the last one never lost.
 
-The gateway alone gives none of that (protocol notes, sections 5 and 12): it answers "activated" for a PV that nobody
-serves, says nothing when a PV goes away, may leave the last value of a burst out, and ends a monitor without a word.
-So each PV that has been quiet for a moment is asked for once more: the command repeated makes the gateway publish the
-present value afresh, on the very way that updates take. What then does not come is news too. Imports link and below.
+The gateway alone guarantees none of this: it answers "activated" for a PV that nobody serves, reports no disconnect,
+may omit the last value of a burst, and ends a monitor silently. So the command is repeated for each PV that has been
+quiet for a moment: the gateway then publishes the present value again, on the same topic as the updates. If nothing
+comes, that is news too. Imports requests and the modules below.
 
-Which thread does what::
+Threads::
 
-    "k2eg replies"    the link's: finds the PV of an event, drops what is no news, appends to queues
+    "k2eg replies"    the link's: finds the PV of an event, drops repetitions, fills mailboxes
     "k2eg monitors"   calls the callbacks, one after another
     "k2eg upkeep"     listens to topics, sends commands, notices silence
 """
@@ -18,7 +18,6 @@ import logging
 import math
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,88 +26,70 @@ from typing import Any
 from ..core import clock, fork
 from ..core.deadline import Deadline
 from ..core.errors import ControlError, KafkaError, OperationError, OperationTimeout, PvError, PvNotConnected
+from ..core.mailbox import Dispatcher, Mailbox
 from .codec import Message, MonitorEvent, MultiMonitor, PvUri, Reply, monitor_share, monitor_topic
-from .link import Link
-from .tickets import Ticket
+from .requests import Link, Ticket
 
 logger = logging.getLogger(__name__)
 
-#: What a monitor hands over: the PV's tree and the bytes that it came in, or why there is none.
+#: An update: the PV's tree with the bytes of its record, or why there is no value.
 Event = tuple[Mapping[str, Any], bytes] | PvError
 
-# Seconds after the last update until the present value is asked for, once; then again and again at the longer pause.
-# That is below any expiry of monitors at a gateway that is worth having.
+# Seconds after the last update until the present value is requested; then again at the longer period, which is below
+# any sensible expiry of monitors at a gateway.
 _QUIET, _REFRESH = 1.0, 4.0
-# So long a PV may take to be published after the gateway has taken the command; and so long that may take, for the
-# gateway makes the topics first.
+# Seconds for a PV to be published after the gateway's reply, and for that reply: the gateway creates the topics first.
 _PATIENCE, _REPLY_PATIENCE = 3.0, 10.0
-# Between two tries to reach broker or gateway.
+# Seconds between two attempts to reach broker or gateway.
 _RETRY = 0.5
-# For one command.
+# PVs of one command.
 _MOST = 200
 _STARTING = -2
 _JOIN = 5.0
 
 
-class Subscription:
-    """One use of a PV's monitor."""
+class K2egSubscription(Mailbox[Event]):
+    """One subscription to a PV's monitor.
 
-    def __init__(self, monitors: Monitors, pv: str, callback: Callable[[Event], None], depth: int) -> None:
-        """Remember whom to tell."""
+    :ivar pv: the PV's name.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        pv: str,
+        callback: Callable[[Event], None],
+        depth: int,
+        on_close: Callable[[K2egSubscription], None],
+    ) -> None:
+        """Begin without a value."""
+        super().__init__(dispatcher, callback, depth, pv, on_close)
         self.pv = pv
-        self.closed = False
-        self._monitors = monitors
-        self._callback = callback
-        self._waiting: deque[Event] = deque(maxlen=max(1, depth))
-        # Held while calling back, so that ``close`` can wait for that; reentrant, for a callback may close.
-        self._calling = threading.RLock()
-
-    def append(self, event: Event) -> bool:
-        """Keep an event for the callback; False when an older one had to go for it."""
-        full = len(self._waiting) == self._waiting.maxlen
-        self._waiting.append(event)
-        return not full
-
-    def deliver(self) -> None:
-        """Hand over all that waits ("k2eg monitors")."""
-        with self._calling:
-            while self._waiting and not self.closed:
-                try:
-                    self._callback(self._waiting.popleft())
-                except Exception:  # a callback is not ours; its fault must not end the other monitors
-                    logger.exception("the callback for updates of %s failed", self.pv)
-
-    def close(self) -> None:
-        """End it. Idempotent; no callback begins afterwards, and one that runs (in another thread) has ended."""
-        self.closed = True
-        self._monitors.drop(self)
-        with self._calling:
-            self._waiting.clear()
 
 
 @dataclass(slots=True, eq=False)
 class _Pv:
-    """One PV that is monitored, and how far that has come."""
+    """A monitored PV and its state."""
 
     uri: PvUri
     topic: str
-    subscriptions: list[Subscription] = field(default_factory=list)
+    subscriptions: list[K2egSubscription] = field(default_factory=list)
     last: Event | None = None
-    #: When it is to be asked for (again).
+    #: When its value is to be requested (again).
     due: float = 0.0
-    #: It was asked for, and an event is waited for until then; 0.0: it was not, or there was one.
+    #: When an event is overdue after a request; 0.0 when none is expected.
     event_by: float = 0.0
-    #: How often that was in vain.
+    #: How many requests in a row had no event.
     silences: int = 0
-    #: The gateway has taken the command once.
+    #: Whether the gateway has accepted the command once.
     accepted: bool = False
 
 
 class Monitors:
-    """The monitored PVs of a client. Starts its threads with the first of them."""
+    """The monitored PVs of a client. Its threads start with the first one."""
 
     def __init__(self, link: Link) -> None:
-        """Watch nothing yet."""
+        """Monitor nothing yet."""
         self._link = link
         self._begin()
         fork.register(self)
@@ -118,11 +99,11 @@ class Monitors:
         self.changed = threading.Condition(threading.RLock())
         self._pvs: dict[str, _Pv] = {}
         self._topics: set[str] = set()
-        # A ticket with a reply, or None: look what is due.
+        # A ticket with a reply, or None to look for what is due.
         self._news: queue.SimpleQueue[Any] = clock.simple_queue()
         self._asked: dict[Ticket, list[_Pv]] = {}
-        self._ready: queue.SimpleQueue[Subscription | None] = clock.simple_queue()
-        self._threads: list[threading.Thread] = []
+        self._dispatcher = Dispatcher("k2eg monitors")
+        self._upkeeper: threading.Thread | None = None
         #: When the upkeep looks again.
         self._awake_at = 0.0
         self._closed = False
@@ -131,8 +112,8 @@ class Monitors:
 
     def add(
         self, uris: Collection[PvUri], callback: Callable[[str, Event], None], depth: int = 16
-    ) -> list[Subscription]:
-        """Begin to watch PVs; waits for nothing."""
+    ) -> list[K2egSubscription]:
+        """Subscribe to PVs without waiting for a value."""
         added = []
         with self.changed:
             if self._closed:
@@ -141,21 +122,22 @@ class Monitors:
                 pv = self._pvs.get(uri.name)
                 if pv is None:
                     pv = self._pvs[uri.name] = _Pv(uri, monitor_topic(uri.name))
-                subscription = Subscription(self, uri.name, partial(callback, uri.name), depth)
+                subscription = K2egSubscription(
+                    self._dispatcher, uri.name, partial(callback, uri.name), depth, self._drop
+                )
                 pv.subscriptions.append(subscription)
                 if pv.last is not None:
-                    subscription.append(pv.last)
-                    self._ready.put(subscription)
+                    subscription.put(pv.last)
                 added.append(subscription)
-            if not self._threads:
+            if self._upkeeper is None:
                 self._start()
         self._news.put(None)
         return added
 
     def wait(self, uris: Collection[PvUri], deadline: Deadline, *, for_value: bool = True) -> None:
-        """Wait until all have a first value, or the gateway has taken the command.
+        """Wait until every PV has its first value, or the gateway has accepted its command.
 
-        :raises OperationTimeout: naming those that have none, and who is to blame.
+        :raises OperationTimeout: naming the PVs without a value, and what is to blame.
         """
         known = [self._pvs[uri.name] for uri in uris]
 
@@ -168,23 +150,23 @@ class Monitors:
             late = [pv for pv in known if not isinstance(pv.last, tuple)]
             names = ", ".join(pv.uri.text for pv in late[:3]) + (f" and {len(late) - 3} more" if late[3:] else "")
             taken = all(pv.accepted for pv in late)
-        waited = f"monitor of {names}: no value within {deadline.seconds:g} s"
+        waited, what = f"no value within {deadline.seconds:g} s", f"monitor of {names}"
         if trouble := self._link.trouble:
-            raise OperationTimeout(f"{waited}; {trouble}", "broker")
+            raise OperationTimeout(f"{waited}; {trouble}", "broker", what=what)
         if not taken:
-            raise OperationTimeout(f"{waited}: {self._link.nobody}", "gateway")
-        raise OperationTimeout(f"{waited}: nobody serves it", "pv")
+            raise OperationTimeout(f"{waited}: {self._link.no_gateway}", "gateway", what=what)
+        raise OperationTimeout(f"{waited}: nobody serves it", "pv", what=what)
 
     def stop(self, name: str) -> None:
-        """Close every subscription of a PV; one without is fine too."""
+        """Close every subscription to a PV, if there are any."""
         with self.changed:
             pv = self._pvs.get(name)
             subscriptions = list(pv.subscriptions) if pv is not None else []
         for subscription in subscriptions:
             subscription.close()
 
-    def drop(self, subscription: Subscription) -> None:
-        """Forget a subscription that was closed. The gateway goes on publishing: there is no command to stop it."""
+    def _drop(self, subscription: K2egSubscription) -> None:
+        """Forget a closed subscription. The gateway goes on publishing: there is no command to stop it."""
         with self.changed:
             pv = self._pvs.get(subscription.pv)
             if pv is None or subscription not in pv.subscriptions:
@@ -200,44 +182,42 @@ class Monitors:
         with self.changed:
             self._closed = True
             subscriptions = [s for pv in self._pvs.values() for s in pv.subscriptions]
-            threads, self._threads = self._threads, []
+            upkeeper, self._upkeeper = self._upkeeper, None
         for subscription in subscriptions:
             subscription.close()
-        self._ready.put(None)
         self._news.put(None)
-        for thread in threads:
-            if thread is not threading.current_thread():
-                thread.join(_JOIN)
+        self._dispatcher.close(_JOIN)
+        if upkeeper is not None and upkeeper is not threading.current_thread():
+            upkeeper.join(_JOIN)
 
     def before_fork(self) -> None:
-        """Hold nothing up: the reader's thread may be in here, and all that a child inherits is forgotten there."""
+        """Do nothing: the reader's thread may hold the lock, and a child discards the state that it inherits."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Do nothing: the monitors are still running."""
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: subscriptions and threads are the parent's."""
+        """Start over: subscriptions and threads are the parent's."""
         closed = self._closed
         for pv in self._pvs.values():
             for subscription in pv.subscriptions:
-                subscription.closed = True
-                subscription._calling = threading.RLock()  # noqa: SLF001 - one module
+                subscription.forget()
         self._begin()
         self._closed = closed
 
-    # -- what comes in ("k2eg replies") -----------------------------------------------------------------------------
+    # -- incoming events ("k2eg replies") ----------------------------------------------------------------------------
 
     def _heard(self, message: Message, raw: bytes) -> None:
         if not isinstance(message, MonitorEvent):
             return
         with self.changed:
             pv = self._pvs.get(message.pv)
-            if pv is None:  # somebody else's, on a topic that two PVs share
+            if pv is None:  # not monitored here: two PVs can share a topic
                 return
             now = clock.monotonic()
-            # By its bytes: trees with a NaN in them are never equal.
+            # Compared by bytes: trees that contain NaN are never equal.
             is_news = not isinstance(pv.last, tuple) or pv.last[1] != raw
-            # What is doubled unasked, by a gateway or for another client, is no reason to ask sooner or later.
+            # A repetition that was not requested, as for another client, does not change when to ask.
             if is_news:
                 pv.due = now + _QUIET
             elif pv.event_by:
@@ -258,22 +238,16 @@ class Monitors:
     def _tell(self, pv: _Pv, event: Event) -> None:
         pv.last = event
         for subscription in pv.subscriptions:
-            if not subscription.append(event):
+            if not subscription.put(event):
                 self._link.counters.lost += 1
-            self._ready.put(subscription)
         self.changed.notify_all()
-
-    def _deliver(self) -> None:
-        while (subscription := self._ready.get()) is not None:
-            subscription.deliver()
 
     # -- upkeep ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        for target, name in ((self._deliver, "k2eg monitors"), (self._upkeep, "k2eg upkeep")):
-            thread = threading.Thread(target=target, name=name, daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        self._dispatcher.start()
+        self._upkeeper = threading.Thread(target=self._upkeep, name="k2eg upkeep", daemon=True)
+        self._upkeeper.start()
 
     def _upkeep(self) -> None:
         pause, again_at, said = 0.0, None, ""
@@ -286,9 +260,9 @@ class Monitors:
                 again_at, said = None, ""
             except ControlError as error:
                 if str(error) != said:
-                    logger.warning("monitors are held up: %s", said := str(error))
+                    logger.warning("monitors cannot be maintained at present: %s", said := str(error))
                 again_at = clock.monotonic() + _RETRY
-            except Exception:  # the thread of all monitors must not end for one that fails
+            except Exception:  # one failure must not end the upkeep of all monitors
                 logger.exception("the upkeep of monitors failed")
                 again_at = clock.monotonic() + _RETRY
             with self.changed:
@@ -297,7 +271,7 @@ class Monitors:
             pause = min(self._awake_at - clock.monotonic(), _REFRESH)
 
     def _take_replies(self, pause: float) -> None:
-        """Wait for so long at most, and take the replies that come in."""
+        """Wait at most ``pause`` seconds, and handle the replies that have come."""
         try:
             got = self._news.get(timeout=max(0.0, pause))
             while True:
@@ -319,17 +293,17 @@ class Monitors:
             return [pv for pv in self._pvs.values() if not pv.event_by and pv.due <= now]
 
     def _notice_silence(self) -> None:
-        """See to those that were asked for in vain: their topic may be gone, or the PV, or the gateway."""
+        """Handle PVs without an event after a request: the topic, the PV or the gateway may be gone."""
         now = clock.monotonic()
         with self.changed:
             silent = [pv for pv in self._pvs.values() if pv.event_by and pv.event_by <= now]
             for pv in silent:
                 pv.silences += 1
                 pv.event_by, pv.due = 0.0, 0.0 if pv.silences == 1 else now + _REFRESH
-                # Once it may have been the topic; then it is the PV, or the way to it.
+                # The first time the topic may be at fault; the second time the PV is, or the way to it.
                 if pv.silences == 2:
                     self._tell_gone(pv)
-            # One that others are heard on is there.
+            # A topic on which other PVs are heard exists.
             gone = {pv.topic for pv in silent} - {pv.topic for pv in self._pvs.values() if pv not in silent}
             self._topics -= gone
         self._link.leave(gone)
@@ -338,7 +312,7 @@ class Monitors:
             self._link.give_up(ticket)
 
     def _ask_for(self, pvs: Sequence[_Pv]) -> None:
-        """Listen first, then send the command: the first event must not be missed."""
+        """Listen to the topics, then send the commands: the first event must not be missed."""
         if not pvs:
             return
         new = {pv.topic: self._heard for pv in pvs if pv.topic not in self._topics}
@@ -359,7 +333,7 @@ class Monitors:
         if isinstance(message, Reply) and message.error == 0:
             new = {pv.topic for pv in pvs} - self._topics
             if new:
-                # The gateway has made them with this command: whatever is in them is for us.
+                # The gateway has created them for this command, so their first event is the one requested.
                 self._link.listen_to_new(new, Deadline(_REPLY_PATIENCE))
                 self._topics |= new
             with self.changed:
@@ -378,7 +352,7 @@ class Monitors:
 
 
 def _groups(pvs: Sequence[_Pv]) -> Iterator[list[_Pv]]:
-    """Divide PVs into those of one command, for which one gateway of several is responsible."""
+    """Divide PVs into the groups of one command each: those of a share, which one gateway of several handles."""
     shares: dict[str, list[_Pv]] = {}
     for pv in pvs:
         shares.setdefault(monitor_share(pv.uri.text), []).append(pv)
@@ -387,6 +361,6 @@ def _groups(pvs: Sequence[_Pv]) -> Iterator[list[_Pv]]:
 
 
 def _is_gone(tree: Mapping[str, Any]) -> bool:
-    """Whether a gateway says that the PV's server is gone. Ours does; the real one says nothing."""
+    """Whether the tree marks the PV as disconnected, as the development gateway does; slaclab/k2eg reports nothing."""
     alarm = tree.get("alarm")
     return isinstance(alarm, Mapping) and (alarm.get("severity"), alarm.get("message")) == (3, "disconnected")

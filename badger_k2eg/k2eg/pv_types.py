@@ -1,11 +1,10 @@
-"""What a K2EG tree tells of a PV's type, and the fields of a put in that type.
+"""The type of a PV as inferred from its K2EG trees, and the fields of a put in that type.
 
-No type travels with a value over K2EG. What can be told is told from the tree; what cannot is ``Kind.UNKNOWN``, and a
-put to it is left to the gateway, which refuses what does not fit. Imports conversion and model; no I/O.
+K2EG values carry no types. The type is inferred from the tree where possible; otherwise it is ``Kind.UNKNOWN``, and a
+put is left to the gateway, which refuses values that do not fit. Imports conversion and model; no I/O.
 
-Gateways built with msgpack-c 4.1.2 to 6.x send a float with a whole value as an int (msgpack-c #1018). So an int is
-believed to be one only after this gateway has sent some whole float as a float: nearly every tree holds one, among its
-limits.
+Gateways built with msgpack-c 4.1.2 to 6.x send a float with a whole value as an int (msgpack-c #1018). So an int counts
+as one only after this gateway has sent a whole float as a float; nearly every tree contains one, among its limits.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from ..core.model import Fields, Kind, PvType, plain
 
 logger = logging.getLogger(__name__)
 
-# "value" as a key, and a float32 behind it, alone or as the first of an array. A text cannot hold 0xca so.
+# The key "value" followed by a float32, alone or first in an array. No UTF-8 text contains 0xca in this place.
 _SINGLE = re.compile(rb"\xa5value(?:[\x90-\x9f]|\xdc..|\xdd....)?\xca", re.DOTALL)
 _UNKNOWN_ARRAY = PvType(Kind.UNKNOWN, array=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of one PV.
+    """A PV's inferred type.
 
     :ivar choices: the labels of an enum.
-    :ivar columns: of a table, with present values.
+    :ivar columns: the columns of a table, with their last values.
     """
 
     type: PvType
@@ -44,19 +43,19 @@ class Known:
 
 
 class TypeBook:
-    """The types of the PVs of one gateway, as far as its values have told them. Safe to use from many threads."""
+    """The types of the PVs of one gateway, as inferred from their values. Safe to use from many threads."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Know no types yet."""
         self._lock = threading.Lock()
         self._known: dict[str, Known] = {}
         self._exact = False
         self._doubtful: set[str] = set()
 
     def learn(self, pv: str, tree: Mapping[str, Any], raw: bytes = b"") -> PvType:
-        """Take what a value tells.
+        """Infer a PV's type from a value, and return it.
 
-        :param raw: the record that it came in: it tells a float32 from a float64.
+        :param raw: the bytes of its record, which tell a float32 from a float64.
         """
         with self._lock:
             if not self._exact:
@@ -74,21 +73,21 @@ class TypeBook:
             return found
 
     def known(self, pv: str) -> Known | None:
-        """Say what is known of a PV; None before its first value."""
+        """Return what is known of a PV; None before its first value."""
         with self._lock:
             return self._known.get(pv)
 
     def forget(self) -> None:
-        """Begin anew, also in a forked child."""
+        """Forget all types; also in a forked child."""
         self._lock = threading.Lock()
         self._known = {}
 
     def _look_for_lost_signs(self, pv: str, value: Any) -> None:
-        """Warn once: the real gateway packs 16-bit signed arrays as unsigned, so that -1 arrives as 65535."""
+        """Warn once: the real gateway packs 16-bit signed arrays as unsigned, so -1 arrives as 65535."""
         if pv not in self._doubtful and value and max(value) > 32767 and 0 <= min(value) and max(value) <= 65535:
             self._doubtful.add(pv)
             logger.warning(
-                "%s: if its integers have 16 bits and signs, the gateway may have lost those (65535 for -1)", pv
+                "%s: if its integers are signed 16-bit ones, the gateway may have lost their signs (65535 for -1)", pv
             )
 
 
@@ -131,9 +130,9 @@ def _array_type(value: list[Any], before: PvType | None, *, exact: bool) -> PvTy
 
 
 def _looks_single(value: Any) -> bool:
-    """Whether floats were float32 once: each is one exactly, and one needs more decimals than a number that was typed.
+    """Whether floats were float32 originally: each is one exactly, and one has more decimals than a person would type.
 
-    So it is with JSON, and with a gateway that writes every float as a float64.
+    This recognises them in JSON, and from a gateway that writes every float as a float64.
     """
     numbers = value if isinstance(value, list) else [value]
     with np.errstate(over="ignore"):
@@ -154,12 +153,13 @@ def _has_whole_float(value: Any) -> bool:
 
 
 def put_fields(pv: str, value: Any, known: Known) -> dict[str, Any]:
-    """Lay out the fields of a put: what the gateway writes as it is meant.
+    """Return the fields of a put in the form that the gateway writes as intended.
 
-    An enum goes by its index in a map: flat, the real gateway writes 0 and says "done". A single value never goes to an
-    array: it would be emptied. A whole number goes as an int where an int may be wanted, for a float would be refused.
+    An enum is sent as a map with its index: for a plain number the real gateway writes 0 and reports success. A single
+    value is never sent to an array, which it would empty. A whole number is sent as an int where the PV may be an int,
+    which refuses a float.
 
-    :raises PvValueError: when the value does not fit; nothing is to be sent.
+    :raises PvValueError: when the value does not fit; nothing must be sent.
     """
     to = known.type
     if to.kind is Kind.ENUM and isinstance(value, Mapping) and value.keys() == {"index"}:

@@ -1,7 +1,8 @@
-"""Snapshots over K2EG: the values of one instant, once or again and again.
+"""Snapshots over K2EG: the values of one instant, once or repeatedly.
 
-Owns their results and ``Assembler``, which puts iterations together from messages, for both revisions of the protocol
-and without any I/O: whatever is lost, doubled or restarted, it goes on, and marks what is incomplete.
+Owns their results and the ``Assembler``, which builds iterations from messages, for both revisions of the protocol and
+without any I/O: it copes with lost, repeated and restarted messages, and marks incomplete iterations. Imports
+gets_and_puts and the modules below.
 """
 
 from __future__ import annotations
@@ -13,31 +14,51 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..core import clock
-from ..core.errors import ControlError
-from .codec import Message, SnapshotData, SnapshotHeader, SnapshotTail, SnapshotType, check_field_names
+from ..core.deadline import Deadline
+from ..core.errors import ControlError, OperationError, PvNotConnected
+from ..kafka import Delivery
+from .codec import (
+    Message,
+    PvUri,
+    Reply,
+    Snapshot,
+    SnapshotData,
+    SnapshotDone,
+    SnapshotHeader,
+    SnapshotTail,
+    SnapshotType,
+    ValueReply,
+    check_field_names,
+)
+from .gets_and_puts import GetsAndPuts
+from .requests import Link
 
 logger = logging.getLogger(__name__)
 
-# Messages that wait for a handler; beyond, new ones are dropped, and what they belong to is marked.
+# Messages kept for a slow handler; further ones are dropped, and their iteration is marked as partial.
 _MOST_WAITING = 100_000
-# Seconds after the last message of an open iteration until it is taken for complete, beyond its window.
+# Seconds beyond its window after which an open iteration without new messages is taken as complete.
 _PATIENCE = 2.0
-# Seconds in which the closing iteration comes; so often it is looked for.
+# Seconds in which the closing iteration must come, and between two looks for it.
 _CLOSING, _LOOK = 2.0, 0.5
 _JOIN = 5.0
+# The gateway gathers for the whole window, then sends. So many seconds later the completion is no longer expected.
+_MARGIN = 2.0
+_LONGEST_WINDOW = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class OneShot:
-    """What a one-shot snapshot has found.
+    """The result of a one-shot snapshot.
 
     :ivar values: the tree of each PV, by URI.
-    :ivar errors: why there is none.
-    :ivar completed_by_get: those that had no event within the window and were read afterwards: not of the same instant.
-    :ivar messages: what the gateway complained of.
+    :ivar errors: the errors of the others.
+    :ivar completed_by_get: PVs without an event in the window that were read afterwards: not of the same instant.
+    :ivar messages: complaints of the gateway.
     """
 
     values: Mapping[str, Mapping[str, Any]]
@@ -46,17 +67,113 @@ class OneShot:
     messages: tuple[str, ...] = ()
 
 
+def take_snapshot(
+    pvs: GetsAndPuts, link: Link, uris: Sequence[PvUri], window: float, deadline: Deadline, *, complete: bool
+) -> OneShot:
+    """Take the values of one instant.
+
+    :param window: seconds.
+    :param complete: read the PVs that had no event within the window.
+    :raises ValueError: for a window that is not positive, or longer than an hour.
+    :raises OperationTimeout: when the gateway does not answer at all; also when there is no time for the window.
+    """
+    if not 0.0 < window <= _LONGEST_WINDOW:
+        raise ValueError(f"the window of a snapshot must be a number of seconds above 0, not {window!r}")
+    if not uris:
+        return OneShot({})
+    link.open(deadline)
+    values, complaints = _gather(pvs, link, uris, window, deadline)
+    missing = [uri for uri in uris if uri.text not in values]
+    errors: dict[str, ControlError] = {}
+    read: set[str] = set()
+    if missing and complete:
+        # The real gateway leaves out PVs that it monitors already, and PVs without an update.
+        for text, answer in pvs.get_many([uri.text for uri in missing], deadline).items():
+            if isinstance(answer, ControlError):
+                errors[text] = answer
+            else:
+                values[text] = answer
+                read.add(text)
+    elif missing:
+        errors = {uri.text: PvNotConnected(uri.text, f"no value within the window of {window:g} s") for uri in missing}
+    ordered = {uri.text: values[uri.text] for uri in uris if uri.text in values}
+    return OneShot(ordered, errors, frozenset(read), tuple(complaints))
+
+
+def in_background(take: Callable[[], OneShot], handler: Callable[[OneShot | ControlError], None]) -> None:
+    """Take a snapshot in a new thread and pass its result or error to the handler."""
+
+    def run() -> None:
+        try:
+            result: OneShot | ControlError = take()
+        except ControlError as error:
+            result = error
+        handler(result)
+
+    threading.Thread(target=run, name="k2eg snapshot", daemon=True).start()
+
+
+def _gather(
+    pvs: GetsAndPuts, link: Link, uris: Sequence[PvUri], window: float, deadline: Deadline
+) -> tuple[dict[str, Mapping[str, Any]], list[str]]:
+    """Collect values and complaints until the gateway reports completion."""
+    news: queue.SimpleQueue[Any] = clock.simple_queue()
+    texts = tuple(dict.fromkeys(uri.text for uri in uris))
+    make = partial(Snapshot, pv_name_list=texts, time_window_msec=max(1, round(window * 1000)))
+    wanted: dict[str, list[str]] = {}
+    for uri in uris:
+        wanted.setdefault(uri.name, []).append(uri.text)
+    values: dict[str, Mapping[str, Any]] = {}
+    complaints: list[str] = []
+    patience = deadline.child(window + _MARGIN)
+    remove = deadline.on_cancel(lambda: news.put(None))
+    ticket = link.send(make, f"snapshot of {len(texts)} PVs", news)
+    finished = False
+    try:
+        while not finished:
+            try:
+                got = news.get(timeout=patience.remaining() + 1e-3)
+            except queue.Empty:
+                break
+            deadline.check("snapshot")
+            if got is None:
+                continue
+            _, message, raw = got
+            if isinstance(message, SnapshotDone):
+                finished = True
+            elif isinstance(message, ValueReply):
+                pvs.types.learn(message.pv, message.tree, raw)
+                for text in wanted.get(message.pv, ()):
+                    values[text] = message.tree
+            elif isinstance(message, Delivery):
+                if not message.sent:
+                    break
+            elif isinstance(message, Reply) and message.error < 0:
+                if message.message is None:
+                    raise OperationError(message.error, "", ticket.what)
+                complaints.append(message.message)
+    finally:
+        remove()
+        link.done(ticket) if finished else link.give_up(ticket, timed_out=not deadline.cancelled)
+    if not finished and not values:
+        raise link.silence(ticket, patience.seconds)
+    return values, complaints
+
+
+# -- recurring --------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class SnapshotProperties:
-    """A recurring snapshot as it is asked for. Names and defaults are those of the k2eg library.
+    """The parameters of a recurring snapshot. Names and defaults are those of the k2eg library.
 
-    :ivar snapshot_name: its identity, apart from letter case and what is no letter, digit or ``-``.
-    :ivar time_window: the period of iterations, milliseconds.
-    :ivar repeat_delay: a pause between two of them, milliseconds; the real gateway knows none.
-    :ivar sub_push_delay_msec: of a time-buffered one: publish this often within a window; 0: once.
-    :ivar respect_push_order: accepted for old programs, and not used: order is told by numbers.
-    :ivar triggered: an iteration for each trigger, instead of periodically. Quick triggers make one together.
-    :ivar pv_field_filter_list: of a time-buffered one: keep these top-level fields alone.
+    :ivar snapshot_name: its identity; letter case, and all but letters, digits and ``-``, make no difference.
+    :ivar time_window: the period of the iterations, milliseconds.
+    :ivar repeat_delay: the pause between two iterations, milliseconds; the real gateway makes none.
+    :ivar sub_push_delay_msec: for a time-buffered snapshot, the period of pushes within a window; 0 for one push.
+    :ivar respect_push_order: accepted for old programs and ignored: messages are ordered by their numbers.
+    :ivar triggered: publish an iteration for each trigger instead of periodically. Quick triggers may share one.
+    :ivar pv_field_filter_list: for a time-buffered snapshot, the only top-level fields to keep.
     """
 
     snapshot_name: str
@@ -70,33 +187,33 @@ class SnapshotProperties:
     pv_field_filter_list: Sequence[str] | None = None
 
     def check(self) -> None:
-        """Look at what the gateway would take without a word, or could not bear.
+        """Check what the gateway would misinterpret silently, or crash on.
 
-        :raises ValueError: naming what is wrong.
+        :raises ValueError: naming the wrong property.
         """
         if not isinstance(self.snapshot_name, str) or not self.snapshot_name:
             raise ValueError("a recurring snapshot needs a name (snapshot_name)")
         for name in ("time_window", "repeat_delay", "sub_push_delay_msec"):
             number = getattr(self, name)
             if not isinstance(number, int) or isinstance(number, bool) or number < 0 or number >= 2**31:
-                raise ValueError(f"{name} is a number of milliseconds, 0 or more, not {number!r}")
+                raise ValueError(f"{name} must be a number of milliseconds, 0 or more, not {number!r}")
         if self.time_window == 0:
-            raise ValueError("time_window is a number of milliseconds above 0")
+            raise ValueError("time_window must be a number of milliseconds above 0")
         SnapshotType(self.type)
         check_field_names(self.pv_field_filter_list or ())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Iteration:
-    """One iteration of a recurring snapshot.
+    """An iteration of a recurring snapshot.
 
     :ivar iteration: its number; 1 for the first since the start of the snapshot.
-    :ivar timestamp: of its tail (where that was lost, of its last message), milliseconds since the Unix epoch.
-    :ivar header_timestamp: of its header; None where that was lost.
+    :ivar timestamp: time of its tail, or of its last message if the tail was lost, milliseconds since the Unix epoch.
+    :ivar header_timestamp: time of its header; None if that was lost.
     :ivar values: the trees of each PV that has any, in order, by the PV's name.
-    :ivar partial: messages of it were lost.
-    :ivar stale: PVs whose record has the same time as in the iteration before: static, or gone (the gateway repeats
-        the last value of a PV that is gone as if all were well).
+    :ivar partial: whether some of its messages were lost.
+    :ivar stale: PVs whose record has the same time as in the previous iteration: static, or disconnected (the gateway
+        repeats the last value of a disconnected PV as if it were current).
     """
 
     iteration: int
@@ -108,10 +225,10 @@ class Iteration:
 
 
 class Assembler:
-    """Puts iterations together. Feed it messages in the order of the topic."""
+    """Builds iterations from messages in the order of the topic."""
 
     def __init__(self) -> None:
-        """Wait for a header: what comes before is of an iteration that began without us."""
+        """Wait for a header: messages before it belong to an iteration that began earlier."""
         self._joined = False
         self._header: SnapshotHeader | None = None
         self._number: int | None = None
@@ -123,16 +240,16 @@ class Assembler:
 
     @property
     def open(self) -> bool:
-        """Whether an iteration has begun and has not ended."""
+        """Whether an iteration has begun and not ended."""
         return self._number is not None
 
     def lose(self) -> list[Iteration]:
-        """Take notice that messages were dropped just here."""
+        """Note that messages were dropped at this point."""
         self._lost = True
         return []
 
     def take(self, message: Message) -> list[Iteration]:
-        """Take a message; gives the iterations that are complete, or as complete as they will ever be."""
+        """Take a message and return the iterations that have ended with it."""
         if isinstance(message, SnapshotHeader):
             done = self.flush()
             self._joined = True
@@ -157,7 +274,7 @@ class Assembler:
         return [*done, self._finish(message)]
 
     def flush(self) -> list[Iteration]:
-        """End the open iteration without its tail."""
+        """End the open iteration without its tail, and return it."""
         return [self._finish(None)] if self.open else []
 
     def _begin(self, number: int) -> None:
@@ -170,10 +287,10 @@ class Assembler:
             self._seen.add(message.msg_seq)
 
     def _finish(self, tail: SnapshotTail | None) -> Iteration:
-        assert self._number is not None  # noqa: S101 - for the type checker; that is when this is called
+        assert self._number is not None  # noqa: S101 - for the type checker; true of every caller
         partial = self._lost or tail is None or self._header is None
         if tail is not None and tail.msg_seq is not None:
-            # Revision B counts them; in revision A a lost value cannot be told from none.
+            # Revision B counts the messages; in revision A a lost value goes unnoticed.
             partial = partial or len(self._seen) < (tail.total_messages or tail.msg_seq)
         values = {pv: tuple(data.tree for data in _in_order(items)) for pv, items in self._values.items()}
         iteration = Iteration(
@@ -195,14 +312,14 @@ class Assembler:
 
 
 def _in_order(items: list[SnapshotData]) -> list[SnapshotData]:
-    """Sort by the numbers of revision B; without them, the order of the topic is right."""
+    """Sort by the numbers of revision B; without them, keep the order of the topic."""
     return sorted(items, key=lambda data: data.msg_seq or 0)
 
 
 class Recurring:
-    """A recurring snapshot that this client takes part in: hands its iterations to a handler, in order.
+    """A client's part in a recurring snapshot: passes the iterations to a handler, in order.
 
-    :ivar joined: somebody else had started it: what it holds, and how often, is as that one said.
+    :ivar joined: whether it was running already; then its PVs and period are those of whoever started it.
     """
 
     def __init__(
@@ -216,13 +333,13 @@ class Recurring:
         self.properties = properties
         self.topic = topic
         self.joined = False
-        #: Messages that were dropped because the handler was too slow.
+        #: Number of messages dropped because the handler was too slow.
         self.lost = 0
         self._handler = handler
         self._leave = leave
         self._closed = False
         self._until = math.inf
-        # None: one or more were dropped here, or there is nothing more to come.
+        # None marks dropped messages, or wakes the thread.
         self._messages: queue.Queue[Message | None] = queue.Queue(_MOST_WAITING)
         self._overrun = False
         self._thread = threading.Thread(target=self._run, name=f"k2eg snapshot {topic}", daemon=True)
@@ -234,7 +351,7 @@ class Recurring:
         return self.properties.snapshot_name
 
     def heard(self, message: Message, raw: bytes) -> None:
-        """Take a message (the link's thread)."""
+        """Queue a message (the link's thread)."""
         try:
             if self._overrun:
                 self._messages.put_nowait(None)
@@ -263,19 +380,19 @@ class Recurring:
             return
         try:
             self._handler(iteration)
-        except Exception:  # a handler is not ours; its fault must not end the snapshot
+        except Exception:  # the fault of a user's handler must not end the snapshot
             logger.exception("the handler of snapshot %s failed", self.name)
 
     def finish(self) -> None:
-        """Take part until the closing iteration has come: it does about when the stop is answered."""
+        """Take part until the closing iteration has come, which is about when the stop is answered."""
         self._until = clock.monotonic() + _CLOSING
 
     def close(self) -> None:
-        """Take part no longer; the snapshot itself goes on until it is stopped. Idempotent."""
+        """Leave the snapshot, which goes on until it is stopped. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        with contextlib.suppress(queue.Full):  # then the thread has something to wake up for
+        with contextlib.suppress(queue.Full):  # then there are messages to wake the thread
             self._messages.put_nowait(None)
         if self._thread is not threading.current_thread():
             self._thread.join(_JOIN)

@@ -1,6 +1,6 @@
-"""What librdkafka tells of itself: which broker does not answer, its log, and its errors in our words.
+"""``BrokerHealth``: what librdkafka reports about its brokers, and its errors as exceptions of this package.
 
-Owns the translation of the library's error codes into `KafkaError` and its children. Imports errors.
+Owns the translation of the library's error codes into `KafkaError` and its subclasses.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 
 from confluent_kafka import KafkaError as Code
-from confluent_kafka import KafkaException
 
 from ..core.errors import (
     AuthenticationFailed,
     BrokerUnreachable,
     KafkaError,
     MessageTooLarge,
-    SettingsError,
     TopicMissing,
     TopicRefused,
     WriterFull,
@@ -29,8 +26,8 @@ from .records import BrokerTrouble
 
 logger = logging.getLogger("badger_k2eg.kafka")
 
-# "sasl_ssl://host:9093/2: reason (after 3ms in state CONNECT)"; the coordinator's name stands before its address.
-_TOLD = re.compile(
+# "sasl_ssl://host:9093/2: reason (after 3ms in state CONNECT)"; a coordinator's name precedes its address.
+_REPORT = re.compile(
     r"^(?:\w+: )?(?:\w+://)?(?P<broker>[^\s/]+:\d+)(?P<role>/\w+)?: (?P<reason>.*?)(?: \(after .*)?$", re.S
 )
 _ADDRESS = re.compile(r"(?:\w+://)?([^\s/]+:\d+)")
@@ -74,27 +71,27 @@ _KINDS: dict[type[KafkaError], set[int]] = {
 _KIND_OF = {code: kind for kind, codes in _KINDS.items() for code in codes}
 
 
-class Watch:
-    """Hears what one handle says of its brokers. Its methods are callbacks of the library.
+class BrokerHealth:
+    """Collects what one handle reports about its brokers. Its methods are callbacks of the library.
 
     :param name: of the handle, for the log.
-    :param bootstrap: named where the library names no broker.
-    :param warn: log a broker that stops answering as a warning: not where every caller gets an error of his own.
+    :param bootstrap: named in errors for which the library names no broker.
+    :param warn: log a broker that stops answering as a warning; not needed where every caller gets an error.
     """
 
     def __init__(self, name: str, bootstrap: str, *, warn: bool = True) -> None:
-        """Know of no trouble."""
+        """Start without any trouble."""
         self._name = name
         self._level = logging.WARNING if warn else logging.DEBUG
         self._bootstrap = bootstrap
         self._troubles: dict[str, BrokerTrouble] = {}
-        #: The handle can do nothing more; a new one is needed.
+        #: Whether the handle is of no more use, and must be replaced.
         self.fatal = False
 
     @property
     def callbacks(self) -> dict[str, Any]:
-        """The part of a handle's configuration that lets it speak to us."""
-        return {"error_cb": self._error, "stats_cb": self._statistics, "logger": _Log(self._name)}
+        """The part of a handle's configuration that makes it report here."""
+        return {"error_cb": self._error, "stats_cb": self._statistics, "logger": _LibraryLog(self._name)}
 
     @property
     def trouble(self) -> BrokerTrouble | None:
@@ -102,21 +99,22 @@ class Watch:
         return min(list(self._troubles.values()), key=lambda trouble: trouble.since, default=None)
 
     def forget(self) -> None:
-        """Know of no trouble."""
+        """Forget all troubles."""
         self._troubles.clear()
 
     def failure(self, what: str, error: Code) -> KafkaError:
-        """Make our error of the library's.
+        """Translate an error of the library.
 
-        :param what: what was tried, with the name of the topic.
+        :param what: what was attempted, with the name of the topic.
         """
         return self._failure(what, error.code(), error.str())
 
     def timed_out(self, what: str) -> KafkaError:
-        """Make the error of a call whose time is over."""
+        """Return the error of a call that ran out of time."""
         return self._failure(what, Code._TIMED_OUT, "")
 
     def _failure(self, what: str, code: int, text: str) -> KafkaError:
+        """Return the error for a code; one about a broker names the broker that is in trouble."""
         kind = _KIND_OF.get(code, KafkaError)
         trouble = self.trouble if kind in (BrokerUnreachable, AuthenticationFailed) else None
         if trouble is not None:
@@ -127,15 +125,16 @@ class Watch:
         return kind(f"{what}: {text}")
 
     def _error(self, error: Code) -> None:
+        """Note that a broker does not answer, or refuses access."""
         self.fatal = self.fatal or error.fatal()
-        told = _TOLD.match(error.str())
-        if error.code() not in _SILENT | _UNTRUSTED or not told:
+        report = _REPORT.match(error.str())
+        if error.code() not in _SILENT | _UNTRUSTED or not report:
             logger.debug("%s: %s", self._name, error.str())
             return
-        broker = told["broker"]
-        key = broker + (told["role"] if told["role"] == _BOOTSTRAP else "")
+        broker = report["broker"]
+        key = broker + (report["role"] if report["role"] == _BOOTSTRAP else "")
         known = self._troubles.get(key)
-        reason = _LOCAL_ADDRESS.sub("", told["reason"]).strip()
+        reason = _LOCAL_ADDRESS.sub("", report["reason"]).strip()
         trouble = BrokerTrouble(
             broker, reason, known.since if known else time.time(), authentication=error.code() in _UNTRUSTED
         )
@@ -144,11 +143,12 @@ class Watch:
         self._troubles[key] = trouble
 
     def _statistics(self, text: str) -> None:
+        """Note the brokers that answer again."""
         if not self._troubles:
             return
         brokers = json.loads(text)["brokers"].values()
         up = {found[1] for each in brokers if each["state"] == "UP" and (found := _ADDRESS.match(each["name"]))}
-        # Once the cluster is known nobody goes back to an address of the bootstrap list.
+        # Once the cluster is known, the library never returns to an address of the bootstrap list.
         well = [key for key in self._troubles if key in up or (up and key.endswith(_BOOTSTRAP))]
         for key in well:
             del self._troubles[key]
@@ -156,8 +156,8 @@ class Watch:
             logger.info("%s: the brokers answer again", self._name)
 
 
-class _Log:
-    """The library's log: for debugging only, as what matters also comes as an error. It shows no secrets itself."""
+class _LibraryLog:
+    """The library's log: for debugging only, since what matters is reported as an error too. It shows no secrets."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -166,16 +166,3 @@ class _Log:
         """Pass a line on."""
         shown = level if level >= logging.CRITICAL else logging.DEBUG
         logger.log(shown, f"%s: {text}", self._name, *arguments)
-
-
-def opened(make: Callable[[], Any]) -> Any:
-    """Make a handle.
-
-    :raises SettingsError: naming the option that the library does not take.
-    """
-    try:
-        return make()
-    except KafkaException as error:
-        raise SettingsError(f"Kafka: {error.args[0].str()}") from None
-    except (TypeError, ValueError) as error:
-        raise SettingsError(f"Kafka: {error}") from None

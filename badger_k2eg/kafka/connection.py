@@ -1,7 +1,7 @@
-"""``KafkaConnection``: where the brokers are and how to log in; and the defaults that bound every wait.
+"""``KafkaConnection``: where the brokers are and how to log in, and the defaults that bound every wait.
 
-Owns the configuration that each librdkafka handle gets. A frozen value: nothing is opened here. Imports errors.
-Source of the option names: librdkafka, CONFIGURATION.md.
+Owns the configuration of each librdkafka handle. A frozen value that opens nothing. The option names are those of
+librdkafka's CONFIGURATION.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from ..core.errors import SettingsError
 
-# What the name of an option must not contain for its value to be shown.
+# The value of an option whose name contains one of these is not shown.
 _SECRET = ("password", "secret", "key", "token", "sasl.oauthbearer", "sasl.username", "pem")
 
 # librdkafka's own defaults let a call wait for minutes after a broker has come back.
@@ -30,7 +30,7 @@ _COMMON: dict[str, Any] = {
 }
 _CONSUMER: dict[str, Any] = {
     "enable.auto.commit": False,
-    # A topic that is added is first asked for when the fetch under way has come back.
+    # A topic that is added is first fetched when the fetch under way has returned.
     "fetch.wait.max.ms": 50,
     "fetch.error.backoff.ms": 50,
     "allow.auto.create.topics": False,
@@ -46,11 +46,11 @@ _PRODUCER: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KafkaConnection:
-    """Where the brokers are, and librdkafka's options (SASL, TLS, limits), passed through as they are.
+    """Where the brokers are, and librdkafka's options (SASL, TLS, limits), passed through unchanged.
 
-    :param bootstrap: ``HOST:PORT``, or several with commas.
+    :param bootstrap: ``HOST:PORT``, or several separated by commas.
     :param options: by librdkafka's names, e.g. ``{"security.protocol": "SASL_SSL", "message.max.bytes": 4000000}``.
-        They win over the defaults of this package. The representation shows no secrets.
+        They override the defaults of this package. The representation shows no secrets.
     :raises SettingsError: for an empty bootstrap.
     """
 
@@ -60,7 +60,7 @@ class KafkaConnection:
     def __post_init__(self) -> None:
         """Freeze the options."""
         if not self.bootstrap.strip():
-            raise SettingsError("no Kafka broker is named; bootstrap is HOST:PORT, or several with commas")
+            raise SettingsError("no Kafka broker given; bootstrap is HOST:PORT, or several separated by commas")
         object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
 
     def __repr__(self) -> str:
@@ -71,24 +71,24 @@ class KafkaConnection:
         return hash((self.bootstrap, frozenset((name, str(value)) for name, value in self.options.items())))
 
     def with_options(self, options: Mapping[str, Any]) -> Self:
-        """Give the same connection with more options; these win."""
+        """Return the same connection with more options, which override the present ones."""
         return type(self)(self.bootstrap, {**self.options, **options})
 
     def consumer(self) -> dict[str, Any]:
-        """Give the configuration of a consumer."""
+        """Return the configuration of a consumer."""
         return {**_COMMON, **_CONSUMER, **self.options, "bootstrap.servers": self.bootstrap}
 
     def producer(self) -> dict[str, Any]:
-        """Give the configuration of a producer."""
+        """Return the configuration of a producer."""
         return {**_COMMON, **_PRODUCER, **self.options, "bootstrap.servers": self.bootstrap}
 
     def admin(self) -> dict[str, Any]:
-        """Give the configuration of a handle that only asks about topics."""
-        # Nobody listens to this one between two calls: its statistics would pile up.
+        """Return the configuration of a handle that only asks about topics."""
+        # It is not polled between two calls: its statistics would pile up.
         quiet = {"statistics.interval.ms": 0}
         return {**_COMMON, **quiet, **self.options, "bootstrap.servers": self.bootstrap}
 
 
 def is_secret(option: str) -> bool:
-    """Whether the value of an option must not be shown."""
+    """Return whether the value of an option must not be shown."""
     return any(word in option.lower() for word in _SECRET)

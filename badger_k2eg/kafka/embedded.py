@@ -1,7 +1,6 @@
 """``EmbeddedBroker``: librdkafka's own test cluster, on loopback and in memory, for laptops and tests.
 
-Owns its life and its faults. Imports errors, fork. Source: librdkafka, src/rdkafka_mock.h (an interface for tests,
-reached by ctypes in the library that confluent_kafka has loaded).
+Its interface is librdkafka's src/rdkafka_mock.h, called in the library that confluent_kafka has loaded.
 """
 
 from __future__ import annotations
@@ -12,18 +11,17 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-import confluent_kafka.cimpl
 from confluent_kafka import KafkaError as Code
 
 from ..core.errors import KafkaError
 from .connection import KafkaConnection
-from .inherited import making
+from .handles import c_function, making
 
 _BROKER_ID = 1
 
 _PRODUCER = 0
 _POINTER, _TEXT, _INT, _SIZE = ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t
-# Of each function the type of the result and those of the arguments.
+# The types of the result and of the arguments of each function.
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "conf_new": (_POINTER, []),
     "conf_set_log_cb": (None, [_POINTER, _POINTER]),
@@ -45,9 +43,9 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 class EmbeddedBroker:
     """A Kafka broker inside this process: on loopback, in memory, gone with the process.
 
-    Its limits: topics cannot be made over the wire (they come into being when they are written to, or by
-    `create_topic`), and a waiting fetch is not woken by a new record, so that consumers want ``fetch.wait.max.ms`` of
-    a few ms: `connection` has it. In a forked child every call but `bootstrap` does nothing; the parent's goes on.
+    Its limits: topics cannot be created over the wire (writing to one creates it, and so does `create_topic`), and a
+    new record does not end a waiting fetch, so that consumers need a ``fetch.wait.max.ms`` of a few ms: `connection`
+    has it. In a forked child every call but `bootstrap` does nothing; the parent's broker keeps running.
     """
 
     #: The options of a connection that suit it. A change in a group lasts one or two session timeouts there.
@@ -72,7 +70,7 @@ class EmbeddedBroker:
         self.close()
 
     def start(self) -> Self:
-        """Start it; `close` ends it.
+        """Start the broker; `close` ends it.
 
         :raises KafkaError: if it cannot be started.
         """
@@ -82,7 +80,7 @@ class EmbeddedBroker:
         return self
 
     def close(self) -> None:
-        """End it. Idempotent."""
+        """End the broker. Idempotent."""
         if self._cluster is not None and os.getpid() == self._owner:
             cluster, self._cluster = self._cluster, None
             cluster.close()
@@ -98,11 +96,11 @@ class EmbeddedBroker:
         return KafkaConnection(self.bootstrap, self.suited)
 
     def create_topic(self, topic: str, partitions: int = 1) -> None:
-        """Make a topic; nothing happens if it exists."""
+        """Create a topic; do nothing if it exists."""
         self._checked("mock_topic_create", topic.encode(), partitions, 1, accept=Code.TOPIC_ALREADY_EXISTS)
 
     def down(self) -> None:
-        """Cut all connections and take no new ones; what is stored stays."""
+        """Cut all connections and accept no new ones; what is stored stays."""
         self._checked("mock_broker_set_down", _BROKER_ID)
 
     def up(self) -> None:
@@ -110,7 +108,7 @@ class EmbeddedBroker:
         self._checked("mock_broker_set_up", _BROKER_ID)
 
     def rtt(self, milliseconds: int) -> None:
-        """Answer each request so much later."""
+        """Delay the answer to each request."""
         self._checked("mock_broker_set_rtt", _BROKER_ID, milliseconds)
 
     def push_errors(self, api_key: int, errors: Sequence[int]) -> None:
@@ -121,23 +119,23 @@ class EmbeddedBroker:
         self._call("mock_push_request_errors_array", api_key, len(errors), (_INT * len(errors))(*errors))
 
     def _call(self, function: str, *arguments: Any) -> Any:
+        """Call a function of the cluster, in the process that started it."""
         if self._cluster is None:
             raise KafkaError("the embedded broker is not running")
         return self._cluster.call(function, *arguments) if os.getpid() == self._owner else None
 
     def _checked(self, function: str, *arguments: Any, accept: int = Code.NO_ERROR) -> None:
+        """Call a function that returns an error code, and raise any but the accepted one."""
         status = self._call(function, *arguments) or Code.NO_ERROR
         if status not in (Code.NO_ERROR, accept):
             raise KafkaError(f"the embedded broker cannot do {function}{arguments}: {Code(status).str()}")
 
 
 class _Cluster:
-    """The C interface, from the start to `close`."""
+    """A cluster in the C interface, from its start to `close`."""
 
     def __init__(self) -> None:
-        # The extension module depends on librdkafka, wherever that is: its handle finds the symbols of both.
-        self._library = ctypes.CDLL(confluent_kafka.cimpl.__file__)
-        if not hasattr(self._library, "rd_kafka_mock_cluster_new"):
+        if self._function("mock_cluster_new") is None:
             raise KafkaError("no embedded broker: the librdkafka of this confluent-kafka hides its test cluster")
         with making:
             self._handle = self._new_handle()
@@ -145,13 +143,13 @@ class _Cluster:
         if not self._cluster:
             raise KafkaError("the embedded broker cannot be started: no port on loopback")
         self.bootstrap = self.call("mock_cluster_bootstraps").decode()
-        # Without a controller it does not answer questions about topics.
+        # Without a controller it answers no questions about topics.
         self.call("mock_set_controller_id", _BROKER_ID)
         # A group of one need not wait for further members.
         self.call("mock_group_initial_rebalance_delay_ms", 0)
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """Call a function of the cluster."""
+        """Call a function with the cluster as its first argument."""
         return self._function(function)(self._cluster, *arguments)
 
     def close(self) -> None:
@@ -160,6 +158,7 @@ class _Cluster:
         self._function("destroy")(self._handle)
 
     def _new_handle(self) -> Any:
+        """Return a new handle to carry the cluster."""
         conf = self._function("conf_new")()
         self._function("conf_set_log_cb")(conf, None)
         reason = ctypes.create_string_buffer(512)
@@ -169,6 +168,6 @@ class _Cluster:
         return handle
 
     def _function(self, name: str) -> Any:
-        function = self._library[f"rd_kafka_{name}"]  # by item: an object of our own, as its types are
-        function.restype, function.argtypes = _SIGNATURES[name]
-        return function
+        """Return a function of the C interface."""
+        result, arguments = _SIGNATURES[name]
+        return c_function(name, result, *arguments)

@@ -1,8 +1,9 @@
-"""``Writer``: a producer and the thread that takes its delivery reports. Imports errors."""
+"""``Producer``: writes records, with a thread for the delivery reports."""
 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -12,16 +13,17 @@ from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException
 
 from ..core.errors import KafkaError, WriterFull
-from .broker_health import Watch
+from .broker_health import BrokerHealth
 from .connection import KafkaConnection
-from .inherited import Producer, make
-from .late import Late
+from .handles import LazyHandle, ProducerHandle, make
 from .records import BrokerTrouble, Delivery
+from .waker import Waker
 
 logger = logging.getLogger("badger_k2eg.kafka")
 
-_PATIENCE = 0.05
-# With these the library says that the broker has certainly not got it, or has not kept it.
+# Seconds that a delivery report waits at most where the library cannot wake the thread.
+_SLICE = 0.05
+# With these codes the library says that the broker has certainly not received the record, or has not kept it.
 _NOT_SENT = {
     Code._PURGE_QUEUE,
     Code._UNKNOWN_TOPIC,
@@ -36,22 +38,23 @@ _NOT_SENT = {
 OnDelivery = Callable[[Delivery], None]
 
 
-class Writer(Late):
-    """Writes records; nobody waits for the broker, except in `close`. Any thread may use it.
+class Producer(LazyHandle):
+    """Writes records; no call but `close` waits for the broker. Any thread may use it.
 
-    Nothing is opened before the first `send`. In a forked child it is as new; what the parent has under way is the
-    parent's. How long a record may wait for its delivery is librdkafka's ``message.timeout.ms``, 5 s by default.
+    Opens nothing before the first `send`. A forked child starts without a connection; records that are under way stay
+    with the parent. A record is given up after librdkafka's ``message.timeout.ms``, 5 s by default.
 
     :param name: for the thread and the log.
     """
 
-    def __init__(self, connection: KafkaConnection, *, name: str = "writer") -> None:
+    def __init__(self, connection: KafkaConnection, *, name: str = "producer") -> None:
         """Open nothing."""
         super().__init__(connection, name)
 
     def _begin(self) -> None:
+        """Start without a thread."""
         super()._begin()
-        self._handle: _Handle | None = None
+        self._thread: _ProducerThread | None = None
 
     def send(
         self,
@@ -62,19 +65,19 @@ class Writer(Late):
         headers: Sequence[tuple[str, bytes]] = (),
         on_delivery: OnDelivery | None = None,
     ) -> KafkaError | None:
-        """Hand a record over to be sent.
+        """Send a record, without waiting for it.
 
-        :param on_delivery: called once, in the writer's thread, with what became of it; not called if an error is
-            returned here. What it raises is logged.
-        :returns: None, or why it certainly will not be sent: `MessageTooLarge`, `WriterFull`, `KafkaError` (closed).
+        :param on_delivery: called once, in the producer's thread, with what became of the record; not called if an
+            error is returned here. What it raises is logged.
+        :returns: None, or why the record is certainly not sent: `MessageTooLarge`, `WriterFull`, `KafkaError` (closed).
         :raises SettingsError: for a wrong option.
         """
         with self._lock:
-            # Held while the record is handed over, which never waits, so that none comes after the close.
-            handle = self._opened()
-            if handle is None:
+            # Held while the record is handed over, which never waits, so that none follows the close.
+            thread = self._opened()
+            if thread is None:
                 return KafkaError(f"{self._name} is closed")
-            return handle.send(topic, value, key, headers, on_delivery)
+            return thread.send(topic, value, key, headers, on_delivery)
 
     def connect(self) -> None:
         """Open the connection now, in the background, rather than with the first record.
@@ -87,44 +90,47 @@ class Writer(Late):
     @property
     def waiting(self) -> int:
         """How many records are neither delivered nor given up."""
-        handle = self._handle
-        return handle.waiting if handle is not None else 0
+        thread = self._thread
+        return thread.waiting if thread is not None else 0
 
     @property
     def trouble(self) -> BrokerTrouble | None:
-        """The broker that does not answer at the moment; None as far as is known."""
-        handle = self._handle
-        return handle.watch.trouble if handle is not None else None
+        """The broker that does not answer at the moment; None if all do, as far as is known."""
+        thread = self._thread
+        return thread.health.trouble if thread is not None else None
 
     def close(self, timeout: float = 2.0) -> None:
-        """Wait so many seconds for what is under way, then give the rest up (`Delivery.error`). Idempotent."""
+        """Wait for the records under way, this many seconds, then give up the rest (`Delivery.error`). Idempotent."""
         with self._lock:
             self._closed = True
-            handle = self._handle
-        if handle is not None:
-            handle.close(timeout)
+            thread = self._thread
+        if thread is not None:
+            thread.end(timeout)
+            thread.join()
 
-    def _opened(self) -> _Handle | None:
+    def _opened(self) -> _ProducerThread | None:
+        """Return the thread, started if need be; None once closed."""
         if self._closed:
             return None
-        if self._handle is not None and self._handle.watch.fatal:
-            # An idempotent producer that has lost count; what it still holds it gives up by itself.
-            self._handle.end_soon()
-            self._handle = None
-        if self._handle is None:
-            self._handle = _Handle(self._connection, self._name)
-        return self._handle
+        if self._thread is not None and self._thread.health.fatal:
+            # An idempotent producer that has lost count gives up by itself whatever it still holds.
+            self._thread.end(0.0)
+            self._thread = None
+        if self._thread is None:
+            self._thread = _ProducerThread(self._connection, self._name)
+        return self._thread
 
 
-class _Handle:
-    """A producer with its thread, from the start to the close."""
+class _ProducerThread:
+    """A producer with its thread, from the start to the end."""
 
     def __init__(self, connection: KafkaConnection, name: str) -> None:
-        self.watch = Watch(name, connection.bootstrap)
+        self.health = BrokerHealth(name, connection.bootstrap)
         self._name = name
-        # The time at which what still waits is given up; None: not closed.
-        self._until: float | None = None
-        self._producer: Any = make(Producer, {**connection.producer(), **self.watch.callbacks})
+        # The time at which all that still waits is given up; infinite until the thread is told to end.
+        self._until = math.inf
+        self._producer: Any = make(ProducerHandle, {**connection.producer(), **self.health.callbacks})
+        self._waker = Waker(self._producer, _SLICE)
         self._thread = threading.Thread(target=self._run, name=f"kafka {name}", daemon=True)
         self._thread.start()
 
@@ -142,7 +148,7 @@ class _Handle:
         headers: Sequence[tuple[str, bytes]],
         on_delivery: OnDelivery | None,
     ) -> KafkaError | None:
-        """Hand it to the library."""
+        """Pass a record on to the library."""
         what = f"record for topic {topic}"
 
         def report(error: Code | None, message: Any) -> None:
@@ -150,7 +156,7 @@ class _Handle:
             try:
                 if on_delivery is not None:
                     on_delivery(delivery)
-            except Exception:  # the caller's own; the next report is for others
+            except Exception:  # raised by the caller's code; the next report is for another one
                 logger.exception("%s: the callback failed for a record on %s", self._name, topic)
 
         try:
@@ -158,31 +164,40 @@ class _Handle:
         except BufferError as error:
             return WriterFull(f"{what}: {error}")
         except KafkaException as error:
-            return self.watch.failure(what, error.args[0])
+            return self.health.failure(what, error.args[0])
         return None
 
-    def close(self, timeout: float) -> None:
-        """Wait for what is under way and end the thread."""
+    def end(self, timeout: float) -> None:
+        """Tell the thread to end as soon as nothing is under way, and at the latest after this many seconds."""
         self._until = time.monotonic() + timeout
+        self._waker.wake()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, except in its own callback."""
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def end_soon(self) -> None:
-        """End the thread without waiting for it."""
-        self._until = time.monotonic()
-
     def _delivery(self, what: str, error: Code | None, message: Any) -> Delivery:
+        """Translate the library's report on a record."""
         if error is None:
             return Delivery(message.topic(), message.partition(), message.offset())
-        failure = self.watch.failure(what, error)
+        failure = self.health.failure(what, error)
         return Delivery(message.topic(), error=failure, sent=error.code() not in _NOT_SENT)
 
+    def _is_over(self) -> bool:
+        """Return whether it was told to end, and nothing is under way or its time is over."""
+        return self._until < math.inf and (not len(self._producer) or time.monotonic() >= self._until)
+
     def _run(self) -> None:
+        """Take the delivery reports until the end."""
         producer = self._producer
-        while self._until is None or (len(producer) and time.monotonic() < self._until):
-            producer.poll(_PATIENCE)
+        while not self._is_over():
+            producer.poll(self._waker.patience)
+            if not self._is_over():
+                self._waker.sleep(self._until - time.monotonic())
+        self._waker.close()
         producer.purge()
         while len(producer):
-            producer.poll(_PATIENCE)
+            producer.poll(_SLICE)
         # The last reference ends the library's own threads.
         self._producer = None

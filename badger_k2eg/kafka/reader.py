@@ -1,4 +1,4 @@
-"""``Reader``: chosen topics from chosen positions. Imports deadline, errors."""
+"""``TopicReader``: reads chosen topics from chosen positions."""
 
 from __future__ import annotations
 
@@ -6,39 +6,38 @@ import contextlib
 from collections.abc import Callable, Collection, Mapping
 from typing import TypeVar
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from ..core.deadline import FOREVER, Deadline
 from ..core.errors import KafkaError
 from .connection import KafkaConnection
-from .consuming import Consuming
-from .owner import Owner
+from .consumer import ConsumerThread, LazyConsumer
+from .handles import ConsumerHandle
 from .records import KafkaRecord, Start
-from .topics import Topics
-from .waiting import wait_all
+from .topics import Topics, wait_all
 
 T = TypeVar("T")
 
-# Seconds that the thread may be held up for the leaders of new topics.
+# Seconds that the thread may be held up by looking for the leaders of new topics.
 _LEADERS = 1.0
 
 Callback = Callable[[KafkaRecord], None]
 Positions = dict[str, dict[int, int]]
 
-# The library wants a group, of which nothing is ever used: no join, no commit.
+# The library demands a group, which is never used: no join, no commit.
 _NO_GROUP = {"group.id": "badger-k2eg-reader", "auto.offset.reset": "earliest"}
 
 
-class Reader(Consuming):
+class TopicReader(LazyConsumer):
     """Reads chosen topics from chosen positions, without a group: no rebalance ever moves or delays it.
 
-    Nothing is opened before the first `assign`. In a forked child it is as new: nothing is assigned. Should the broker
-    no longer have what comes next, it goes on with the oldest record there is.
+    Opens nothing before the first `assign`. In a forked child nothing is assigned. If the broker no longer has the next
+    record, reading continues with the oldest one there is.
 
     :param connection: where the brokers are.
     :param callback: called with each record, one after another, in the reader's own thread; per partition in the order
         of the offsets. What it raises is logged and counted. It must not call `assign`, which waits for this thread.
-    :param topics: asks about topics and offsets; one of its own by default.
+    :param topics: used to look up topics and offsets; by default the reader makes its own.
     :param name: for the thread and the log.
     """
 
@@ -52,28 +51,29 @@ class Reader(Consuming):
         super().__init__(connection, name)
 
     def _begin(self) -> None:
+        """Start with nothing assigned."""
         super()._begin()
-        # Written by the owner's thread alone.
+        # Written by the consumer's thread only.
         self._positions: Positions = {}
 
     def assign(
         self, topics: Collection[str], deadline: Deadline, start: Start | Mapping[int, int] = Start.END
     ) -> Positions:
-        """Read these topics too. When it returns, every record written from now on will come.
+        """Read these topics as well. Every record written after this returns is read.
 
-        The positions of the other topics stay. A topic that is already read keeps its position as well.
+        Topics that are already assigned keep their positions.
 
         :param start: where to begin; or the offset by partition, for each of the topics (other partitions are left).
         :returns: the offset at which the reading of each topic began, by topic and partition.
         :raises BrokerUnreachable: naming the broker, when the deadline is over.
-        :raises TopicMissing: if one does not exist; then none of them is assigned.
-        :raises AuthenticationFailed: see there.
-        :raises TopicRefused: if we may not read it.
+        :raises TopicMissing: if one of them does not exist; then none of them is assigned.
+        :raises AuthenticationFailed: if the broker refuses the credentials or certificates.
+        :raises TopicRefused: if the broker does not allow reading it.
         :raises CallCancelled: when the deadline was cancelled.
         :raises KafkaError: once closed; inside the callback.
         """
-        owner = self._opened({**_NO_GROUP, **self._connection.consumer()}, self._callback)
-        if owner.is_own_thread:
+        thread = self._opened({**_NO_GROUP, **self._connection.consumer()}, self._callback)
+        if thread.is_own_thread:
             raise KafkaError(f"{self._name}: a topic cannot be assigned inside the callback")
         positions = self._positions
         wanted = [topic for topic in dict.fromkeys(topics) if topic not in positions]
@@ -84,8 +84,8 @@ class Reader(Consuming):
             parts = self._topics.partitions(wanted, deadline)
             found = {topic: {part: start[part] for part in parts[topic] if part in start} for topic in parts}
 
-        def add(consumer: Consumer) -> None:
-            # Another thread may have been quicker.
+        def add(consumer: ConsumerHandle) -> None:
+            # Another thread may have assigned some of them meanwhile.
             new = {topic: found[topic] for topic in wanted if topic not in positions}
             consumer.incremental_assign([TopicPartition(topic, *each) for topic in new for each in new[topic].items()])
             positions.update(new)
@@ -94,42 +94,43 @@ class Reader(Consuming):
                 with contextlib.suppress(KafkaException):
                     consumer.list_topics(next(iter(new)) if len(new) == 1 else None, timeout=_LEADERS)
 
-        self._wait(owner, add, deadline)
+        self._wait(thread, add, deadline)
         return {topic: dict(positions.get(topic, {})) for topic in topics}
 
     def unassign(self, topics: Collection[str]) -> None:
-        """Read these topics no more; when it returns, none of them comes any more. Idempotent.
+        """Stop reading these topics; no record of them is handed over after this returns. Idempotent.
 
-        Inside the callback it returns at once, and works with the next record.
+        Inside the callback it returns at once and takes effect with the next record.
         """
         with self._lock:
-            owner, closed = self._owner, self._closed
-        if owner is None or closed:
+            thread, closed = self._thread, self._closed
+        if thread is None or closed:
             return
         positions = self._positions
 
-        def remove(consumer: Consumer) -> None:
+        def remove(consumer: ConsumerHandle) -> None:
             gone = {topic: positions.pop(topic) for topic in dict.fromkeys(topics) if topic in positions}
             consumer.incremental_unassign([TopicPartition(topic, part) for topic in gone for part in gone[topic]])
 
-        if owner.is_own_thread:
-            owner.request(remove)
+        if thread.is_own_thread:
+            thread.request(remove)
         else:
-            self._wait(owner, remove, Deadline(FOREVER))
+            self._wait(thread, remove, Deadline(FOREVER))
 
     @property
     def assigned(self) -> frozenset[str]:
-        """The topics that are read."""
+        """The topics that are being read."""
         return frozenset(self._positions)
 
     def close(self) -> None:
-        """End the thread and the consumer; bounded. Idempotent."""
+        """End the thread and the consumer, in bounded time. Idempotent."""
         super().close()
         if self._owns_topics:
             self._topics.close()
 
-    def _wait(self, owner: Owner, work: Callable[[Consumer], T], deadline: Deadline) -> T:
-        future = owner.request(work)
+    def _wait(self, thread: ConsumerThread, work: Callable[[ConsumerHandle], T], deadline: Deadline) -> T:
+        """Let the thread do some work, and return its result."""
+        future = thread.request(work)
         if not wait_all([future], deadline, self._name):
-            raise self._watch.timed_out(self._name)
+            raise self._health.timed_out(self._name)
         return future.result()

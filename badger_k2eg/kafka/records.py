@@ -1,7 +1,4 @@
-"""The values that go in and out of the Kafka room: records, deliveries, the trouble with a broker.
-
-Frozen and without behaviour; imports errors only.
-"""
+"""The values that this package takes and returns: records, deliveries, the trouble with a broker. All frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from ..core.errors import KafkaError
 
 
 class Start(enum.Enum):
-    """From where a topic is read."""
+    """Where the reading of a topic begins."""
 
     END = "end"
     """Only what is written after the call that assigns it."""
@@ -24,7 +21,7 @@ class Start(enum.Enum):
 class KafkaRecord:
     """One record as it was read.
 
-    :param timestamp: Unix time in seconds as the broker has it; NaN if it has none.
+    :param timestamp: Unix time in seconds according to the broker; NaN if it has none.
     """
 
     topic: str
@@ -36,18 +33,19 @@ class KafkaRecord:
     timestamp: float
 
     def header(self, name: str) -> bytes | None:
-        """Give the last header of that name; None if there is none."""
+        """Return the last header of a name; None if there is none."""
         return next((value for key, value in reversed(self.headers) if key == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of one written record.
+    """Report on one written record.
 
-    :param partition: where the broker has put it; -1 if it is not known to have it.
+    :param partition: where the broker has stored it; -1 if it is not known to have it.
     :param offset: where in the partition; -1 likewise.
-    :param error: None: the broker has it. Otherwise it may still have it, as an answer can be lost; ``sent`` says.
-    :param sent: whether it may be on the broker. False: certainly not.
+    :param error: None if the broker has the record. Otherwise it may still have it, as an answer can be lost; see
+        ``sent``.
+    :param sent: whether the record may be on the broker; False: certainly not.
     """
 
     topic: str
@@ -64,7 +62,7 @@ class BrokerTrouble:
     :param broker: ``HOST:PORT``.
     :param reason: the library's words, e.g. ``Connection refused``.
     :param since: Unix time in seconds.
-    :param authentication: it answers, but refuses our credentials or certificates.
+    :param authentication: whether it answers, but refuses the credentials or certificates.
     """
 
     broker: str
@@ -74,5 +72,5 @@ class BrokerTrouble:
 
     def __str__(self) -> str:
         if self.authentication:
-            return f"broker {self.broker} does not let us in: {self.reason}"
+            return f"broker {self.broker} refuses access: {self.reason}"
         return f"broker {self.broker} does not answer: {self.reason}"

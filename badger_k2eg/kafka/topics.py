@@ -1,4 +1,4 @@
-"""``Topics``: ask about topics, make and delete them. Imports deadline, errors, fork."""
+"""``Topics``: looks up topics, creates and deletes them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from confluent_kafka import KafkaError as Code
 from confluent_kafka import KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-from ..core import fork
 from ..core.deadline import Deadline
 from ..core.errors import TopicMissing
-from .broker_health import Watch
+from .broker_health import BrokerHealth
 from .connection import KafkaConnection
-from .inherited import AdminClient, make
+from .handles import AdminClient, LazyHandle, make
 from .records import BrokerTrouble, Start
-from .waiting import pause, wait_all
 
-# The library takes no request without a bound.
+# Seconds. The library accepts no request without a bound.
 _LONGEST = 3600.0
 _SHORTEST = 0.001
-# Between two questions about what will soon be there: a topic just made, the new leader of a partition.
+# Between two questions about what is about to exist: a topic just created, the new leader of a partition.
 _PAUSE = 0.05
+# Between two looks at whether a broker refuses access, while a call is under way.
+_LOOK = 0.05
 _SPECS = {Start.END: OffsetSpec.latest(), Start.BEGINNING: OffsetSpec.earliest()}
 _UNSUPPORTED = (Code._UNSUPPORTED_FEATURE, Code.UNSUPPORTED_VERSION)
 _SOON = {
@@ -40,34 +40,36 @@ _SOON = {
     Code._NOENT,
 }
 
-# The connection went away under the request.
+# The connection was lost during the request.
 _INTERRUPTED = {Code._DESTROY_BROKER, Code._TRANSPORT}
 
 _Request = Callable[[AdminClient, float], Mapping[Any, "Future[Any]"]]
 
 
 class Created(enum.Enum):
-    """What became of a topic that was to be made."""
+    """Result of creating a topic."""
 
     NEW = "new"
     EXISTED = "existed"
 
 
-class Topics:
+class Topics(LazyHandle):
     """The topics of a cluster. Any thread may use it; every call ends with its deadline.
 
-    Nothing is opened before the first call. Every call may raise `BrokerUnreachable` (naming the broker),
-    `AuthenticationFailed`, `SettingsError` (a wrong option) and, when its deadline is cancelled, `CallCancelled`. In a
-    forked child it is as new.
+    Opens nothing before the first call. Every call may raise `BrokerUnreachable` (naming the broker),
+    `AuthenticationFailed`, `SettingsError` (a wrong option) and, when its deadline is cancelled, `CallCancelled`. A
+    forked child starts without a connection.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
         """Open nothing."""
-        self._connection = connection
-        self._watch = Watch("topics", connection.bootstrap, warn=False)
+        super().__init__(connection, "topics")
+
+    def _begin(self) -> None:
+        """Start without a connection."""
+        super()._begin()
+        self._health = BrokerHealth(self._name, self._connection.bootstrap, warn=False)
         self._client: AdminClient | None = None
-        self._lock = threading.Lock()
-        fork.register(self)
 
     def create(
         self,
@@ -78,7 +80,7 @@ class Topics:
         replication: int = -1,
         config: Mapping[str, str] | None = None,
     ) -> Created:
-        """Make the topic, unless it exists; as ``create_many``."""
+        """Create a topic, unless it exists; see `create_many`."""
         about: dict[str, Any] = {"partitions": partitions, "replication": replication, "config": config}
         return self.create_many([topic], deadline, **about)[topic]
 
@@ -91,65 +93,65 @@ class Topics:
         replication: int = -1,
         config: Mapping[str, str] | None = None,
     ) -> dict[str, Created]:
-        """Make those topics that do not exist, all at once: one by one, a broker takes 50 ms for each.
+        """Create those topics that do not exist, all at once: one by one, a broker takes 50 ms for each.
 
-        A broker without that operation is asked to make them by itself.
+        A broker without this operation creates topics by itself when a producer asks for them.
 
-        :param replication: copies; -1: the broker's default.
-        :param config: the topics', e.g. ``{"retention.ms": "3600000"}``.
-        :raises TopicRefused: with the broker's words, for the first that it does not make.
+        :param replication: number of copies; -1: the broker's default.
+        :param config: of each topic, e.g. ``{"retention.ms": "3600000"}``.
+        :raises TopicRefused: with the broker's words, for the first topic that it does not create.
         """
         names = list(dict.fromkeys(topics))
         if not names:
             return {}
         about: dict[str, Any] = {"num_partitions": partitions, "replication_factor": replication}
         new = [NewTopic(name, config=dict(config or {}), **about) for name in names]
-        what = f"{_named(names)} cannot be made"
+        what = f"{_named(names)} cannot be created"
         asked = self._ask(what, deadline, lambda client, wait: client.create_topics(new, request_timeout=wait))
         errors = {name: _error(asked[name]) for name in names}
         made = {name: Created.NEW if error is None else Created.EXISTED for name, error in errors.items()}
         unsupported = [name for name, error in errors.items() if error is not None and error.code() in _UNSUPPORTED]
         for name, error in errors.items():
             if error is not None and error.code() != Code.TOPIC_ALREADY_EXISTS and name not in unsupported:
-                raise self._watch.failure(f"topic {name} cannot be made", error)
+                raise self._health.failure(f"topic {name} cannot be created", error)
         self._await_topics([name for name in names if name not in unsupported], deadline)
         for name in self.missing(unsupported, deadline):
-            # Such a handle is a producer for the broker, and a topic comes into being when a producer asks for it.
+            # To the broker this handle is a producer, and a topic is created when a producer asks for it.
             with contextlib.suppress(KafkaException):
                 self._opened().list_topics(name, timeout=_bounded(deadline))
             if not self.exists(name, deadline):
-                raise self._watch.failure(f"topic {name} cannot be made", errors[name])
+                raise self._health.failure(f"topic {name} cannot be created", errors[name])
             made[name] = Created.NEW
         return made
 
     def delete(self, topic: str, deadline: Deadline) -> bool:
-        """Delete the topic; False if there was none.
+        """Delete a topic; return False if it does not exist.
 
-        :raises TopicRefused: with the broker's words; also where it cannot delete at all.
+        :raises TopicRefused: with the broker's words; also if it cannot delete topics at all.
         """
         what = f"topic {topic} cannot be deleted"
         asked = self._ask(what, deadline, lambda client, wait: client.delete_topics([topic], request_timeout=wait))
         error = _error(asked[topic])
         if error is None or error.code() == Code.UNKNOWN_TOPIC_OR_PART:
             return error is None
-        raise self._watch.failure(what, error)
+        raise self._health.failure(what, error)
 
     def exists(self, topic: str, deadline: Deadline) -> bool:
-        """Whether there is such a topic; asking does not make it."""
+        """Return whether a topic exists; asking does not create it."""
         return not self.missing([topic], deadline)
 
     def missing(self, topics: Collection[str], deadline: Deadline) -> frozenset[str]:
-        """Tell which of the topics there are not; asking does not make them.
+        """Return the topics that do not exist; asking does not create them.
 
-        :raises TopicRefused: if we may not see one.
+        :raises TopicRefused: if the broker does not allow seeing one.
         """
         return frozenset(self._described(topics, deadline)[1])
 
     def partitions(self, topics: Collection[str], deadline: Deadline) -> dict[str, tuple[int, ...]]:
-        """Give the partitions of each topic.
+        """Return the partitions of each topic.
 
         :raises TopicMissing: naming those that do not exist.
-        :raises TopicRefused: if we may not see it.
+        :raises TopicRefused: if the broker does not allow seeing one.
         """
         found, missing = self._described(topics, deadline)
         if missing:
@@ -157,7 +159,7 @@ class Topics:
         return found
 
     def _described(self, topics: Collection[str], deadline: Deadline) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-        """Give the partitions of each topic, and the topics that there are not."""
+        """Return the partitions of each topic, and the topics that do not exist."""
         if not topics:
             return {}, []
         names = list(dict.fromkeys(topics))
@@ -168,12 +170,12 @@ class Topics:
         missing = [topic for topic, error in errors.items() if error.code() == Code.UNKNOWN_TOPIC_OR_PART]
         for topic, error in errors.items():
             if topic not in missing:
-                raise self._watch.failure(f"{_named([topic])} cannot be looked up", error)
+                raise self._health.failure(f"{_named([topic])} cannot be looked up", error)
         found = {topic: future.result() for topic, future in asked.items() if topic not in missing}
         return {topic: tuple(part.id for part in about.partitions) for topic, about in found.items()}, missing
 
     def watermarks(self, topics: Collection[str], deadline: Deadline) -> dict[str, dict[int, tuple[int, int]]]:
-        """Give the offset of the first record and of the next one to come, by topic and partition.
+        """Return the offsets of the first record and of the next one to come, by topic and partition.
 
         :raises TopicMissing: see `partitions`.
         """
@@ -182,7 +184,7 @@ class Topics:
         return {topic: {part: (first[topic][part], end[topic][part]) for part in end[topic]} for topic in end}
 
     def offsets(self, topics: Collection[str], start: Start, deadline: Deadline) -> dict[str, dict[int, int]]:
-        """Give one end of each topic by partition: the first record, or the next one to come.
+        """Return one end of each topic by partition: the first record, or the next one to come.
 
         :raises TopicMissing: see `partitions`.
         """
@@ -199,85 +201,78 @@ class Topics:
                 elif error.code() in _SOON and not deadline.expired:
                     places.append((place.topic, place.partition))
                 else:
-                    raise self._watch.failure(what, error)
+                    raise self._health.failure(what, error)
             if places:
-                pause(_PAUSE, deadline, what)
+                _pause(deadline, what)
         return found
 
     def brokers(self, deadline: Deadline) -> dict[int, str]:
-        """Give ``HOST:PORT`` of each broker of the cluster, by its id."""
+        """Return ``HOST:PORT`` of each broker of the cluster, by its id."""
         what = "the cluster cannot be looked up"
         asked = self._ask(what, deadline, lambda client, wait: {what: client.describe_cluster(request_timeout=wait)})
         error = _error(asked[what])
         if error is not None:
-            raise self._watch.failure(what, error)
+            raise self._health.failure(what, error)
         return {node.id: f"{node.host}:{node.port}" for node in asked[what].result().nodes}
 
     @property
     def trouble(self) -> BrokerTrouble | None:
         """The broker that did not answer the last call; None if it did."""
-        return self._watch.trouble
+        return self._health.trouble
 
     def close(self) -> None:
-        """Let the handle go. Idempotent; a later call opens it again."""
+        """Release the connection. Idempotent; a later call opens it again."""
         with self._lock:
             self._client = None
 
-    def before_fork(self) -> None:
-        """Nothing: the parent's handle goes on."""
-
-    def after_fork_in_parent(self) -> None:
-        """Nothing."""
-
-    def after_fork_in_child(self) -> None:
-        """Begin anew."""
-        self._client, self._lock = None, threading.Lock()
-        self._watch.forget()
-
     def _opened(self) -> AdminClient:
+        """Return the handle, made if need be."""
         with self._lock:
             if self._client is None:
-                self._client = make(AdminClient, {**self._connection.admin(), **self._watch.callbacks})
+                self._client = make(AdminClient, {**self._connection.admin(), **self._health.callbacks})
             return self._client
 
     def _ask(self, what: str, deadline: Deadline, request: _Request) -> Mapping[Any, Future[Any]]:
-        """Send requests and wait for all their answers, good or bad; the library gives up at our deadline by itself."""
+        """Send requests and wait for all answers, good or bad; the library gives up at the deadline by itself."""
         client = self._opened()
         client.poll(0)
-        self._watch.forget()
+        self._health.forget()
         refused = functools.partial(self._is_refused, client)
         while True:
             futures = request(client, _bounded(deadline))
-            if not wait_all(futures.values(), deadline, what, refused):
-                raise self._watch.timed_out(what)
+            if not wait_all(futures.values(), deadline, what, give_up=refused):
+                raise self._health.timed_out(what)
             codes = {error.code() for future in futures.values() if (error := _error(future)) is not None}
             if deadline.expired or not codes & _INTERRUPTED:
                 return futures
-            pause(_PAUSE, deadline, what)
+            _pause(deadline, what)
 
     def _is_refused(self, client: AdminClient) -> bool:
-        # What the library has to say of its brokers is heard only when it is asked.
+        """Return whether a broker refuses access; the library reports on its brokers only when it is polled."""
         client.poll(0)
-        trouble = self._watch.trouble
+        trouble = self._health.trouble
         return trouble is not None and trouble.authentication
 
     def _ask_offsets(
         self, what: str, places: Iterable[tuple[str, int]], start: Start, deadline: Deadline
     ) -> Mapping[Any, Future[Any]]:
+        """Ask for one end of some partitions."""
         wanted = {TopicPartition(*place): _SPECS[start] for place in places}
         return self._ask(what, deadline, lambda client, wait: client.list_offsets(wanted, request_timeout=wait))
 
     def _await_topics(self, topics: Collection[str], deadline: Deadline) -> None:
-        # The broker that answers may hear of a new topic a little later than the one that made it.
+        """Wait for new topics: the broker that answers may learn of one later than the broker that created it."""
         while (missing := self.missing(topics, deadline)) and not deadline.expired:
-            pause(_PAUSE, deadline, f"waiting for {_named(sorted(missing))}")
+            _pause(deadline, f"waiting for {_named(sorted(missing))}")
 
 
 def _bounded(deadline: Deadline) -> float:
+    """Return the seconds left, as the library accepts them."""
     return max(_SHORTEST, min(deadline.remaining(), _LONGEST))
 
 
 def _error(future: Future[Any]) -> Code | None:
+    """Return the broker's error, if that is the answer; raise any other one."""
     error = future.exception()
     if error is None:
         return None
@@ -288,5 +283,46 @@ def _error(future: Future[Any]) -> Code | None:
 
 
 def _named(topics: Iterable[str]) -> str:
+    """Return the topics in words."""
     names = list(topics)
     return f"topic{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
+def wait_all(
+    futures: Collection[Future[Any]], deadline: Deadline, what: str, *, give_up: Callable[[], bool] | None = None
+) -> bool:
+    """Wait until all futures are done; return False if the time ran out first, or `give_up` said so.
+
+    :param give_up: asked now and then whether it is pointless to wait any longer.
+    :raises CallCancelled: when the deadline was cancelled.
+    """
+    changed = threading.Condition()
+
+    def notify(_: Future[Any]) -> None:
+        with changed:
+            changed.notify_all()
+
+    def done() -> bool:
+        return all(future.done() for future in futures)
+
+    for future in futures:
+        future.add_done_callback(notify)
+    with changed:
+        while not (give_up is not None and give_up()):
+            step = deadline if give_up is None else deadline.child(_LOOK)
+            if step.wait(changed, done, what=what):
+                return True
+            if deadline.expired:
+                break
+    deadline.check(what)
+    return done()
+
+
+def _pause(deadline: Deadline, what: str) -> None:
+    """Wait before the next question, at most until the deadline.
+
+    :raises CallCancelled: when the deadline was cancelled.
+    """
+    nothing = threading.Condition()
+    with nothing:
+        deadline.child(_PAUSE).wait(nothing, lambda: False, what=what)

@@ -1,4 +1,4 @@
-"""Procedures: what is done to a machine step by step, as plain functions of a ``Control``. Knows no Badger, and no run.
+"""Procedures: step-by-step tasks on a machine, as plain functions of a ``Control``. Does not know Badger or runs.
 
 A function ``def scan(control, ...)`` is a procedure; ``badger-k2eg procedure MODULE:FUNCTION`` runs it with the record,
 the locks and the safe stop of a run.

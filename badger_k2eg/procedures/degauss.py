@@ -1,4 +1,4 @@
-"""To cycle a magnet: from one side to the other and back, less each time, so that its iron forgets where it was."""
+"""``degauss``: cycles a magnet from one side to the other with decreasing amplitude, to remove its hysteresis."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..control import Control
 from ..core.errors import SetpointBlocked
 from ..tuning import Knob, Mover
 from .progress import progress
-from .scan import check_bounds
+from .scan import check_bounds, knob_of
 
 
 def degauss(
@@ -19,19 +19,20 @@ def degauss(
     decay: float = 0.5,
     final: float | None = None,
 ) -> list[float]:
-    """Swing a setpoint around ``centre``, and leave it at ``final``. Every value must be within its bounds.
+    """Swing a setpoint around ``centre`` with decreasing amplitude, and leave it at ``final``.
 
     :param knob: the magnet; a text is a PV without a readback.
     :param amplitude: of the first swing, in the setpoint's unit; None is the largest that the bounds allow.
-    :param cycles: how many swings to both sides.
-    :param decay: the amplitude of each swing over that of the one before; 1 keeps it (to standardize a magnet).
-    :param final: where it is left; None is where it was before.
+    :param cycles: how many times it swings to both sides.
+    :param decay: the ratio of the amplitudes of two successive swings; 1 keeps it (to standardize a magnet).
+    :param final: the last value; None is the value before.
     :returns: the values that it was set to.
-    :raises SetpointBlocked: for a value out of bounds, before anything is moved.
+    :raises SetpointBlocked: for a value out of bounds, before anything is set.
+    :raises ReadError: when the setpoint cannot be read.
     """
-    magnet = Knob(knob) if isinstance(knob, str) else knob
+    magnet = knob_of(knob)
     if cycles < 1 or not 0.0 < decay <= 1.0:
-        raise ValueError(f"cycles is a whole number from 1 on, decay above 0 and up to 1: not {cycles!r}, {decay!r}")
+        raise ValueError(f"cycles must be >= 1, and 0 < decay <= 1, not {cycles!r} and {decay!r}")
     mover = Mover(control)
     if final is None:
         final = float(control.get([magnet.setpoint])[magnet.setpoint])
@@ -46,9 +47,9 @@ def degauss(
 
 
 def _widest(mover: Mover, magnet: Knob, centre: float) -> float:
-    limits = mover.bounds.find([magnet]).get(magnet.setpoint)
-    if limits is None or limits.low is None or limits.high is None:
-        raise SetpointBlocked(f"{magnet.setpoint} has no drive limits: say which amplitude")
+    limits = mover.bounds.find([magnet])[magnet.setpoint]
+    if limits.low is None or limits.high is None:
+        raise SetpointBlocked(f"{magnet.setpoint} has no drive limits: give an amplitude")
     widest = min(limits.high - centre, centre - limits.low)
     if widest <= 0.0:
         raise SetpointBlocked(

@@ -1,15 +1,15 @@
-"""The emittance of a beam from a quadrupole scan: its size on a screen as the focusing changes.
+"""The emittance of a beam from a quadrupole scan: from its size on a screen at different focusing.
 
-sigma_11 on the screen is R11^2 s11 + 2 R11 R12 s12 + R12^2 s22 of the beam before the quadrupole, whatever its
-strength: three unknowns, linear in what is measured (M. Minty and F. Zimmermann, Measurement and Control of Charged
-Particle Beams, Springer 2003, section 4.1).
+sigma_11 on the screen is R11^2 s11 + 2 R11 R12 s12 + R12^2 s22, with s11, s12 and s22 of the beam before the
+quadrupole, for every strength: three unknowns, linear in what is measured (M. Minty and F. Zimmermann, Measurement and
+Control of Charged Particle Beams, Springer 2003, section 4.1).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -25,12 +25,12 @@ ELECTRON = 0.51099895
 
 @dataclass(frozen=True, slots=True)
 class Emittance:
-    """What the scan says of the beam before the quadrupole.
+    """Emittance and Twiss parameters of the beam before the quadrupole.
 
     :ivar geometric: m rad.
     :ivar normalized: m rad.
     :ivar beta: m.
-    :ivar scan: the points.
+    :ivar scan: the measured points.
     """
 
     geometric: float
@@ -43,7 +43,7 @@ class Emittance:
         return f"normalized emittance {self.normalized * 1e6:.3f} um, beta {self.beta:.3f} m, alpha {self.alpha:.3f}"
 
     def plot(self, file: str) -> Any:
-        """Draw the scan."""
+        """Draw the scan into a file."""
         return self.scan.plot(file) if self.scan is not None else None
 
 
@@ -60,21 +60,21 @@ def quadrupole_scan(
     resolution: float = 0.0,
     restore: bool = True,
 ) -> Emittance:
-    """Scan a quadrupole, and find the emittance from the beam's size on a screen behind it.
+    """Scan a quadrupole, and return the emittance from the beam's size on a screen behind it.
 
     :param fields: integrated gradients in kG; a positive one focuses in x.
-    :param size: the rms size; its unit is taken from the PV.
-    :param length: of the quadrupole, m.
-    :param drift: from its end to the screen, m, with nothing else in between.
+    :param size: the rms size, in the unit of its PV.
+    :param length: length of the quadrupole in m.
+    :param drift: distance from its end to the screen in m, with nothing else in between.
     :param momentum: p c of the beam in MeV.
-    :param resolution: rms of the screen, m; taken off in squares.
-    :raises ValueError: when no beam has such sizes: too few points, no waist among them.
+    :param resolution: rms resolution of the screen in m; subtracted in quadrature.
+    :raises ValueError: when no beam has such sizes: too few points, or no waist among them.
     """
     result = scan(control, {"field": quadrupole}, {"field": fields}, {"size": size}, restore=restore)
     measured = [sample["size"] for sample in result.samples]
     metres = [float(Quantity(each.value, each.readings[-1].unit).to("meter").magnitude) for each in measured]
     found = fit_emittance(fields, metres, length, drift, momentum, plane, resolution)
-    return Emittance(found.geometric, found.normalized, found.beta, found.alpha, result)
+    return replace(found, scan=result)
 
 
 def fit_emittance(
@@ -86,29 +86,29 @@ def fit_emittance(
     plane: Literal["x", "y"] = "x",
     resolution: float = 0.0,
 ) -> Emittance:
-    """Fit the beam to the sizes (m) that it has on the screen at these fields (kG); see ``quadrupole_scan``.
+    """Return the beam that has these sizes (m) on the screen at these fields (kG); see ``quadrupole_scan``.
 
     :raises ValueError: when no beam has such sizes.
     """
     squares = np.array(sizes) ** 2 - resolution**2
     if len(squares) < 3 or not (squares > 0.0).all():
-        raise ValueError(f"three sizes above the screen's resolution are needed, not {list(sizes)!r}")
+        raise ValueError(f"at least three sizes, all above the screen's resolution, are needed, not {list(sizes)!r}")
     rows = []
     for field in fields:
         first, second = _first_row(field if plane == "x" else -field, length, drift, momentum)
         rows.append((first * first, 2.0 * first * second, second * second))
-    # Each point counts by its relative error: the small sizes tell the emittance.
+    # Weighted by relative error: the small sizes determine the emittance.
     weights = 1.0 / squares
     (s11, s12, s22), *_ = np.linalg.lstsq(np.array(rows) * weights[:, None], squares * weights, rcond=None)
     area = s11 * s22 - s12 * s12
     if not (area > 0.0 and s11 > 0.0):
-        raise ValueError("no beam has such sizes: let the scan go through the waist, with more points")
+        raise ValueError("no beam has such sizes: scan through the waist, with more points")
     geometric = math.sqrt(area)
     return Emittance(geometric, geometric * momentum / ELECTRON, float(s11 / geometric), float(-s12 / geometric))
 
 
 def _first_row(field: float, length: float, drift: float, momentum: float) -> tuple[float, float]:
-    """R11 and R12 of a thick quadrupole and a drift."""
+    """Return R11 and R12 of a thick quadrupole and a drift."""
     rigidity = momentum / 299.792458  # T m
     strength = 0.1 * field / length / rigidity  # 1/m^2
     angle = math.sqrt(abs(strength)) * length

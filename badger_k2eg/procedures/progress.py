@@ -1,4 +1,4 @@
-"""How far a procedure has come, for whoever wants to show it. Imports nothing of ours."""
+"""The progress of a procedure, for a display. Imports no other module of this package."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step that is done.
+    """A completed step of a procedure.
 
-    :ivar done: how many are.
-    :ivar total: how many there will be; None where nobody knows.
+    :ivar done: how many steps are complete.
+    :ivar total: how many there will be; None if that is not known.
     :ivar text: what was done, in one line.
     """
 
@@ -26,14 +26,14 @@ _listener: ContextVar[Callable[[Step], object] | None] = ContextVar("listener", 
 
 
 def progress(done: int, total: int | None = None, text: str = "") -> None:
-    """Say that a step is done; nothing happens where nobody listens."""
+    """Report a completed step to the listener, if there is one."""
     if (listener := _listener.get()) is not None:
         listener(Step(done, total, text))
 
 
 @contextmanager
 def reported_to(listener: Callable[[Step], object]) -> Iterator[None]:
-    """Tell a listener of every step that is done in this thread meanwhile."""
+    """Report every step that is completed in this thread, inside the context, to a listener."""
     token = _listener.set(listener)
     try:
         yield

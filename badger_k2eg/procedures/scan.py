@@ -1,4 +1,4 @@
-"""A scan: knobs over a grid of points, observables at each."""
+"""``scan``: moves knobs over a grid of points, and measures observables at each."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ logger = logging.getLogger("badger_k2eg")
 
 @dataclass(frozen=True, slots=True)
 class ScanResult:
-    """What was measured at which point.
+    """The points of a scan, and what was measured at each.
 
-    :ivar knobs: names of what was turned, the slowest first.
-    :ivar points: what each was set to, in the order in which it was done.
-    :ivar samples: what was measured there, by name.
+    :ivar knobs: the names of the knobs, the slowest first.
+    :ivar points: the value of each knob, in the order of measuring.
+    :ivar samples: what was measured at each point, by name.
     """
 
     knobs: tuple[str, ...]
@@ -37,7 +37,7 @@ class ScanResult:
     samples: tuple[Mapping[str, Sample], ...]
 
     def column(self, name: str) -> np.ndarray[Any, Any]:
-        """Give the values of a knob or an observable, point by point.
+        """Return the values of a knob or an observable, point by point.
 
         :raises KeyError: for an unknown name.
         """
@@ -47,16 +47,16 @@ class ScanResult:
 
     @property
     def rows(self) -> list[dict[str, Any]]:
-        """One dict for each point: what was set, and what was measured."""
+        """A dict for each point: what was set, and what was measured."""
         return [
             {**point, **{name: sample.value for name, sample in samples.items()}}
             for point, samples in zip(self.points, self.samples, strict=True)
         ]
 
     def plot(self, file: str | Path) -> Path:
-        """Draw it: a line for each observable over one knob, a map over two.
+        """Draw it into a file: a line for each observable over one knob, a map over two.
 
-        :raises MissingExtra: where matplotlib is not installed.
+        :raises MissingExtra: when matplotlib is not installed.
         """
         if importlib.util.find_spec("matplotlib") is None:
             raise MissingExtra("a plot", "demo")
@@ -94,26 +94,27 @@ def scan(
     restore: bool = True,
     skew: Skew | None = None,
 ) -> ScanResult:
-    """Turn one knob, or two and more, over a grid, and measure at each point.
+    """Move one or more knobs over a grid, and measure at each point.
 
-    The last knob moves fastest, to and fro: the shortest way through the grid. No point is gone to when one of them is
-    out of bounds.
+    The last knob moves fastest, to and fro: the shortest path through the grid. Nothing is set if any point is out of
+    bounds.
 
-    :param knobs: what is turned, by name; a text is a PV without a readback.
+    :param knobs: what is moved, by name; a text is a PV without a readback.
     :param grid: the values of each, in the setpoint's unit.
-    :param measures: what is measured, by name; a text is a PV, of which the next update after the move counts.
-    :param restore: whether the knobs are put back where they were; not after a cancel, which sends nothing more.
+    :param measures: what is measured, by name; a text is a PV whose next update after the move counts.
+    :param restore: whether to set the knobs back to where they were; not after a cancel, which sends nothing more.
     :param skew: how far apart in time the observables of one point may be.
-    :raises SetpointBlocked: for a point out of bounds, before anything is moved.
-    :raises SetError, ReadError: when a point fails; the knobs are put back if asked.
+    :raises SetpointBlocked: for a point out of bounds, before anything is set.
+    :raises SetError, ReadError: when a point fails; the knobs are set back if ``restore``.
     """
-    declared = {name: Knob(knob) if isinstance(knob, str) else knob for name, knob in knobs.items()}
+    declared = {name: knob_of(knob) for name, knob in knobs.items()}
     wanted = {name: Observable(what) if isinstance(what, str) else what for name, what in measures.items()}
     if set(grid) != set(declared) or not all(len(values) for values in grid.values()):
-        raise ValueError(f"a scan needs values for each knob: {', '.join(declared)}; not {dict(grid)!r}")
+        raise ValueError(f"a scan needs values for each knob, {', '.join(declared)}, not {dict(grid)!r}")
     mover = Mover(control)
     check_bounds(mover, {declared[name]: values for name, values in grid.items()})
-    before = control.get([knob.setpoint for knob in declared.values()])
+    values = control.get([knob.setpoint for knob in declared.values()])
+    before = {name: values[knob.setpoint] for name, knob in declared.items()}
     points = list(_way(grid))
     samples: list[Mapping[str, Sample]] = []
     sampler = Sampler(control)
@@ -131,19 +132,25 @@ def scan(
     finally:
         sampler.close()
     if restore:
-        mover.move({name: before[knob.setpoint] for name, knob in declared.items()}, declared)
+        mover.move(before, declared)
     return ScanResult(tuple(grid), tuple(points), tuple(samples))
 
 
-def check_bounds(mover: Mover, values: Mapping[Knob, Sequence[float]]) -> None:
-    """Look at every value before the first is set.
+def knob_of(knob: Knob | str) -> Knob:
+    """Return a knob; a text is a PV without a readback."""
+    return Knob(knob) if isinstance(knob, str) else knob
 
-    :raises SetpointBlocked: naming the first that is out of its knob's bounds.
+
+def check_bounds(mover: Mover, values: Mapping[Knob, Sequence[float]]) -> None:
+    """Check every value before the first one is set.
+
+    :raises SetpointBlocked: naming the first value out of its knob's bounds.
+    :raises ReadError: when a record that has the bounds does not answer.
     """
     limits = mover.bounds.find(values)
     for knob, wanted in values.items():
         for value in wanted:
-            if knob.setpoint in limits and value not in limits[knob.setpoint]:
+            if value not in limits[knob.setpoint]:
                 raise SetpointBlocked(
                     f"nothing was set: {value:g} is outside the bounds of {knob.setpoint}, {limits[knob.setpoint]}"
                 )
@@ -169,6 +176,6 @@ def _shown(value: Any) -> str:
 
 def _put_back(mover: Mover, knobs: Mapping[str, Knob], before: Mapping[str, float]) -> None:
     try:
-        mover.move({name: before[knob.setpoint] for name, knob in knobs.items()}, knobs)
-    except Exception:  # what stopped the scan is the error to be told; this one must not hide it
-        logger.exception("the knobs of the scan could not be put back")
+        mover.move(before, knobs)
+    except Exception:  # the error that stopped the scan is the one to raise; this one must not hide it
+        logger.exception("the knobs of the scan could not be set back")

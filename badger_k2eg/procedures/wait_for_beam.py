@@ -1,4 +1,4 @@
-"""To wait for the beam: until every condition holds, and has held for a while."""
+"""``wait_for_beam``: waits until every condition holds, and has held for a while."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ..core.errors import ConditionNotMet
 from ..core.futures import Time
 from ..core.model import Reading
 from ..tuning import Condition
+from ..tuning.conditions import all_hold
 from .progress import progress
 
 
 def wait_for_beam(
     control: Control, conditions: Sequence[Condition], *, stable: Time = 0.0, timeout: Time = 600.0
 ) -> dict[str, Reading]:
-    """Wait until all conditions hold at the same time. Driven by updates; the conditions' own timeouts do not count.
+    """Wait until all conditions hold at the same time. Driven by updates; ignores the conditions' own timeouts.
 
-    :param stable: how long they must hold without a break, seconds or a Quantity.
-    :param timeout: for the whole of it; -1 is for ever.
+    :param stable: how long they must hold without interruption, seconds or a Quantity.
+    :param timeout: the limit for all of it; -1 is for ever.
     :returns: the readings by which they held.
     :raises ReadError: when a PV does not answer at all.
     :raises ConditionNotMet: (a TimeoutError) with what the PVs read last.
@@ -30,7 +31,7 @@ def wait_for_beam(
     deadline = Deadline(seconds)
 
     def beam(values: Mapping[str, Any]) -> bool:
-        return all(condition.holds(values[condition.pv].reading) for condition in conditions)
+        return all_hold(conditions, {pv: value.reading for pv, value in values.items()})
 
     tries = 0
     while True:
@@ -45,4 +46,4 @@ def wait_for_beam(
                 raise
             return readings
         tries += 1
-        progress(tries, None, "the beam was there, and is gone again")
+        progress(tries, None, "the beam was there, and is lost again")

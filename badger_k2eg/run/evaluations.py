@@ -1,4 +1,4 @@
-"""``Evaluations``: which sets and reads of a run belong to one point of the optimizer; counted, and on record."""
+"""``Evaluations``: counts and records the points of the optimizer, each with its sets and reads."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .recorder import Recorder
 
 
 class Evaluations:
-    """A new setpoint vector opens one; the next one, or the end of the run, closes it.
+    """The evaluations of a run. A new vector of setpoints opens one; the next vector, or the end of the run, closes it.
 
     :ivar count: number of the newest one, from 1; 0 before the first set.
-    :ivar best: number and objectives of the best so far, where somebody says.
+    :ivar best: number and objectives of the best so far; None where the optimizer does not tell.
     """
 
     def __init__(self, recorder: Recorder) -> None:
-        """Open none yet."""
+        """Keep the recorder; no evaluation is open yet."""
         self.count = 0
         self.best: tuple[int, dict[str, float]] | None = None
-        #: Called with the number of each that begins, and with the objective of each that is the best so far.
+        #: Called with the number of each one that begins, and with the objective of each one that is the best so far.
         self.on_begin: list[Callable[[int], object]] = []
         self.on_best: list[Callable[[float], object]] = []
         self._recorder = recorder
@@ -35,14 +35,13 @@ class Evaluations:
         self._observed: dict[str, Any] = {}
         self._has_read = False
         self._has_failed = False
-        #: What was read last of each before there was an evaluation.
+        #: The last read of each PV before the first evaluation.
         self._before: dict[tuple[str | None, str | None], Record] = {}
 
     def at(self, point: Mapping[str, Any]) -> None:
-        """Something is about to be set.
+        """Take into account that a point is about to be set.
 
-        Several sets that nothing was read between make one point; the same point once more after a failure is a
-        Retry.
+        Sets without a read between them make one point; the same point once more after a failure is a Retry.
         """
         point = {name: plain(value) for name, value in point.items()}
         with self._lock:
@@ -64,15 +63,16 @@ class Evaluations:
             hook(self.count)
 
     def has_failed(self) -> None:
-        """A set did not end as asked: the same point once more is a Retry."""
+        """Note that a set did not end as asked: the same point once more is a Retry."""
         self._has_failed = True
 
     def close(self) -> None:
-        """Close the one that is open: what is set from now on brings the run to its end."""
+        """Close the open evaluation: what is set from now on belongs to the end of the run."""
         with self._lock:
             self._recorder.write(*self._end(), sync=True)
 
     def _end(self) -> list[Record]:
+        """Return the last line of the open evaluation, if there is one."""
         if self._begin is None:
             return []
         data = {"observables": dict(self._observed)} if self._observed else None
@@ -81,7 +81,7 @@ class Evaluations:
         return [record]
 
     def is_best(self, objectives: Mapping[str, float]) -> None:
-        """The newest one is the best so far."""
+        """Record that the newest evaluation is the best so far."""
         self.best = (self.count, dict(objectives))
         data = {"objectives": dict(objectives)}
         self._recorder.write(self._recorder.line(RecordKind.BEST, evaluation=self.count, data=data))
@@ -89,7 +89,7 @@ class Evaluations:
             hook(next(iter(objectives.values())))
 
     def read(self, updates: Mapping[str, Update]) -> None:
-        """PVs were read for the user."""
+        """Record what was read for the user."""
         self._has_read = True
         self._has_failed |= any(isinstance(update, PvError) for update in updates.values())
         self._observed |= {pv: update.plain for pv, update in updates.items() if isinstance(update, Reading)}
@@ -101,7 +101,7 @@ class Evaluations:
         readings: Mapping[str, tuple[Reading, ...]],
         errors: Mapping[str, PvError] | None = None,
     ) -> None:
-        """Observables were measured, each from one reading or from several; or could not be."""
+        """Record observables: values, each from one reading or from several; and errors, where there is no value."""
         self._has_read = True
         self._has_failed |= bool(errors)
         self._observed |= {name: plain(value) for name, value in values.items()}
@@ -118,7 +118,7 @@ class Evaluations:
         self._keep(records)
 
     def _keep(self, records: list[Record]) -> None:
-        """Write the lines of a read; those from before the first set follow the baseline."""
+        """Write the lines of a read; those before the first set are kept, to follow the baseline."""
         with self._lock:
             if not self.count:
                 self._before |= {(record.pv, record.name): record for record in records}

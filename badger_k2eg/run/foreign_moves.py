@@ -1,7 +1,7 @@
-"""``Watch``: notices when somebody else moves a PV that the run has set.
+"""``ForeignMoves``: notices when another client moves a PV that the run has set.
 
-A monitor on each setpoint says that something has changed; a read, once no set of ours is under way, says whether it
-really was somebody else. Only the reading thread compares: the monitor's thread just hands over.
+A monitor on each setpoint reports that it has changed; a read, made when no set of this run is pending, tells whether
+another client has changed it. The monitor's thread only hands over; the reading thread compares.
 """
 
 from __future__ import annotations
@@ -10,49 +10,47 @@ import contextlib
 import logging
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ..core import clock
 from ..core.backend import Subscription
 from ..core.errors import ControlError
-from ..core.model import PvAddress, Reading, plain
-from ..core.records import Level
-from ..journal.reading_fields import told
+from ..core.model import PvAddress, Reading
+from .moves import Moved
 from .restore_plan import is_at
-
-if TYPE_CHECKING:
-    from .moved import Moved
-    from .run import Run
 
 logger = logging.getLogger("badger_k2eg")
 
-#: Seconds between two looks, of which both must show it.
+#: Seconds between two reads, both of which must show the foreign value.
 _LOOK_AGAIN = 0.1
 
 
-class Watch:
-    """Watches the setpoints of one run.
+class ForeignMoves:
+    """A watch over the setpoints of one run.
 
-    :param run: gets an event for each foreign move, and pauses where its settings say so.
+    :param moved: the PVs that the run has set, by their own names; it grows while the run goes on.
+    :param tell: called with each PV that another client has moved, and its reading.
+    :param name: of the thread.
     """
 
-    def __init__(self, run: Run) -> None:
-        """Watch nothing yet."""
-        self._run = run
+    def __init__(
+        self, moved: Mapping[str, Moved], tell: Callable[[Moved, Reading], object], name: str = "foreign moves"
+    ) -> None:
+        """Keep the parts; nothing is watched before the first set."""
+        self._moved, self._tell, self._name = moved, tell, name
         self._subscriptions: dict[str, Subscription] = {}
         self._changed: queue.SimpleQueue[str | None] = clock.simple_queue()
         self._lock = threading.Lock()
         self._in_flight: dict[str, int] = {}
         self._thread: threading.Thread | None = None
         self._closed = False
-        #: What each PV was moved to by somebody else.
+        #: What each PV was moved to by another client when that was last told.
         self._told: dict[str, object] = {}
 
     @contextlib.contextmanager
     def setting(self, addresses: list[PvAddress]) -> Iterator[None]:
-        """What changes meanwhile is our own doing."""
+        """Attribute changes of these PVs to the run while the context is open."""
         names = [address.own_name for address in addresses]
         with self._lock:
             for name in names:
@@ -66,10 +64,10 @@ class Watch:
             self._attach(names)
 
     def _attach(self, names: list[str]) -> None:
-        """Begin to watch those that have really been set."""
+        """Watch those of the PVs to which something was sent."""
         for name in names:
-            moved = self._run.moved.get(name)
-            if self._closed or moved is None or not moved.ours or name in self._subscriptions:
+            moved = self._moved.get(name)
+            if self._closed or moved is None or not moved.held.values or name in self._subscriptions:
                 continue
             try:
                 self._subscriptions[name] = moved.control.monitor(moved.pv, partial(self._hear, name))
@@ -77,40 +75,43 @@ class Watch:
                 logger.warning("%s is not watched: %s", moved.pv, error)
                 continue
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name=f"watch {self._run.id}", daemon=True)
+                self._thread = threading.Thread(target=self._look, name=self._name, daemon=True)
                 self._thread.start()
 
     def renew(self, names: list[str]) -> None:
-        """Watch these by the Control that they have now."""
+        """Subscribe to these PVs again, by the Control that they have now."""
         for name in names:
             if (subscription := self._subscriptions.pop(name, None)) is not None:
                 subscription.close()
         self._attach(names)
 
     def _hear(self, name: str, update: object) -> None:
+        """Hand over from the monitor's thread."""
         if isinstance(update, Reading):
             self._changed.put(name)
 
     def _look(self) -> None:
+        """Check each PV that has changed, until closed."""
         while (name := self._changed.get()) is not None:
             try:
                 self._confirm(name)
-            except Exception:  # whatever it is, the run must not be blind to all other PVs from now on
+            except Exception:  # whatever it is, the run must go on watching all other PVs
                 logger.exception("%s: cannot be watched", name)
 
     def _confirm(self, name: str) -> None:
-        moved = self._run.moved[name]
+        """Read a PV twice, and tell when it holds what this run cannot have put there."""
+        moved = self._moved[name]
         seen: Reading | None = None
         for look in range(2):
             if look:
                 clock.sleep(_LOOK_AGAIN)
-            ours = moved.ours
+            held = moved.held
             reading = moved.control.updates([moved.pv])[moved.pv]
-            if self._closed or self._in_flight.get(name) or moved.ours is not ours or not isinstance(reading, Reading):
-                # A set of ours says at its end what is ours; its own update comes here again.
+            if self._closed or self._in_flight.get(name) or moved.held is not held or not isinstance(reading, Reading):
+                # A set of this run is pending: it updates `held` at its end, and its own change leads here again.
                 return
             tolerance = moved.control.tolerance_of(PvAddress.parse(moved.pv))
-            if any(is_at(reading, value, tolerance) for value in ours):
+            if any(is_at(reading, value, tolerance) for value in held.values):
                 self._told.pop(name, None)
                 return
             seen = reading
@@ -118,17 +119,8 @@ class Watch:
             self._told[name] = seen.plain
             self._tell(moved, seen)
 
-    def _tell(self, moved: Moved, reading: Reading) -> None:
-        last = " or ".join(dict.fromkeys(repr(plain(value)) for value in moved.ours))
-        message = f"{moved.pv} was moved by somebody else to {reading.plain!r}; this run had set {last}"
-        logger.warning("run %s: %s", self._run.id, message)
-        fields = told(reading) | {"message": message}
-        self._run.recorder.event("foreign move", level=Level.WARNING, pv=moved.pv, **fields)
-        if self._run.settings.on_foreign_move == "pause":
-            self._run.pause(f"paused: {message}")
-
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Stop watching."""
         self._closed = True
         self._changed.put(None)
         for subscription in list(self._subscriptions.values()):

@@ -1,4 +1,4 @@
-"""Runs that ended without a word (SIGKILL, a crash, a power cut): found by the next one, and offered to be undone."""
+"""Lost runs: those whose process died (SIGKILL, a crash, a power cut). The next run finds and closes them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ logger = logging.getLogger("badger_k2eg")
 
 
 def look(run: Run) -> None:
-    """Look for them when a run begins, beside it: an index that is made anew may take its time."""
+    """Look for lost runs in the background when a run begins: rebuilding an index may take its time."""
     if (journal := run.recorder.journal) is not None:
         threading.Thread(target=report, args=(journal, run.id), name="lost runs", daemon=True).start()
 
 
 def report(journal: Journal, but: str = "") -> None:
-    """Say one line in the log for each, with the command that undoes it; and close it in the journal.
+    """Close each lost run in the journal, and log one line with the command that restores the machine.
 
     :param but: the id of the run that looks.
     """
@@ -31,30 +31,31 @@ def report(journal: Journal, but: str = "") -> None:
         for each in lost:
             close(journal, each)
             logger.warning(
-                "run %s of %s ended without a word; to put back what it set: badger-k2eg runs restore %s --to start",
+                "run %s of %s was lost with its process; "
+                "to put back what it set: badger-k2eg runs restore %s --to start",
                 each.id,
-                each.first.user or "somebody",
+                each.first.user or "an unknown user",
                 each.id,
             )
     except (ControlError, OSError) as error:
-        # A damaged index is told by whoever asks for it; the run that begins now matters more.
-        logger.warning("runs that ended without a word cannot be looked for: %s", error)
+        # Commands that read the journal report a damaged index; the run that begins now is more important.
+        logger.warning("lost runs cannot be looked for: %s", error)
 
 
 def is_lost(run: RecordedRun) -> bool:
-    """Whether it is open, and its process is gone."""
+    """Return whether a run is open although its process is gone."""
     return run.open and run.first.host == socket.gethostname() and run.alive is False
 
 
 def close(journal: Journal, run: RecordedRun) -> None:
-    """Write the end that it could not write itself."""
+    """Write the end that a lost run could not write itself."""
     journal.write(
         Record(
             kind=RecordKind.RUN_END,
             run=run.id,
             begin=run.event.start,
             name=Reason.LOST,
-            message="its process ended without a word",
+            message="its process ended before the run did",
         ),
         sync=True,
     )

@@ -1,8 +1,8 @@
 """The one run of this process: how it begins, and how it ends whatever happens.
 
-A signal only marks the run and cancels its calls. The outermost frame of ours ends it on its way out, with no lock
-held. Where no frame of ours is there, a thread that waits for just that does, or the exit of the process. Then the
-previous handler has its turn. A forked child begins with nothing.
+A signal only marks the run and cancels its calls. The outermost frame (a call of this package, see ``inside``) ends it
+on its way out, with no lock held. Where there is no frame, a thread that waits for that ends it, or the exit of the
+process. Then the previous signal handler is called. A forked child begins without a run.
 """
 
 from __future__ import annotations
@@ -22,9 +22,7 @@ from typing import Any
 from ..core import fork, futures
 from ..core.deadline import Deadline, scope, under
 from ..core.errors import CallCancelled, SettingsError
-from . import lost_runs as orphans
-from . import settings as options
-from . import status_panel as panel
+from . import lost_runs, settings, status_panel
 from .manifest import described
 from .recorder import own_journal
 from .run import Reason, Run
@@ -32,16 +30,16 @@ from .run import Reason, Run
 logger = logging.getLogger("badger_k2eg")
 
 _SIGNALS = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
-#: Seconds more than a restore may take until a call of ours that does not end is waited for no longer.
+#: Seconds beyond the time for the restore after which a frame that does not end is no longer waited for.
 _PATIENCE = 5.0
-#: Badger's window stops its child by an event, and 0.1 s later by SIGTERM: who has seen the event waits for that.
-_WINDOWS_PATIENCE = 0.3
-#: Ends before what multiprocessing itself ends.
+#: Badger's window stops its child by an event, and 0.1 s later by SIGTERM: a child that saw the event waits for that.
+_WINDOW_PATIENCE = 0.3
+#: The run ends before what multiprocessing itself ends.
 _EXIT_PRIORITY = 100
 
 
 class _Process:
-    """The state. One instance; every function below works on it."""
+    """The state of the process. There is one instance, on which every function below works."""
 
     def __init__(self) -> None:
         self.reset()
@@ -51,13 +49,13 @@ class _Process:
 
     def reset(self) -> None:
         self.run: Run | None = None
-        #: Of the present run, or of the next one: a call that opens a run stands under it already.
+        #: Of the present run, or of the next one: a call that begins a run is already subject to it.
         self.deadline = Deadline.alone()
         self.frames = 0
         self.lock = threading.RLock()
-        #: Whether somebody has said that a run begins: then it keeps its locks, and a stopped one stays stopped.
+        #: Whether a run was announced: then it keeps its locks until its end, and nothing is set after it was stopped.
         self.declared = False
-        #: Why nothing may be set until somebody begins anew.
+        #: Why nothing may be set until a run is announced again.
         self.over: str | None = None
         self.signals: list[int] = []
         self.wake = -1
@@ -77,7 +75,7 @@ _here = _Process()
 
 
 def current() -> Run | None:
-    """Give the run of this process; None where none goes on."""
+    """Return the run of this process; None where none goes on."""
     return _here.run
 
 
@@ -85,7 +83,7 @@ def current() -> Run | None:
 
 
 def declare() -> None:
-    """Say that a run is about to begin: the next set opens it. One that goes on ends here."""
+    """Announce a run, which the next set begins. A run that goes on ends here."""
     if _here.run is not None:
         end(Reason.SUCCESS, "another run begins")
     _here.declared, _here.over = True, None
@@ -97,11 +95,11 @@ def begin(
     *,
     signals: bool = True,
 ) -> Run:
-    """Open a run now; it is on disk from its first set on. One that goes on ends.
+    """Begin a run now; it is recorded from its first set on. A run that goes on ends here.
 
-    :param manifest: what it is a run of.
+    :param manifest: describes the run: environment, interface, options.
     :param policies: in place of the settings ``on_cancelled`` and ``on_exception``.
-    :param signals: whether SIGTERM and Ctrl-C are to stop it; False where the caller sees to that.
+    :param signals: whether SIGTERM and Ctrl-C are to stop it; False where the caller handles them.
     """
     declare()
     return _open(manifest or {}, policies or {}, signals=signals)
@@ -109,10 +107,10 @@ def begin(
 
 @contextlib.contextmanager
 def running(manifest: Mapping[str, Any] | None = None, policies: Mapping[str, str] | None = None) -> Iterator[Run]:
-    """Enclose a run: it ends where this ends, by the reason that follows from how.
+    """Begin a run, and end it with the context: stopped, failed or a success, by the way in which that is left.
 
-    :param manifest: what it is a run of.
-    :param policies: as ``begin``.
+    :param manifest: as for ``begin``.
+    :param policies: as for ``begin``.
     """
     run = begin(manifest, policies)
     try:
@@ -128,7 +126,7 @@ def running(manifest: Mapping[str, Any] | None = None, policies: Mapping[str, st
 
 
 def for_set(manifest: Callable[[], Mapping[str, Any]], policies: Mapping[str, str]) -> tuple[Run | None, str | None]:
-    """Give the run that a set belongs to; the first one opens it, as ``begin``.
+    """Return the run that a set belongs to; the first set begins one, as ``begin`` does.
 
     :returns: the run, or why nothing may be set.
     """
@@ -144,29 +142,29 @@ def for_set(manifest: Callable[[], Mapping[str, Any]], policies: Mapping[str, st
 
 
 def _open(manifest: Mapping[str, Any], policies: Mapping[str, str], *, signals: bool) -> Run:
+    """Make the run of this process, and see to its end."""
     with _here.lock:
         journal = own_journal()
-        settings = options.load().model_copy(update=dict(policies))
-        run = Run(journal, described(manifest), settings, _here.deadline, holds=_here.declared)
-        run.on_begin.append(orphans.look)
-        run.on_begin.append(lambda run: panel.serve(run, stop))
+        options = settings.load().model_copy(update=dict(policies))
+        run = Run(journal, described(manifest), options, _here.deadline, holds=_here.declared)
+        run.on_begin.append(lost_runs.look)
+        run.on_begin.append(lambda run: status_panel.serve(run, stop))
         run.on_end.append(_forget)
         _here.run = run
         _watch_exit()
         _start_warden(run)
         if signals and not _install_handlers():
-            run.on_begin.append(
-                lambda run: run.recorder.event("no signals", "not in the main thread: a signal ends it without a word")
-            )
+            words = "not in the main thread: a signal ends the process, and the run is lost"
+            run.on_begin.append(lambda run: run.recorder.event("no signals", words))
     return run
 
 
-# -- frames of ours ---------------------------------------------------------------------------------------------------
+# -- frames -----------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def inside(*, ends: bool = True) -> Iterator[None]:
-    """Enclose a call of ours: a stopped run cancels it. The outermost one ends a stopped run on its way out.
+    """Enclose a call of this package: a run that is stopped cancels it. The outermost one ends that run on its way out.
 
     :param ends: False for a caller that ends the run itself.
     """
@@ -192,9 +190,10 @@ def inside(*, ends: bool = True) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _under_run() -> Iterator[None]:
+    """Let the run cancel what is done inside."""
     run, outer = _here.run, scope()
     if run is not None and run.is_closing:
-        # What belongs to the end has a deadline of its own.
+        # The end has a deadline of its own.
         yield
     elif outer is None:
         with under(_here.deadline):
@@ -202,7 +201,7 @@ def _under_run() -> Iterator[None]:
     elif outer.deadline is _here.deadline:
         yield
     else:
-        # A task in the background: the run cancels it as its own cancel would.
+        # A task in the background: the run cancels it as its own ``cancel`` would.
         remove = _here.deadline.on_cancel(outer.deadline.cancel)
         try:
             yield
@@ -211,7 +210,7 @@ def _under_run() -> Iterator[None]:
 
 
 def _left(run: Run, error: BaseException | None) -> None:
-    """The outermost frame of ours is left."""
+    """End the run where the outermost frame is left by a stop, and keep the error where it is left by one."""
     if run.reason is None:
         if isinstance(error, KeyboardInterrupt):
             run.stop("Ctrl-C")
@@ -225,7 +224,7 @@ def _left(run: Run, error: BaseException | None) -> None:
 
 
 def end(reason: Reason = Reason.SUCCESS, message: str = "") -> None:
-    """End the run of this process, if there is one; and let the signal that came have its turn."""
+    """End the run of this process, if there is one; then deliver the signal that came meanwhile."""
     run = _here.run
     if run is None:
         return
@@ -234,19 +233,20 @@ def end(reason: Reason = Reason.SUCCESS, message: str = "") -> None:
 
 
 def forget() -> None:
-    """End the run, and know nothing of it any more; for tests, of which one must not follow from the other."""
+    """End the run and forget it: for tests, which must not depend on each other."""
     end(Reason.SUCCESS, "the test ended")
     _here.declared, _here.over = False, None
 
 
 def _forget(run: Run) -> None:
+    """Make room for the next run."""
     with _here.lock:
         if _here.run is not run:
             return
         _here.run = None
         _here.deadline = Deadline.alone()
         if run.holds and run.reason is Reason.STOPPED:
-            _here.over = f"run {run.id} was stopped ({run.message}); begin anew (reset_interface)"
+            _here.over = f"run {run.id} was stopped ({run.message}); begin a new one (reset_interface)"
         if _here.wake >= 0:
             os.close(_here.wake)
             _here.wake = -1
@@ -255,14 +255,14 @@ def _forget(run: Run) -> None:
 
 
 def _at_exit() -> None:
-    """The process ends, and with it the run."""
+    """End the run as the process exits."""
     if (run := _here.run) is None:
         return
     # In a child of multiprocessing, what the target raised is on its way through here.
     error = sys.exc_info()[1] or getattr(sys, "last_value", None) or run.failure
     if run.holds and multiprocessing.parent_process() is not None:
         with contextlib.suppress(CallCancelled):
-            futures.sleep(_WINDOWS_PATIENCE, run.deadline)
+            futures.sleep(_WINDOW_PATIENCE, run.deadline)
     if run.reason is not None:
         end(run.reason, run.message)
     elif isinstance(error, KeyboardInterrupt | CallCancelled):
@@ -275,10 +275,11 @@ def _at_exit() -> None:
 
 
 def _watch_exit() -> None:
+    """Have the exit of the process end the run."""
     if _here.exit_watched_by == os.getpid():
         return
     _here.exit_watched_by = os.getpid()
-    # A child of multiprocessing knows only the one, every other process the other.
+    # A child of multiprocessing runs only its own finalizers, every other process only those of atexit.
     if multiprocessing.parent_process() is not None:
         multiprocessing.util.Finalize(None, _at_exit, exitpriority=_EXIT_PRIORITY)
     else:
@@ -289,12 +290,12 @@ def _watch_exit() -> None:
 
 
 def _install_handlers() -> bool:
-    """Take SIGTERM and Ctrl-C; says whether that was possible."""
+    """Handle SIGTERM and Ctrl-C; return whether that was possible."""
     if threading.current_thread() is not threading.main_thread():
         return False
     for number in _SIGNALS:
         handler = signal.getsignal(number)
-        # What is ignored stays so (a job in the background of a shell); None is not Python's to put back.
+        # An ignored signal stays ignored (a job in the background of a shell); Python cannot restore a None.
         if handler not in (signal.SIG_IGN, None, _on_signal):
             _here.previous[number] = handler
             signal.signal(number, _on_signal)
@@ -302,16 +303,18 @@ def _install_handlers() -> bool:
 
 
 def _put_back_handlers() -> None:
+    """Restore the previous handlers; only the main thread can."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number, handler in list(_here.previous.items()):
-        # Somebody may have put one on top of ours meanwhile: theirs stays.
+        # A handler that was installed since stays.
         if signal.getsignal(number) is _on_signal:
             signal.signal(number, handler)
         del _here.previous[number]
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
+    """Stop the run; the previous handler is called at once where no frame is in its way, else after the end."""
     run, previous = _here.run, _here.previous.get(number, signal.SIG_DFL)
     if run is None or run.ended.is_set():
         _here.signals.append(number)
@@ -319,7 +322,6 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
         return
     run.stop(_SIGNALS[signal.Signals(number)])
     if _here.frames == 0 and callable(previous):
-        # No frame of ours is in its way.
         _wake_warden()
         previous(number, frame)
         return
@@ -328,7 +330,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _deliver() -> None:
-    """Give signals that came to whoever had them before, once the run has ended."""
+    """Call the previous handler for signals that came, once the run has ended."""
     if not _here.signals or (_here.run is not None and not _here.run.ended.is_set()):
         return
     number = _here.signals[0]
@@ -345,7 +347,7 @@ def _deliver() -> None:
         os.kill(os.getpid(), number)
 
 
-# -- where no frame of ours is there ----------------------------------------------------------------------------------
+# -- where there is no frame ------------------------------------------------------------------------------------------
 
 
 def stop(message: str) -> None:
@@ -356,24 +358,26 @@ def stop(message: str) -> None:
 
 
 def _start_warden(run: Run) -> None:
+    """Start the thread that ends a stopped run."""
     reader, _here.wake = os.pipe()
     threading.Thread(target=_guard_end, args=(run, reader), name=f"run {run.id}", daemon=True).start()
 
 
 def _wake_warden() -> None:
+    """Wake that thread; safe in a signal handler."""
     if _here.wake >= 0:
         with contextlib.suppress(OSError):
             os.write(_here.wake, b"!")
 
 
 def _guard_end(run: Run, reader: int) -> None:
-    """Wait until the run is stopped; end it where nobody else does."""
+    """Wait until the run is stopped, and end it where no frame does."""
     try:
         if not os.read(reader, 1):
             return
     finally:
         os.close(reader)
-    # A frame of ours ends it on its way out; a call that does not end is not waited for for ever.
+    # A frame ends it on its way out; but a call that does not return is not waited for for ever.
     bound = run.settings.restore_timeout + _PATIENCE
     if _here.frames == 0 or not run.ended.wait(bound):
         run.end(run.reason or Reason.STOPPED, run.message)

@@ -1,7 +1,7 @@
-"""``Samples``: every update of the PVs that are recorded for the length of a run, arrays too, as lines of its journal.
+"""``RecordedPvs``: records every update of some PVs for the length of a run, arrays too, as lines of its journal.
 
 A monitor's thread only hands over; one thread of the run writes, a batch at a time. When updates come faster than they
-can be written, the oldest of those that wait are dropped, counted, and told of in the record.
+can be written, the oldest of those that wait are dropped and counted, and the record tells how many.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ logger = logging.getLogger("badger_k2eg")
 
 #: Seconds between two batches.
 _PERIOD = 0.1
-#: Updates that may wait.
+#: The most updates that may wait.
 _MOST = 20_000
 _WARNING = Level.WARNING
 
 
-class Samples:
-    """Records PVs until it is closed.
+class RecordedPvs:
+    """The recording of PVs, from its construction until it is closed.
 
-    :param control: by which they are watched.
-    :param recorder: where their lines go; each carries the evaluation of its time.
+    :param control: monitors them.
+    :param recorder: writes their lines, each with the evaluation of its time.
     """
 
     def __init__(self, control: Control, recorder: Recorder, pvs: Iterable[str]) -> None:
-        """Begin; a PV that is not there yet is recorded from when it comes."""
+        """Begin; a PV that does not exist yet is recorded as soon as it does."""
         self._recorder = recorder
         self._waiting: deque[tuple[str, Update]] = deque(maxlen=_MOST)
         self._came = 0
@@ -56,27 +56,31 @@ class Samples:
         self._thread.start()
 
     def _hear(self, pv: str, update: Update) -> None:
+        """Hand over from the monitor's thread."""
         self._came += 1
         self._silent.pop(pv, None)
         self._waiting.append((pv, update))
 
     def _write_on(self) -> None:
+        """Write a batch now and then, until closed."""
         while not self._over.wait(_PERIOD):
             self._write()
 
     def _write(self) -> None:
+        """Write what waits, and how many updates were lost."""
         records = []
         while self._waiting:
             records.append(self._line(*self._waiting.popleft()))
         self._taken += len(records)
-        # What was pushed out by what came after it. One that is just being handed over may be counted a moment early.
+        # Pushed out by later ones. An update that is just being handed over may be counted a moment early.
         if (lost := self._came - self._taken - len(self._waiting)) > len(self._subscriptions):
             self._taken += lost
-            message = f"{lost} updates of recorded PVs came too fast, and are lost"
+            message = f"{lost} updates of recorded PVs came too fast and are lost"
             records.append(self._recorder.line(RecordKind.EVENT, name="samples lost", message=message, level=_WARNING))
         self._recorder.write(*records)
 
     def _line(self, pv: str, update: Update) -> Record:
+        """Return the line of an update."""
         if isinstance(update, PvError):
             return self._recorder.line(RecordKind.SAMPLE, pv=pv, level=_WARNING, **told_error(update))
         assert isinstance(update, Reading)  # noqa: S101 - the other half of Update
@@ -85,7 +89,7 @@ class Samples:
         return self._recorder.line(RecordKind.SAMPLE, pv=pv, **told(update, profile=is_first))
 
     def close(self) -> None:
-        """Write what has come, and end."""
+        """Stop, and write what waits."""
         for subscription in self._subscriptions:
             subscription.close()
         self._over.set()

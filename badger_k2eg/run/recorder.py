@@ -1,4 +1,4 @@
-"""``Recorder``: what a ``Control`` tells of its work, as lines of a journal; of a run, under its id.
+"""``Recorder``: writes what a ``Control`` does as lines of a journal; those of a run carry its id.
 
 Used by a run while it goes on, and by what is set outside of one. Without a journal it keeps nothing.
 """
@@ -18,11 +18,11 @@ from ..journal import Journal
 from ..journal import settings as journal_settings
 from ..journal.reading_fields import told, told_error
 from ..journal.recorded_run import ALIAS
-from .validators import told_validator
+from .manifest import told_validator
 
 
 def own_journal() -> Journal | None:
-    """Give the journal of this user; None where the settings say that nothing is recorded.
+    """Return the journal of this user; None where the settings say that nothing is recorded.
 
     :raises SettingsError: for a wrong option.
     """
@@ -31,22 +31,22 @@ def own_journal() -> Journal | None:
 
 
 class Recorder:
-    """Writes lines.
+    """A writer of the lines of a run, or of what is set outside of one.
 
     :param journal: None keeps no record.
-    :param run: the id of the run that every line belongs to; None for lines of none.
-    :param what: what sets outside of a run, in a word; then each setpoint's line also tells what the PV held before,
+    :param run: the id of the run that every line belongs to; None outside of a run.
+    :param what: a word for what sets outside of a run; then each setpoint's line also tells what the PV held before,
         which in a run the baseline and the lines before tell.
-    :ivar evaluation: the number that lines get; 0 for none.
+    :ivar evaluation: the number of the evaluation that lines belong to; 0 for none.
     """
 
     def __init__(self, journal: Journal | None, run: str | None, *, what: str | None = None) -> None:
-        """Write nothing yet."""
+        """Keep the parts; nothing is written yet."""
         self.journal = journal
         self.run = run
         self._what = what
         self.evaluation = 0
-        #: The own names of PVs that were set by an alias.
+        #: The records of PVs that were set by an alias.
         self.aliases: dict[str, str] = {}
         self._calls = threading.local()
         self._profiled: set[str] = set()
@@ -55,7 +55,7 @@ class Recorder:
     def write(self, *records: Record, required: bool = False, sync: bool = False) -> int | None:
         """Append lines.
 
-        :returns: the number of the first; None where nothing was kept.
+        :returns: the number of the first; None where nothing was written.
         :raises JournalWriteError: when they are required, and cannot be written.
         """
         if self.journal is None or not records:
@@ -64,12 +64,12 @@ class Recorder:
         return lines.start if lines else None
 
     def line(self, kind: RecordKind, **fields: Any) -> Record:
-        """Make a line of this run, and of its present evaluation."""
+        """Return a line of this run, and of its present evaluation."""
         fields.setdefault("evaluation", self.evaluation or None)
         return Record(kind=kind, run=self.run, **fields)
 
     def alias(self, address: PvAddress) -> list[Record]:
-        """Make the line that tells, once, which record is called by an alias."""
+        """Return the line that tells, once, which record is called by an alias."""
         if address.real is None or address.text in self.aliases:
             return []
         self.aliases[address.text] = address.real
@@ -77,21 +77,32 @@ class Recorder:
         return [self.line(RecordKind.EVENT, name=ALIAS, pv=address.text, message=message, data=data)]
 
     def own_name(self, pv: str) -> str:
-        """Give the own name of a PV that was set, also by an alias.
+        """Return the own name of a PV that was set, also by an alias.
 
-        :raises PvNameError: for what cannot be one.
+        :raises PvNameError: for a malformed name.
         """
         return self.aliases.get(pv) or PvAddress.parse(pv).own_name
 
     def event(self, name: str, message: str, *, level: Level = Level.INFO, **fields: Any) -> None:
-        """Note that something has happened."""
+        """Record an event."""
         self.write(self.line(RecordKind.EVENT, name=name, message=message, level=level, **fields))
+
+    def forced(self, address: PvAddress, reason: str) -> Record:
+        """Return the line of a PV that is set by force.
+
+        :param reason: why it should not be set.
+        """
+        message = f"set all the same, by force: {reason}"
+        return self.line(RecordKind.EVENT, name="forced", pv=address.text, message=message, level=Level.WARNING)
 
     # -- what a Control tells ---------------------------------------------------------------------------------------
 
     @property
     def _open(self) -> list[int | None]:
-        # A validator may set something itself, within the call that it validates.
+        """The lines by which the calls of this thread began.
+
+        There may be several: a validator may set something itself, within the call that it validates.
+        """
         if not hasattr(self._calls, "open"):
             self._calls.open = []
         calls: list[int | None] = self._calls.open
@@ -99,23 +110,23 @@ class Recorder:
 
     @property
     def in_call(self) -> bool:
-        """Whether this thread is in a call that has begun."""
+        """Whether this thread is in a call whose beginning is recorded."""
         return bool(self._open)
 
     def set_began(
         self, asked: Mapping[str, Any], validators: Mapping[str, Any] | None = None, *, required: bool = False
     ) -> None:
-        """A call is about to send something.
+        """Record that a call is about to send something.
 
-        :param validators: those of our making are told, each where it is new.
-        :param required: whether it must be on disk.
+        :param validators: those of this package are recorded, each where it is new.
+        :param required: whether the line must be on disk.
         :raises JournalWriteError: when it is required, and cannot be written.
         """
         data: dict[str, Any] = {"setpoints": {pv: plain(value) for pv, value in asked.items()}}
         new = {}
         for pv, validator in (validators or {}).items():
             known, told = self._validators.get(pv, (None, None))
-            # Told anew only for another validator: most sets come with the ones of the set before.
+            # Recorded again only for another validator: most sets come with those of the set before.
             if pv in asked and validator is not known:
                 self._validators[pv] = (validator, parts := told_validator(validator))
                 if parts and parts != told:
@@ -126,11 +137,11 @@ class Recorder:
         self._open.append(self.write(begin, required=required, sync=required))
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
-        """One attempt on each has ended."""
+        """Record one attempt on each PV."""
         self.write(*(self._result(RecordKind.PUT, result) for result in results.values()))
 
     def set_finished(self, report: SetReport) -> None:
-        """A call has ended; one that never began gets both its ends here."""
+        """Record the end of a call; and its beginning, where that is not recorded yet."""
         records = [self._result(RecordKind.SETPOINT, result) for result in report.results]
         if not records:
             return
@@ -142,22 +153,24 @@ class Recorder:
         self.write(*records, self.line(RecordKind.SET_END, begin=begin, message=message, level=level))
 
     def read_finished(self, updates: Mapping[str, Update]) -> None:
-        """PVs were read for the user."""
+        """Record what was read for the user."""
         self.write(*self.reads(updates))
 
     def reads(self, updates: Mapping[str, Update]) -> list[Record]:
-        """Make the lines of a read."""
+        """Return the lines of a read."""
         return [self._read(pv, update) for pv, update in updates.items()]
 
     def _read(self, pv: str, update: Update) -> Record:
+        """Return the line of one PV that was read."""
         if isinstance(update, PvError):
             return self.line(RecordKind.READ, pv=pv, level=Level.WARNING, **told_error(update))
-        # Type, limits and choices, once for each PV: they hardly ever change.
+        # Type, limits and choices once for each PV: they hardly ever change.
         is_first = pv not in self._profiled
         self._profiled.add(pv)
         return self.line(RecordKind.READ, pv=pv, **told(update, profile=is_first))
 
     def _result(self, kind: RecordKind, result: PutResult) -> Record:
+        """Return the line of a put, or of a setpoint at the end of its call."""
         seen = {} if result.readback is None else told(result.readback)
         more: dict[str, Any] = {"arrived": plain(result.arrived)} if result.arrived is not None else {}
         if result.tolerance:
@@ -181,7 +194,7 @@ class Recorder:
 
     @contextlib.contextmanager
     def restoring(self, where: str, *, force: bool = False) -> Iterator[dict[str, Any]]:
-        """Enclose a restore; what the dict holds in the end is its outcome."""
+        """Record the beginning and the end of a restore; the dict that it gives takes the outcome."""
         data = {"force": True} if force else None
         begin = self.write(self.line(RecordKind.RESTORE_BEGIN, name=where, data=data), sync=True)
         outcome: dict[str, Any] = {}

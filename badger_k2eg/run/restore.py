@@ -1,6 +1,6 @@
-"""Undoing a run from its record: what it set is put back to where it was, to its best point, or to any evaluation.
+"""Restoring what a run has set, from its record: to the values before, to its best point, or to any evaluation.
 
-Everything goes through ``Control``: guard, locks, validators, read-only. What somebody else has moved since is left
+Everything goes through ``Control``: guard, locks, validators, read-only. What another client has moved since is left
 alone and named, unless it is forced.
 """
 
@@ -14,27 +14,26 @@ from typing import Any
 from ..control import Control
 from ..core.deadline import Deadline
 from ..core.errors import JournalError, NoSuchRecord, SettingsError
-from ..core.model import Outcome, PvAddress, Reading
+from ..core.model import PvAddress, Reading
 from ..core.owner import this_owner
 from ..core.pv_names import own_name
 from ..core.records import Record, RecordKind
 from ..journal import Journal
-from ..journal.query import Query
 from ..journal.reading_fields import update_of
-from ..journal.recorded_run import RecordedRun
+from ..journal.recorded_run import History, RecordedRun
 from . import lost_runs
+from .manifest import validator_of
 from .outside_puts import Outside
 from .pv_locks import locks
 from .recorder import Recorder
 from .restore_plan import Fate, Step, Wanted, carry_out, outcome_of, plan
-from .validators import validator_of
 
 START, BEST = "start", "best"
 _DAMAGED = "line {} of the journal is damaged or was edited: its checksum does not fit"
 
 
 class Restore:
-    """One restore: first look, then do it.
+    """One restore: the plan is made first, then carried out.
 
     ::
 
@@ -46,13 +45,15 @@ class Restore:
     :param control: the way to the PVs, and the options in force.
     :param run: id, unique beginning of one, name, or ``last``.
     :param to: ``start``, ``best``, or the number of an evaluation.
-    :param force: also what somebody else has moved since, what another process has locked, and what stands in lines
-        whose checksum does not fit. It is on record. (A checksum tells of damage; it is no signature.)
-    :param validators: ``{set pv: validator}``, as for a set; None takes those of the run, as far as they are on record:
-        a function of somebody's own is not.
-    :raises NoSuchRecord: for a run, an evaluation or a best one that is not there.
+    :param force: whether to set also what another client has moved since, what another process has locked, and what
+        lines tell whose checksum does not fit. That is recorded. (A checksum reveals damage; it is not a signature.)
+    :param validators: ``{set pv: validator}``, as for a set; None takes those of the run, as far as they are recorded:
+        a user's own function is not.
+    :ivar recorded: the run.
+    :ivar steps: what is to become of each PV, in the order of setting; after ``run``, what has become of it.
+    :raises NoSuchRecord: for a run, an evaluation or a best one that does not exist.
     :raises SettingsError: for a run that goes on.
-    :raises JournalError: where the line by which the run began, or the one that says which was the best, is damaged.
+    :raises JournalError: where the line by which the run began, or the one that tells which was the best, is damaged.
     """
 
     def __init__(
@@ -66,44 +67,45 @@ class Restore:
         validators: Mapping[str, Any] | None = None,
         deadline: Deadline | None = None,
     ) -> None:
-        """Look at what differs."""
+        """Make the plan; nothing is set yet."""
         self.recorded = journal.run(run)
         self.to = str(to)
         self._journal, self._deadline = journal, deadline
         if self.recorded.open and self.recorded.alive is not False:
             raise SettingsError(f"run {self.recorded.id} goes on (or its host is another): stop it before it is undone")
-        if validators is None:
-            validators = {pv: _validator_of(told) for pv, told in self.recorded.validators().items()}
         if not force:
             _check_whole(self.recorded, self.to)
-        # One of its own: what the record says of tolerances goes for the way back alone.
+        history = self.recorded.history(_evaluation(self.recorded, self.to))
+        if validators is None:
+            validators = {pv: _validator_of(told) for pv, told in history.validators.items()}
+        # A Control of its own: the tolerances of the record hold for the restore alone.
         self._control = Control(control.backend, control.settings)
         self._control.record_names = control.record_names
-        declared = {own_name(pv): tolerance for pv, tolerance in self.recorded.tolerances().items()}
+        declared = {own_name(pv): tolerance for pv, tolerance in history.tolerances.items()}
         self._control.tolerances = declared | control.tolerances
-        self._wanted = _wanted(self.recorded, _evaluation(self.recorded, self.to), validators)
+        self._wanted = _wanted(history, validators)
         self._force = force
-        #: What is to become of each PV, in the order of putting back; after ``run``, what has become of it.
         self.steps = self._plan()
 
     @property
     def to_do(self) -> list[Step]:
-        """Those that would be set."""
+        """The steps that would set a PV."""
         return [step for step in self.steps if step.fate is Fate.TO_DO]
 
     def run(self, said: Callable[[Step], object] = lambda step: None) -> list[Step]:
-        """Put back, and record it under the run's own id; gives what became of each PV. Raises nothing about a PV.
+        """Carry out the plan, and record it under the run's own id; return what became of each PV.
 
-        It looks once more first: what has changed since ``steps`` were made, while somebody was asked, is left alone.
+        The PVs are read once more first: what has changed since the plan was made and shown is left alone. A PV that
+        cannot be set raises nothing.
 
         :param said: called with each step as it has ended, and with those that have changed.
         """
         if lost_runs.is_lost(self.recorded):
             lost_runs.close(self._journal, self.recorded)
         recorder = Recorder(self._journal, self.recorded.id, what="restore")
-        # A full disk must not keep the machine from its place: what cannot be recorded is warned of.
-        ours = Outside(recorder, f"{self.recorded.id} (restore)", force=self._force, required=False)
-        control = ours.attach(Control(self._control.backend, self._control.settings))
+        # A full disk must not keep the machine from being restored: what cannot be recorded is warned of.
+        sink = Outside(recorder, f"{self.recorded.id} (restore)", force=self._force, required=False)
+        control = sink.attach(Control(self._control.backend, self._control.settings))
         control.tolerances |= self._control.tolerances
         try:
             with recorder.restoring(self.to, force=self._force) as outcome:
@@ -114,11 +116,12 @@ class Restore:
         return self.steps
 
     def _plan(self) -> list[Step]:
+        """Return what is to become of each PV now."""
         steps = plan(self._control, self._wanted, force=self._force, deadline=self._deadline)
         return [self._with_lock(step) if step.fate is Fate.TO_DO else step for step in steps]
 
     def _with_lock(self, step: Step) -> Step:
-        """Say whose lock is on a PV, where it is another process's."""
+        """Add who has locked a PV, where it is another process."""
         owner = locks().owner(PvAddress.parse(step.pv).own_name)
         if owner is None or (owner.host, owner.pid) == (this_owner().host, os.getpid()):
             return step
@@ -126,7 +129,7 @@ class Restore:
         return replace(step, message=message) if self._force else replace(step, fate=Fate.BLOCKED, message=message)
 
     def _look_again(self, said: Callable[[Step], object]) -> list[Step]:
-        """Plan once more, and take out what nobody has agreed to: a yes is to what was shown."""
+        """Make the plan again, without what was not shown: the user has agreed to what was shown."""
         now = self._plan()
         steps = [_agreed(shown, step, force=self._force) for shown, step in zip(self.steps, now, strict=True)]
         for shown, step in zip(self.steps, steps, strict=True):
@@ -136,10 +139,10 @@ class Restore:
 
 
 def _agreed(shown: Step, now: Step, *, force: bool) -> Step:
-    """Leave a PV alone that is not as it was when it was shown."""
+    """Return the step to take: none for a PV that is not as it was when it was shown."""
     if now.fate is Fate.TO_DO and shown.fate is not Fate.TO_DO:
         return replace(now, fate=Fate.NOT_SENT, message=f"it holds {now.now!r} now, and was: {shown.fate}; look again")
-    # By their texts: NaN is not equal to itself. Without force the plan itself knows what is somebody else's.
+    # By their texts: NaN is not equal to itself. Without force the plan itself finds foreign moves.
     if now.fate is Fate.TO_DO and force and repr(now.now) != repr(shown.now):
         message = f"it holds {now.now!r} now, and held {shown.now!r} when it was looked at"
         return replace(now, fate=Fate.FOREIGN, message=message)
@@ -149,6 +152,7 @@ def _agreed(shown: Step, now: Step, *, force: bool) -> Step:
 
 
 def _evaluation(run: RecordedRun, to: str) -> int:
+    """Return the number of the evaluation that is meant; 0 for the start."""
     if to == START:
         return 0
     if to == BEST:
@@ -160,66 +164,53 @@ def _evaluation(run: RecordedRun, to: str) -> int:
         return run.best
     if not to.isdigit() or to == "0":
         raise SettingsError(f"--to {to}: write start, best, or the number of an evaluation")
-    return run.evaluation(int(to)).number
+    return int(to)
 
 
 def _check_whole(run: RecordedRun, to: str) -> None:
-    """Make sure of the lines that all PVs depend on: how they are reached, and which evaluation is meant."""
+    """Check the lines that all PVs depend on: how they are reached, and which evaluation is meant."""
     for line in (run.first, run.best_line if to == BEST else None):
         if line is not None and (doubt := _doubt(line)) is not None:
-            raise JournalError(f"run {run.id}: {doubt}; nothing was set, --force goes by it all the same")
+            raise JournalError(f"run {run.id}: {doubt}; nothing was set, --force uses it all the same")
 
 
 def _doubt(*lines: Record | None) -> str | None:
-    """Say why what stands in lines must not be put to a machine; None where nothing speaks against it."""
+    """Return why what lines tell must not be put to a machine; None when it may."""
     for line in lines:
         if line is not None and not line.intact:
             return _DAMAGED.format(line.line)
     return None
 
 
-def _wanted(run: RecordedRun, evaluation: int, validators: Mapping[str, Any]) -> list[Wanted]:
-    """Find where every PV that the run has set shall go; the last one that it set first."""
-    written, baseline, one = run.written(), run.baseline(), run.naming()
-    validators = {one(pv): validator for pv, validator in validators.items()}
-    targets, sources = run.setpoints(evaluation), _sources(run, evaluation)
-    lines, validated = run.setpoint_lines(evaluation), run.validator_lines()
-    # What the baseline says needs none of the lines after it.
-    damaged = run.damaged(run.evaluation(evaluation).end) if evaluation else {}
+def _wanted(history: History, validators: Mapping[str, Any]) -> list[Wanted]:
+    """Return where every PV that the run has set is to go; the one that it set last comes first."""
+    written, baseline = history.written, history.baseline
+    validators = {history.one(pv): validator for pv, validator in validators.items()}
+    targets, damaged = history.setpoints, history.damaged
     wanted: dict[str, Wanted] = {}
     for pv in [*(pv for pv in baseline if pv in written), *(pv for pv in written if pv not in baseline)]:
-        record = written[pv].last
-        ours = written[pv].values
-        if not written[pv].sure and pv in baseline and baseline[pv].value is not None:
-            # Nobody is sure of anything that was put: it may hold what it held before.
-            ours += (baseline[pv].value,)
-        doubt = _doubt(lines.get(pv), record, validated.get(pv))
+        line, put = history.lines.get(pv), written[pv]
+        doubt = _doubt(line, put.last, history.validator_lines.get(pv))
         validator = validators.get(pv)
         if isinstance(validator, JournalError):
             doubt, validator = doubt or str(validator), None
         elif pv in damaged:
             doubt = doubt or _DAMAGED.format(damaged[pv])
         elif None in damaged:
-            doubt = doubt or f"line {damaged[None]} of the run can be read no more, and may have set it later"
-        wanted[pv] = Wanted(pv, targets.get(pv), ours, validator, sources.get(pv), doubt, written[pv].way)
+            doubt = doubt or f"line {damaged[None]} of the run cannot be read, and may have set it later"
+        wanted[pv] = Wanted(pv, targets.get(pv), put.held.values, validator, _source(line), doubt, put.way)
     return list(reversed(wanted.values()))
 
 
+def _source(line: Record | None) -> Reading | None:
+    """Return the reading of the baseline that a PV is to go back to; None where it is to go to what was put."""
+    update = update_of(line) if line is not None and line.kind is RecordKind.BASELINE else None
+    return update if isinstance(update, Reading) else None
+
+
 def _validator_of(told: Any) -> Any:
+    """Return the validator that plain values tell, or the error."""
     try:
         return validator_of(told)
     except JournalError as error:
         return error
-
-
-def _sources(run: RecordedRun, evaluation: int) -> dict[str, Reading]:
-    """Give the readings of the baseline, of those PVs that were still there at the end of an evaluation."""
-    found = {pv: update for pv, record in run.baseline().items() if isinstance(update := update_of(record), Reading)}
-    if evaluation:
-        end = run.evaluation(evaluation).end
-        puts = Query(kinds=(RecordKind.PUT, RecordKind.SETPOINT), outcomes=(Outcome.APPLIED,), end=end)
-        one = run.naming()
-        for record in run.records(puts):
-            if (record.evaluation or 0) <= evaluation:
-                found.pop(one(record.pv or ""), None)
-    return found

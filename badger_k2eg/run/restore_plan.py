@@ -1,4 +1,4 @@
-"""Putting setpoints back: what differs, what must be left alone, and what became of each PV.
+"""The restore of setpoints: what differs, what must be left alone, and what became of each PV.
 
 For a run that ends, and for one that ended long ago. Everything goes through ``Control``: guard, lock, validators.
 """
@@ -26,18 +26,18 @@ logger = logging.getLogger("badger_k2eg")
 class Fate(StrEnum):
     """What is to become, or has become, of one PV of a restore."""
 
-    #: It is to be put back.
+    #: It is to be set.
     TO_DO = "to do"
     RESTORED = "restored"
-    #: It is where it shall be.
+    #: It holds the value already.
     THERE = "already there"
-    #: Somebody else has moved it since.
+    #: Another client has moved it since.
     FOREIGN = "moved by somebody else"
-    #: It cannot be read, or nothing is known of where it was.
+    #: It cannot be read, or its value before is not known.
     UNREADABLE = "cannot be read"
-    #: The guard refuses the value: limits have changed, another holds the lock, ...
+    #: The guard refuses the value: limits have changed, another process holds the lock, ...
     BLOCKED = "blocked"
-    #: A command or a tweak: there is no way back.
+    #: A command or a tweak, which cannot be undone.
     RELATIVE = "a command, which cannot be undone"
     READ_ONLY = "read-only"
     #: There was no time left, or the call was cancelled.
@@ -45,19 +45,19 @@ class Fate(StrEnum):
     FAILED = "not restored"
 
 
-#: What leaves the machine other than it shall be.
+#: The fates that leave a PV unrestored.
 UNDONE = (Fate.TO_DO, Fate.FOREIGN, Fate.UNREADABLE, Fate.BLOCKED, Fate.NOT_SENT, Fate.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Where one PV shall go.
+    """Where one PV is to go.
 
-    :ivar value: the value it shall have.
-    :ivar ours: what it may hold by our own doing; anything else is somebody else's.
-    :ivar way: of numbers that were put there in steps, and nobody knows how far: all between the two.
-    :ivar source: the reading that the value was taken from; None where it is one that was set.
-    :ivar doubt: why it must not be trusted; it goes back by force alone.
+    :ivar value: the value to set.
+    :ivar ours: what it may hold because of the run; any other value is a foreign move.
+    :ivar source: the reading that the value was taken from; None for a value that was set.
+    :ivar doubt: why the value must not be trusted; then it is set by force alone.
+    :ivar way: the two ends of a ramp that was cut off at an unknown step; all numbers between them are the run's.
     """
 
     pv: str
@@ -73,7 +73,8 @@ class Wanted:
 class Step:
     """One PV of a restore.
 
-    :ivar now: its value before; None where it cannot be read.
+    :ivar value: the value to set.
+    :ivar now: the value before; None where it cannot be read.
     """
 
     pv: str
@@ -92,10 +93,10 @@ class Step:
 def plan(
     control: Control, wanted: Sequence[Wanted], *, force: bool = False, deadline: Deadline | None = None
 ) -> list[Step]:
-    """Look at what differs; sets nothing.
+    """Return what is to become of each PV; set nothing.
 
-    :param wanted: in the order in which they are to be set.
-    :param force: also what somebody else has moved.
+    :param wanted: in the order in which the PVs are to be set.
+    :param force: whether to set also what another client has moved.
     """
     if not wanted:
         return []
@@ -105,12 +106,12 @@ def plan(
     for each in wanted:
         try:
             addresses.append(PvAddress.parse(each.pv))
-        except PvNameError as error:  # a record that somebody edited
+        except PvNameError as error:  # the record was edited
             by_pv[each.pv] = error
     updates = control.backend.get_many(addresses, patience)
     by_pv.update((address.text, update) for address, update in updates.items())
     if control.settings.depend_on_names:
-        # What is said of a record's own name holds for an alias too; asked for all at once.
+        # Settings for a record's own name hold for an alias too; all names are asked for at once.
         living = [address for address, update in updates.items() if isinstance(update, Reading)]
         control.record_names.learn(control.backend, living, deadline, control.settings.timeout)
     steps = [_step(control, each, by_pv[each.pv], force) for each in wanted]
@@ -118,18 +119,19 @@ def plan(
 
 
 def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bool) -> Step:
+    """Return what is to become of one PV, by what it holds now."""
     step = Step(wanted.pv, wanted.value, validator=wanted.validator)
     if isinstance(update, PvError):
         return replace(step, fate=Fate.UNREADABLE, message=update.message)
     step = replace(step, now=plain(update.value), unit=update.units)
     if wanted.value is None:
-        return replace(step, fate=Fate.UNREADABLE, message="nobody knows where it was")
+        return replace(step, fate=Fate.UNREADABLE, message="its value before is not known")
     if wanted.doubt is not None and not force:
-        return replace(step, fate=Fate.UNREADABLE, message=f"{wanted.doubt}; --force puts it back all the same")
+        return replace(step, fate=Fate.UNREADABLE, message=f"{wanted.doubt}; --force restores it all the same")
     if wanted.doubt is not None:
         step = replace(step, message=f"by force: {wanted.doubt}")
     if (reason := never_a_value(wanted.source, control.settings)) is not None:
-        return replace(step, fate=Fate.UNREADABLE, message=f"nobody knows where it was: {reason}")
+        return replace(step, fate=Fate.UNREADABLE, message=f"its value before is not known: {reason}")
     address = control.record_names.known(PvAddress.parse(wanted.pv))
     if matches(address, control.settings.relative):
         return replace(step, fate=Fate.RELATIVE)
@@ -144,6 +146,7 @@ def _step(control: Control, wanted: Wanted, update: Reading | PvError, force: bo
 
 
 def _checked(control: Control, step: Step, deadline: Deadline) -> Step:
+    """Return the step, blocked where the guard would refuse it."""
     try:
         control.check({step.pv: step.value}, deadline=deadline)
     except SetpointBlocked as error:
@@ -153,9 +156,9 @@ def _checked(control: Control, step: Step, deadline: Deadline) -> Step:
 
 
 def never_a_value(source: Reading | None, settings: Settings) -> str | None:
-    """Say why a setpoint cannot be put back to what was read of it; None when it can.
+    """Return why a setpoint cannot be restored to a reading; None when it can.
 
-    The 0.0 of a record that was never processed is nowhere that it was. A value in a lesser alarm is one.
+    The 0.0 of a record that was never processed is not a value that it had. A value in a lesser alarm is.
     """
     if source is None or source.severity is not Severity.INVALID:
         return None
@@ -163,19 +166,19 @@ def never_a_value(source: Reading | None, settings: Settings) -> str | None:
 
 
 def _is_on(reading: Reading, way: tuple[Any, Any] | None) -> bool:
-    """Whether a number lies between two."""
+    """Return whether a number lies on the way of a ramp."""
     if way is None or not all(is_number(value) for value in (reading.value, *way)):
         return False
     return bool(min(way) <= reading.value <= max(way))
 
 
 def is_at(reading: Reading, value: Any, tolerance: float = 0.0) -> bool:
-    """Whether a PV holds a value, compared in its own type; of an enum also by its label.
+    """Return whether a PV holds a value, compared in its own type; an enum also by its label.
 
-    :param tolerance: how far a record that quantises may rest from it, in its unit.
+    :param tolerance: how far from it a record that quantises may rest, in its unit.
     """
     if isinstance(value, Mapping) and value.keys() == {"value"}:
-        # As it was asked with Fields; a table may have a column of that name.
+        # As asked with Fields; a table may have a column of that name.
         inner = value["value"]
         value = inner if isinstance(inner, Mapping) or reading.type.kind is not Kind.TABLE else value
     if isinstance(value, str) and reading.choices:
@@ -190,10 +193,10 @@ def carry_out(
     deadline: Deadline | None = None,
     said: Callable[[Step], object] = lambda step: None,
 ) -> list[Step]:
-    """Set what is to do, in the order given, and go on where one PV fails.
+    """Set what is to be set, in the order given, and go on where one PV fails; raise nothing.
 
     :param said: called with each step as it has ended.
-    :returns: every step, with what became of it. Raises nothing: the result says all.
+    :returns: every step, with what became of it.
     """
     done = {step.pv: step for step in steps}
     left = [step for step in steps if step.fate is Fate.TO_DO]
@@ -208,12 +211,12 @@ def carry_out(
 
 
 def _set(control: Control, steps: Sequence[Step], deadline: Deadline) -> dict[str, Step]:
-    """Set them in one call; a serial one ends at its first failure.
+    """Set PVs in one call, which ends at its first failure unless it is parallel.
 
-    :returns: those of which something is known now: one at least.
+    :returns: the steps whose fate is known now: one at least.
     """
     validators = {step.pv: step.validator for step in steps if step.validator is not None}
-    # Failures of the run, or of another PV, must not keep this one from its place.
+    # Failures of the run, or of another PV, must not keep this one from being restored.
     control.resume()
     report = None
     try:
@@ -223,7 +226,7 @@ def _set(control: Control, steps: Sequence[Step], deadline: Deadline) -> dict[st
         if isinstance(error, CallCancelled) or report is None or not report.results:
             return _failed(steps, report, first_line(error))
         if isinstance(error, SetpointBlocked) and len(steps) > 1:
-            # All or nothing is right for a step of a run; here one bad PV must not keep the others from their place.
+            # All or nothing is right for a run; here one bad PV must not keep the others from being restored.
             return {pv: step for each in steps for pv, step in _set(control, [each], deadline).items()}
     except ControlError as error:
         return _failed(steps, report, first_line(error))
@@ -243,6 +246,10 @@ def _set(control: Control, steps: Sequence[Step], deadline: Deadline) -> dict[st
 
 
 def _failed(steps: Sequence[Step], report: Any, message: str) -> dict[str, Step]:
+    """Return what became of PVs in a call that was cut short.
+
+    :param message: for those that the report does not tell of.
+    """
     results = {} if report is None else {result.pv: result for result in report.results}
     ended = {}
     for step in steps:
@@ -257,12 +264,12 @@ def _failed(steps: Sequence[Step], report: Any, message: str) -> dict[str, Step]
 
 
 def first_line(error: BaseException) -> str:
-    """Tell an error in one line."""
+    """Return the text of an error in one line."""
     return "; ".join(line for line in str(error).splitlines() if line.strip()) or type(error).__name__
 
 
 def summary(steps: Sequence[Step]) -> str:
-    """Say in one line how a restore went."""
+    """Return how a restore went, in one line."""
     if not steps:
         return "nothing to restore"
     words = [f"{count} {fate}" for fate in Fate if (count := sum(step.fate is fate for step in steps))]
@@ -270,7 +277,7 @@ def summary(steps: Sequence[Step]) -> str:
 
 
 def outcome_of(steps: Sequence[Step]) -> Mapping[str, Any]:
-    """Give a restore's outcome for its line in the journal."""
+    """Return the outcome of a restore for its line in the journal."""
     return {
         "summary": summary(steps),
         "pvs": {step.pv: {"fate": step.fate.value, "message": step.message} for step in steps},

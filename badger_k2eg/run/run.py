@@ -1,6 +1,6 @@
-"""``Run``: from the first set to its one end. Baseline, evaluations, what each PV was set to, and the way back.
+"""``Run``: from the first set to its one end. Baseline, evaluations, what each PV was set to, and the restore.
 
-A run belongs to its process: ``process`` opens and ends it; ``attachment`` tells it what a ``Control`` does.
+A run belongs to its process: ``process`` begins and ends it; ``gate`` tells it what a ``Control`` does.
 """
 
 from __future__ import annotations
@@ -16,30 +16,61 @@ from ..control import Control
 from ..core import clock
 from ..core.backend import Update
 from ..core.deadline import Deadline, under
-from ..core.errors import ControlError, LockRefused, PvError, SettingsError
-from ..core.model import PutResult, PvAddress, Reading, SetReport
+from ..core.errors import ControlError, PvError, SettingsError
+from ..core.model import PutResult, PvAddress, Reading, SetReport, plain
 from ..core.records import Level, Record, RecordKind
 from ..journal import Journal
 from ..journal.reading_fields import told, told_error
 from . import restore_plan
-from .calls import Calls
 from .evaluations import Evaluations
-from .foreign_moves import Watch
-from .moved import Moved
-from .pv_locks import locks
+from .foreign_moves import ForeignMoves
+from .moves import Moved, PendingSets
+from .pv_locks import Claim, locks
 from .recorder import Recorder
 from .settings import RunSettings
 
 logger = logging.getLogger("badger_k2eg")
 
-#: The part of the time for putting back in which it is waited for that each PV has arrived.
+#: The part of the time for the restore in which validators may wait.
 _WITH_VALIDATORS = 0.6
-# Seconds that the end waits for calls of other threads.
+#: Seconds that the end waits for calls of other threads.
 _CALLS_END = 10.0
 
 
+class State(StrEnum):
+    """Where a run is on the way to its end."""
+
+    #: Sets go through.
+    OPEN = "open"
+    #: There is a reason to end; nothing is set any more.
+    STOPPING = "stopping"
+    #: One thread ends it; that thread alone may set.
+    ENDING = "ending"
+    ENDED = "ended"
+
+
+class Event(StrEnum):
+    """What brings a run to its end."""
+
+    #: A signal, STOP of the status PVs, Stop in Badger's window.
+    STOP = "stop"
+    #: The outermost frame was left, the process exits, another run begins.
+    END = "end"
+    #: The machine is restored where the policy says so, and the record is complete.
+    DONE = "done"
+
+
+#: The state that each event leads to; a pair that is not listed changes nothing.
+TRANSITIONS: Mapping[tuple[State, Event], State] = {
+    (State.OPEN, Event.STOP): State.STOPPING,
+    (State.OPEN, Event.END): State.ENDING,
+    (State.STOPPING, Event.END): State.ENDING,
+    (State.ENDING, Event.DONE): State.ENDED,
+}
+
+
 class Reason(StrEnum):
-    """Why a run ended. The fourth, ``lost``, is found by whoever comes after it."""
+    """Why a run ended. The fourth, ``lost``, is found by the run that comes after it."""
 
     SUCCESS = "success"
     STOPPED = "stopped"
@@ -51,11 +82,12 @@ class Run:
     """One run.
 
     :param journal: where its record goes; None keeps none.
-    :param manifest: what it is a run of, for its record.
+    :param manifest: describes the run: environment, interface, options, user.
     :param settings: what becomes of the machine at its end.
     :param deadline: ends every call of the run when it is cancelled.
     :param holds: whether it keeps the locks of its PVs until its end; otherwise for the time of each call.
-    :ivar reason: why it ended, or is about to; None while it goes on.
+    :ivar state: where it is on the way to its end, by ``TRANSITIONS``.
+    :ivar reason: why it ended, or is about to; None while it is open. The first one is kept.
     :ivar message: the same in words.
     """
 
@@ -68,7 +100,7 @@ class Run:
         *,
         holds: bool = True,
     ) -> None:
-        """Keep the parts; nothing is on disk before the first set."""
+        """Keep the parts; nothing is written to disk before the first set."""
         self.id = Journal.new_run_id()
         self.recorder = Recorder(journal, self.id)
         self.evaluations = Evaluations(self.recorder)
@@ -76,59 +108,57 @@ class Run:
         self.settings = settings
         self.deadline = deadline
         self.holds = holds
+        self.state = State.OPEN
         self.reason: Reason | None = None
         self.message = ""
-        #: What the last call that failed raised; None after one that went well.
+        #: What the last call raised; None after one that succeeded.
         self.failure: BaseException | None = None
-        #: Called when it is stopped, or has failed, before anything is put back; an error in one is logged.
+        #: Called when it is stopped, or has failed, before anything is restored; an error in one is logged.
         self.on_cancelled: list[Callable[[Run], object]] = []
         self.on_exception: list[Callable[[Run, BaseException | None], object]] = []
         #: Called with the run when it begins (its baseline is on disk), and when it has ended.
         self.on_begin: list[Callable[[Run], object]] = []
         self.on_end: list[Callable[[Run], object]] = []
-        #: Called when nothing is set any more, and its end is not on record yet.
+        #: Called when nothing is set any more, and its end is not recorded yet.
         self.before_end: list[Callable[[], object]] = []
-        #: Said at the end, in its record: ``archive``, ``best``, ...
+        #: More for the record of its end: ``archive``, ``best``, ...
         self.outcome: dict[str, Any] = {}
         self.moved: dict[str, Moved] = {}
-        self.watch = Watch(self)
+        self.foreign_moves = ForeignMoves(self.moved, self._moved_by_another, f"watch {self.id}")
+        self.pending = PendingSets()
         self._paused: str | None = None
         self.restored: list[restore_plan.Step] = []
         self.ended = clock.event()
         self._lock = threading.RLock()
+        # Taken in signal handlers too: nothing inside waits, and what comes in between only leads further.
+        self._moving_on = threading.RLock()
         self._begin: int | None = None
-        self._locked: list[str] = []
+        self._claim: Claim | None = None
         self._locking = threading.Lock()
-        self.calls = Calls()
         self._ender: int | None = None
-        self._end_began = False
 
     @property
     def began(self) -> bool:
-        """Whether it is on record."""
+        """Whether its beginning is recorded."""
         return self._begin is not None
 
     @property
     def stopping(self) -> bool:
-        """Whether it has ended, or is about to: nothing is set any more but what belongs to its end."""
-        return self.reason is not None and not self.is_closing
-
-    # -- before a put -----------------------------------------------------------------------------------------------
+        """Whether it has ended, or is about to: nothing is set any more except by the thread that ends it."""
+        return self.state is not State.OPEN and not self.is_closing
 
     @property
     def is_closing(self) -> bool:
-        """Whether this very thread is bringing it to its end."""
+        """Whether the calling thread is ending it."""
         return self._ender == threading.get_ident()
 
-    def pause(self, reason: str) -> None:
-        """Refuse the next set. Whoever asks again (Retry in Badger's window) has read why, and goes on."""
-        self._paused = reason
+    # -- before a put -----------------------------------------------------------------------------------------------
 
     def _over(self) -> str:
         return f"run {self.id} is over: {self.message or self.reason}"
 
     def why_not(self) -> str | None:
-        """Say why nothing may be set now."""
+        """Return why nothing may be set now; a pause refuses one set, as the user who retries has read why."""
         if self.stopping:
             return self._over()
         if self.is_closing:
@@ -137,42 +167,44 @@ class Run:
         return reason
 
     @contextlib.contextmanager
-    def locked(self, addresses: list[PvAddress]) -> Iterator[dict[PvAddress, str]]:
+    def locked(self, addresses: list[PvAddress], *, force: bool = False) -> Iterator[dict[PvAddress, str]]:
         """Hold the locks of these PVs, those called by an alias by both names: for the call, or until the run ends.
 
+        :param force: whether to lock all the same those that can be locked, when others cannot.
         :returns: on entry, which may not be written, and why.
         """
-        registry = locks()
-        names = list(dict.fromkeys(name for address in addresses for name in address.names))
-        if lost := set(registry.lost(names)):
-            reason = "its lock was taken away (badger-k2eg unlock --force): somebody else may set it"
-            yield {address: reason for address in addresses if lost.intersection(address.names)}
-            return
+        # Of a run that has released its locks (it ended meanwhile) none is kept beyond the call.
+        with self._locking:
+            keeps = self.holds and not self.ended.is_set()
+            claim = (self._claim if keeps else None) or locks().claim(self.id)
+            if keeps:
+                self._claim = claim
+            try:
+                refused = claim.add(addresses, force=force)
+            except SettingsError as error:
+                refused = dict.fromkeys(addresses if force else addresses[:1], str(error))
         try:
-            # One thread after the other: a lock that is taken twice would have to be given back twice.
-            with self._locking:
-                # Of a run that has given its locks back (it ended meanwhile) none is kept beyond the call.
-                keeps = self.holds and not self.ended.is_set()
-                new = [name for name in names if name not in self._locked] if keeps else names
-                registry.take(new, run=self.id)
-                if keeps:
-                    self._locked += new
-        except (LockRefused, SettingsError) as error:
-            refused = [a for a in addresses if isinstance(error, LockRefused) and error.pv in a.names]
-            yield {(refused or addresses)[0]: str(error)}
-            return
-        try:
-            yield {}
+            yield refused
         finally:
             if not keeps:
-                registry.give(new)
+                claim.close()
 
     def replaced(self, before: Control, control: Control) -> None:
-        """Other options are in force: they go for the way back and for the watch too."""
+        """Use another Control, with other options, for the restore and the watch too."""
         names = [name for name, moved in self.moved.items() if moved.control is before]
         for name in names:
             self.moved[name].control = control
-        self.watch.renew(names)
+        self.foreign_moves.renew(names)
+
+    def _moved_by_another(self, moved: Moved, reading: Reading) -> None:
+        """Record a foreign move, and pause where the settings say so."""
+        last = " or ".join(dict.fromkeys(repr(plain(value)) for value in moved.held.values))
+        message = f"{moved.pv} was moved by somebody else to {reading.plain!r}; this run had set {last}"
+        logger.warning("run %s: %s", self.id, message)
+        fields = told(reading) | {"message": message}
+        self.recorder.event("foreign move", level=Level.WARNING, pv=moved.pv, **fields)
+        if self.settings.on_foreign_move == "pause":
+            self._paused = f"paused: {message}"
 
     def set_began(
         self,
@@ -183,11 +215,11 @@ class Run:
         may_set: Callable[[], list[str]],
         point: Mapping[str, Any] | None = None,
     ) -> str | None:
-        """Take the baseline of what is set for the first time, and open an evaluation for a new point.
+        """Record the baseline of PVs that are set for the first time, and open an evaluation for a new point.
 
-        :param may_set: gives the PVs that are to be in the baseline too.
+        :param may_set: returns the PVs that are to be in the baseline too.
         :param point: what the optimizer asked for, where this call is only a part of the way there.
-        :returns: why nothing may be sent.
+        :returns: why nothing may be sent; None when it may.
         """
         with self._lock:
             if (reason := self.why_not()) is not None:
@@ -209,10 +241,12 @@ class Run:
         return None
 
     def _open_without_baseline(self) -> None:
+        """Record the beginning of a run that has set nothing yet."""
         if not self.began:
             self._open(self.recorder.write(self.recorder.line(RecordKind.RUN_BEGIN, data=self.manifest)))
 
     def _open(self, line: int | None) -> None:
+        """Call the hooks of the beginning, once."""
         if self._begin is None:
             self._begin = line or 0
             _call_all(self.on_begin, self)
@@ -220,6 +254,7 @@ class Run:
     def _baseline(
         self, control: Control, before: Mapping[PvAddress, Reading], may_set: Callable[[], list[str]]
     ) -> list[Record]:
+        """Return the lines of a baseline, with the PVs that the run may come to set."""
         records = []
         is_first = not self.moved
         if not self.began:
@@ -239,24 +274,27 @@ class Run:
         return records
 
     def _forget(self, before: Mapping[PvAddress, Reading]) -> None:
-        for name in [a.own_name for a in before if a.own_name in self.moved and not self.moved[a.own_name].ours]:
-            del self.moved[name]
+        """Drop PVs whose baseline could not be written, as nothing was sent to them."""
+        for address in before:
+            if (moved := self.moved.get(address.own_name)) is not None and not moved.held.values:
+                del self.moved[address.own_name]
         self.recorder.aliases.clear()
 
     # -- what a Control tells ---------------------------------------------------------------------------------------
 
     def puts_attempted(self, results: Mapping[PvAddress, PutResult]) -> None:
-        """One attempt on each has ended."""
+        """Record one attempt on each PV."""
         for address, result in results.items():
-            self._wrote(address.own_name, result, is_last=False)
+            self._wrote(address.own_name, result, ended=False)
         self.recorder.puts_attempted(results)
 
-    def _wrote(self, name: str, result: PutResult, *, is_last: bool) -> None:
+    def _wrote(self, name: str, result: PutResult, *, ended: bool) -> None:
+        """Take the outcome of a put into account."""
         if (moved := self.moved.get(name)) is not None:
-            moved.wrote(result, is_last=is_last)
+            moved.wrote(result, ended=ended)
 
     def set_finished(self, report: SetReport, point: Mapping[str, Any] | None = None) -> None:
-        """A call has ended; one that was refused, or only to be logged, begins the record as well."""
+        """Record the end of a call; a call that was refused, or only logged, begins the record as well."""
         if not report.results:
             return
         self._open_without_baseline()
@@ -264,15 +302,15 @@ class Run:
             self.evaluations.at(point or {result.pv: result.asked for result in report.results})
         for result in report.results:
             with contextlib.suppress(PvError):
-                self._wrote(self.recorder.own_name(result.pv), result, is_last=True)
+                self._wrote(self.recorder.own_name(result.pv), result, ended=True)
         if not report.ok:
             self.evaluations.has_failed()
         self.recorder.set_finished(report)
 
     def unguarded(self, message: str, point: Mapping[str, Any], measured: Mapping[str, Any]) -> None:
-        """An evaluation has ended of which nothing was set here.
+        """Record an evaluation whose sets did not come through a Control.
 
-        :param message: what is missing: said once, and again at its end.
+        :param message: what is missing: recorded once, and again at the end of the run.
         """
         with self._lock:
             self._open_without_baseline()
@@ -284,30 +322,38 @@ class Run:
             self.evaluations.close()
 
     def read_finished(self, updates: Mapping[str, Update]) -> None:
-        """PVs were read for the user."""
+        """Record what was read for the user."""
         self.evaluations.read(updates)
 
     def is_best(self, objectives: Mapping[str, float]) -> None:
-        """The newest evaluation is the best so far."""
+        """Record that the newest evaluation is the best so far."""
         if self.began:
             self.evaluations.is_best(objectives)
 
     # -- the end ----------------------------------------------------------------------------------------------------
 
     def stop(self, message: str, reason: Reason = Reason.STOPPED) -> None:
-        """End every call of the run at once; the first reason is kept. May be called in a signal handler.
+        """Cancel every call of the run at once; the first reason is kept. Safe in a signal handler.
 
-        What belongs to its end (hooks, restore, the record) is done by ``process``, where no lock is held.
+        ``process`` sees to the end itself (hooks, restore, record), where no lock is held.
         """
-        if self.reason is None:
-            self.message = message
-            self.reason = reason
-        self.calls.deny(self._over())
+        self._move_on(Event.STOP, reason, message)
+        self.pending.deny(self._over())
         self.deadline.cancel(message)
+
+    def _move_on(self, event: Event, reason: Reason | None = None, message: str = "") -> bool:
+        """Take the transition of an event; return whether there is one."""
+        with self._moving_on:
+            if (state := TRANSITIONS.get((self.state, event))) is None:
+                return False
+            if self.reason is None:
+                self.message, self.reason = message, reason
+            self.state = state
+            return True
 
     @contextlib.contextmanager
     def closing(self, seconds: float | None = None) -> Iterator[Deadline]:
-        """Let this thread, and no other, set PVs at the end of the run, with a deadline of their own."""
+        """Let the calling thread, and no other, set PVs at the end of the run, with a deadline of its own."""
         before, self._ender = self._ender, threading.get_ident()
         self.evaluations.close()
         deadline = Deadline.alone(self.settings.restore_timeout if seconds is None else seconds)
@@ -318,37 +364,38 @@ class Run:
             self._ender = before
 
     def end(self, reason: Reason, message: str = "") -> bool:
-        """End it: hooks, policy, record, locks. Runs once; whoever comes second waits for it.
+        """End it: hooks, policy, record, locks. Runs once; a second call waits for the first.
 
-        :returns: whether it was this call that ended it.
+        :returns: whether this call has ended it.
         """
-        with self._lock:
-            is_first, self._end_began = not self._end_began, True
-        if not is_first:
+        if not self._move_on(Event.END, reason, message):
             if not self.is_closing:
                 self.ended.wait(self.settings.restore_timeout + 5.0)
             return False
-        if self.reason is None:
-            self.reason, self.message = reason, message
-        self.calls.deny(self._over())
-        if not self.calls.wait(_CALLS_END):
-            logger.warning("run %s: a set is still under way in another thread; it sends nothing more", self.id)
-        self.watch.close()
+        # Each step is taken even if the one before is interrupted: Ctrl-C may come again while it waits.
         try:
-            with self.closing() as deadline:
-                self._follow_policy(deadline)
+            self.pending.deny(self._over())
+            if not self.pending.wait(_CALLS_END):
+                logger.warning("run %s: a set of another thread has not ended; it sends nothing more", self.id)
         finally:
-            _call_all(self.before_end)
-            self._write_end()
-            # Last: as long as it is not on record that the run has ended, nobody else may begin.
-            with self._locking:
-                locks().give(self._locked)
-                self._locked = []
-                self.ended.set()
-            _call_all(self.on_end, self)
+            try:
+                self.foreign_moves.close()
+                with self.closing() as deadline:
+                    self._follow_policy(deadline)
+            finally:
+                _call_all(self.before_end)
+                self._write_end()
+                # Last: until the end is recorded, no other run may set these PVs.
+                with self._locking:
+                    if self._claim is not None:
+                        self._claim.close()
+                    self._move_on(Event.DONE)
+                    self.ended.set()
+                _call_all(self.on_end, self)
         return True
 
     def _follow_policy(self, deadline: Deadline) -> None:
+        """Call the hooks of the reason, and restore where the policy says so."""
         stopped, failed = self.reason is Reason.STOPPED, self.reason is Reason.FAILED
         if stopped:
             _call_all(self.on_cancelled, self)
@@ -359,9 +406,9 @@ class Run:
             self.restore(deadline)
 
     def restore(self, deadline: Deadline | None = None, *, force: bool = False) -> list[restore_plan.Step]:
-        """Put every PV that the run has set back where it was, in reverse order; raises nothing.
+        """Restore every PV that the run has set to its value before, in reverse order; raises nothing.
 
-        What somebody else has moved since is left alone, unless ``force``.
+        What another client has moved since is left alone, unless ``force``.
         """
         deadline, self.restored = deadline or Deadline(), []
         with self.recorder.restoring("start") as outcome:
@@ -373,8 +420,8 @@ class Run:
                 steps = restore_plan.plan(control, _wanted(group), force=force, deadline=deadline)
                 part = deadline.child(_WITH_VALIDATORS * min(deadline.remaining(), self.settings.restore_timeout))
                 done = {step.pv: step for step in restore_plan.carry_out(control, steps, deadline=part)}
-                # A validator that took all the time must not keep the other PVs from their place. They are looked at
-                # once more: somebody may have moved them meanwhile.
+                # A validator that took all the time must not keep the other PVs from being restored. They are read
+                # once more: another client may have moved them meanwhile.
                 late = [m for m in group if m.pv in done and done[m.pv].fate is restore_plan.Fate.NOT_SENT]
                 if late and not deadline.expired:
                     again = restore_plan.plan(control, _wanted(late, validated=False), force=force, deadline=deadline)
@@ -389,6 +436,7 @@ class Run:
         return self.restored
 
     def _write_end(self) -> None:
+        """Record the end of a run that is on record."""
         if not self.began:
             return
         data = {"evaluations": self.evaluations.count, **self.outcome}
@@ -406,28 +454,29 @@ class Run:
             data=data,
         )
         with contextlib.suppress(ControlError, OSError):
-            # A full disk at the end: the journal has warned of it, and the machine matters more.
+            # A full disk at the end: the journal has warned of it, and the machine is more important.
             self.recorder.write(record, sync=True)
 
     @property
     def place(self) -> str:
-        """Where its record is, for people; empty where none is kept."""
+        """Where its record is, as a text for the user; empty where none is kept."""
         journal = self.recorder.journal
         return "" if journal is None else str(journal.directory)
 
 
 def _wanted(group: Sequence[Moved], *, validated: bool = True) -> list[restore_plan.Wanted]:
-    """Say where the PVs of a run go back to."""
+    """Return where the PVs of a run go back to, those to which something was sent."""
     return [
-        restore_plan.Wanted(m.pv, m.before.value, m.ours, m.validator if validated else None, m.before)
+        restore_plan.Wanted(m.pv, m.before.value, m.held.values, m.validator if validated else None, m.before)
         for m in group
-        if m.ours
+        if m.held.values
     ]
 
 
 def _call_all(hooks: list[Callable[..., object]], *arguments: Any) -> None:
+    """Call every hook; an error in one is logged."""
     for hook in list(hooks):
         try:
             hook(*arguments)
-        except Exception:  # a hook is not ours; it must not keep the run from its end, nor hide why it ended
+        except Exception:  # a user's hook must not keep the run from its end, nor hide why it ended
             logger.exception("a hook of the run failed")

@@ -31,7 +31,7 @@ class RunSettings(BaseModel):
 
 
 def load() -> RunSettings:
-    """Read the options.
+    """Return the options.
 
     :raises SettingsError: naming the wrong one and its source.
     """

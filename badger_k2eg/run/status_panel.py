@@ -1,4 +1,4 @@
-"""What ties a run to its status PVs: who owns the prefix, what is shown, and STOP."""
+"""Ties a run to its status PVs: who owns the prefix, what is shown, and STOP."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .run import Run
 
 logger = logging.getLogger("badger_k2eg")
 
-#: Seconds to look for another run on another host.
+#: Seconds to look for a run on another host.
 _PATIENCE = 1.0
 
 
 def claimed(control: Control, run: Run) -> str | None:
-    """Say who else runs under our prefix: the younger run yields. Advisory: it is as good as the network.
+    """Return why the run may not begin: an older run uses the prefix. Advisory, as it depends on the network.
 
-    :param run: asked about before its first set only.
+    :param run: checked before its first set only.
     """
     name = status_pvs.load().name if run.holds and not run.began else None
     if name is None:
@@ -33,7 +33,10 @@ def claimed(control: Control, run: Run) -> str | None:
 
 
 def serve(run: Run, stop: Callable[[str], object]) -> None:
-    """Serve the status PVs of a run that begins, until it ends."""
+    """Serve the status PVs of a run until it ends.
+
+    :param stop: called with a message when STOP is put.
+    """
     name = status_pvs.load().name
     if name is None or not run.holds:
         return

@@ -1,13 +1,13 @@
-"""``StatusPvs``: what a run does, for operator panels; and a PV that stops it.
+"""``StatusPvs``: PVs that tell operator panels what a run does; and a PV that stops it.
 
-A PVAccess server in the run's own process, for as long as the run; off unless a prefix is set. Stopped around every
-fork: a live one hangs the child. Imports p4p's server, inside functions only; knows no run.
+A PVAccess server in the run's own process, for as long as the run; off unless a prefix is set. It is stopped around
+every fork, as a live one hangs the child. Imports p4p's server, inside functions only; independent of ``Run``.
 
 ==================  ======  ==========================================================
 PREFIX:OWNER        string  user, host and process; empty once the run has ended
 PREFIX:RUN          string  the id of the run
 PREFIX:EVALUATION   int     number of the present evaluation, from 1
-PREFIX:BEST         double  the best objective so far; NaN where nobody says
+PREFIX:BEST         double  the best objective so far; NaN where none is known
 PREFIX:HEARTBEAT    int     seconds that the run has lasted, counted up once a second
 PREFIX:STOP         int     put 1 to stop the run, safely, as Stop in Badger's window does
 ==================  ======  ==========================================================
@@ -28,7 +28,7 @@ from ..core import clock, fork, settings
 logger = logging.getLogger("badger_k2eg")
 
 _TYPES = {"OWNER": "s", "RUN": "s", "EVALUATION": "i", "BEST": "d", "HEARTBEAT": "i", "STOP": "i"}
-# What was inherited from a parent, kept so that nobody destroys it.
+# What was inherited from a parent: kept, as destroying it in the child hangs.
 _inherited: list[Any] = []
 
 
@@ -46,7 +46,7 @@ class StatusSettings(BaseModel):
 
 
 def load() -> StatusSettings:
-    """Read the options.
+    """Return the options.
 
     :raises SettingsError: naming the wrong one and its source.
     """
@@ -59,11 +59,11 @@ class StatusPvs:
     :param prefix: without a colon at its end.
     :param owner: user, host and process.
     :param run: id of the run.
-    :param stop: called with who it was when somebody puts something to STOP; must return at once.
+    :param stop: called with a message that names the client when STOP is put; must return at once.
     """
 
     def __init__(self, prefix: str, owner: str, run: str, stop: Callable[[str], object]) -> None:
-        """Serve them."""
+        """Start the server."""
         self._prefix = prefix
         self._stop = stop
         self._conf: dict[str, str] = {}
@@ -75,6 +75,7 @@ class StatusPvs:
         threading.Thread(target=self._beat, name=f"heartbeat {prefix}", daemon=True).start()
 
     def _make(self, owner: str, run: str) -> dict[str, Any]:
+        """Return the PVs, with their first values."""
         from p4p.nt import NTScalar
         from p4p.server.thread import SharedPV
 
@@ -86,17 +87,18 @@ class StatusPvs:
             pv.post(wanted)
             operation.done()
             if wanted:
-                self._stop(f"{self._prefix}:STOP by {operation.account() or 'somebody'} at {operation.peer()}")
+                self._stop(f"{self._prefix}:STOP by {operation.account() or 'an unknown user'} at {operation.peer()}")
 
         pvs["STOP"].put(put)
         return pvs
 
     def _serve(self) -> None:
+        """Start a server of the PVs."""
         from p4p.server import Server
 
         provider = {f"{self._prefix}:{name}": pv for name, pv in self._pvs.items()}
         self._server = Server(providers=[provider], conf=self._conf, useenv=not self._conf)
-        # The same ports after a fork: clients come back by themselves.
+        # The same ports after a fork: clients reconnect by themselves.
         self._conf = self._conf or dict(self._server.conf())
 
     def evaluation(self, number: int) -> None:
@@ -108,13 +110,14 @@ class StatusPvs:
         self._pvs["BEST"].post(value)
 
     def _beat(self) -> None:
+        """Count the seconds until the end."""
         seconds = 0
         while not self._ended.wait(1.0):
             seconds += 1
             self._pvs["HEARTBEAT"].post(seconds)
 
     def close(self) -> None:
-        """Say that nobody is the owner, and end."""
+        """Clear OWNER, and stop the server."""
         self._ended.set()
         fork.unregister(self)
         if self._server is not None:
@@ -128,12 +131,12 @@ class StatusPvs:
             self._server.stop()
 
     def after_fork_in_parent(self) -> None:
-        """Serve again."""
+        """Start the server again."""
         if self._server is not None and not self._ended.is_set():
             self._serve()
 
     def after_fork_in_child(self) -> None:
-        """Serve nothing: the run is the parent's."""
+        """Serve nothing: the run stays with the parent."""
         _inherited.append((self._server, self._pvs))
         self._server = None
         self._ended.set()

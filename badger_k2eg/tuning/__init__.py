@@ -1,11 +1,12 @@
-"""Knobs and observables: what is turned, what must hold, what is measured, and when a value counts. Knows no Badger.
+"""Knobs, conditions and observables: what is moved, what must hold, and what is measured. Does not know Badger.
 
-What facilities write by hand today: a setpoint with another PV as readback, done when a status clears, time to settle,
-approached from one side against hysteresis, bounds from the record. The ``Mover`` sets through Control alone.
+A knob is a setpoint with, for example, another PV as readback, a status PV that clears when it is done, a time to
+settle, an approach from one side against hysteresis, and bounds from its record. The ``Mover`` sets through Control
+alone.
 
-An optimizer that is fed with beam data from before its move is wrong in silence. So a value counts only when it was
-taken after the move: an update that has arrived since, or a record that has been processed since (its time has changed,
-though its value has not: a record posts nothing then). The clocks of host and IOC need not agree for that.
+An optimizer that gets beam data from before its move is silently wrong. So a value counts only if it was taken after
+the move: an update that has arrived since, or a record that has been processed since (its time has changed, though its
+value has not: a record posts nothing then). The clocks of host and IOC need not agree for that.
 """
 
 from .conditions import Condition, wait_for

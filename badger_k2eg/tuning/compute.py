@@ -1,52 +1,36 @@
-"""From what was taken of each PV to the observables: masks, reducers, formulas, and what is wrong with them. Pure."""
+"""Observables from readings: masks, reducers, formulas, and their errors. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..core.errors import PvError, PvInvalid, ReadError, read_failure
 from ..core.model import Reading
 from ..core.printable import printable
-from .observables import Buffer, Expression, Measurable, Observable, Sample
-from .reducers import reducer
+from .observables import Buffer, Expression, Measurable, Observable, Sample, reducer
 
-if TYPE_CHECKING:
-    from .sampler import _Take
-
-#: Name of the observable, and of its part.
+#: The name of an observable, and of one of its parts.
 Key = tuple[str, str]
 
 
 def is_single(what: Measurable) -> bool:
-    """Whether one reading of each of its PVs is all that it takes."""
+    """Whether it needs only one reading of each of its PVs."""
     return all(isinstance(leaf, Observable) and leaf.samples == 1 for leaf in leaves_of(what).values())
 
 
 def newest_of(leaves: Mapping[Key, Observable | Buffer], taken: Mapping[Key, Sequence[Reading]]) -> dict[str, Reading]:
-    """Give the newest reading of each PV that must be fresh."""
+    """Return the newest reading of each PV that must be fresh."""
     fresh = {key for key, leaf in leaves.items() if isinstance(leaf, Buffer) or leaf.fresh}
     return {leaves[key].pv: taken[key][-1] for key in fresh if taken.get(key)}
 
 
 def leaves_of(what: Measurable) -> dict[str, Observable | Buffer]:
-    """Give what it is made of, by the names in its formula."""
+    """Return its parts, by the names in its formula."""
     return dict(what.parts) if isinstance(what, Expression) else {"": what}
-
-
-def results_of(takes: Mapping[Key, _Take]) -> tuple[dict[Key, list[Reading]], dict[Key, PvError]]:
-    """Give the readings of each, or why there are too few."""
-    taken: dict[Key, list[Reading]] = {}
-    errors: dict[Key, PvError] = {}
-    for key, take in takes.items():
-        try:
-            taken[key] = take.result()
-        except PvError as error:
-            errors[key] = error
-    return taken, errors
 
 
 def masks_of(
@@ -54,7 +38,7 @@ def masks_of(
     taken: Mapping[Key, list[Reading]],
     errors: dict[Key, PvError],
 ) -> dict[tuple[str, int], Any]:
-    """Find, for each group of buffers, the points that are good in all of them; a buffer too short is an error."""
+    """Return, for each group of buffers, which points are finite in all; add an error for a buffer too short."""
     masks: dict[tuple[str, int], Any] = {}
     for key, leaf in leaves.items():
         if not isinstance(leaf, Buffer) or key not in taken:
@@ -71,13 +55,13 @@ def masks_of(
 
 
 def _tail(leaf: Buffer, reading: Reading) -> Any:
-    """Take the newest points.
+    """Return the newest points of a buffer.
 
     :raises PvInvalid: when the buffer has fewer.
     """
     values = np.asarray(reading.value, dtype=float)
     if values.ndim != 1 or len(values) < leaf.points:
-        raise PvInvalid(leaf.pv, f"the buffer has {values.size} points, and {leaf.points} are wanted")
+        raise PvInvalid(leaf.pv, f"the buffer has {values.size} points, and {leaf.points} are needed")
     return values[-leaf.points :]
 
 
@@ -89,9 +73,9 @@ def sample_of(
     errors: Mapping[Key, PvError],
     masks: Mapping[tuple[str, int], Any],
 ) -> Sample:
-    """Make an observable of what was taken.
+    """Return the value of an observable, from the readings of its parts.
 
-    :raises PvError: when one of its parts is missing, or the formula fails.
+    :raises PvError: when a part is missing, or the formula fails.
     """
     values: dict[str, Any] = {}
     readings: list[Reading] = []
@@ -125,16 +109,16 @@ def _reduced(leaf: Observable | Buffer, got: Sequence[Reading], masks: Mapping[t
     if leaf.reduce == "none":
         return values[-1]
     try:
-        # An array is reduced by itself, shot by shot, and then the shots.
+        # Each array is reduced by itself, and then the results.
         return reduce([reduce(value) if np.ndim(value) else value for value in values])
     except (TypeError, ValueError):
         raise PvInvalid(leaf.pv, f"{values[-1]!r} cannot be reduced by {leaf.reduce}") from None
 
 
 def hertz(pv: str, reading: Reading) -> float:
-    """Read a rate: a number, or a label like ``120 Hz``.
+    """Return a rate in Hz, from a number or a label like ``120 Hz``.
 
-    :raises PvInvalid: when there is no beam to wait for.
+    :raises ReadError: when it is zero: there is no beam to wait for.
     """
     text = reading.label if reading.label is not None else str(reading.value)
     number = re.match(r"\s*([0-9.]+)", text)
@@ -145,6 +129,6 @@ def hertz(pv: str, reading: Reading) -> float:
 
 
 def failure_of(errors: Mapping[str, PvError], values: Mapping[str, Any]) -> ReadError:
-    """Make the error of a measurement, one line for each observable."""
+    """Return the error of a measurement, with one line for each observable."""
     lines = [str(error) if error.pv in (name, "") else printable(f"{name}: {error}") for name, error in errors.items()]
     return read_failure(errors, values, "\n".join(lines))

@@ -1,7 +1,4 @@
-"""Arithmetic that comes as a text from a declaration or a window: parsed once, never given to ``eval``.
-
-Pure; imports numpy alone.
-"""
+"""``Formula``: arithmetic written as a text, in a declaration or a window. Parsed once, never passed to ``eval``."""
 
 from __future__ import annotations
 
@@ -50,36 +47,36 @@ class Formula:
     """A formula over named values: ``Formula("sqrt(x * y)", {"x", "y"})(x=1.0, y=4.0)``.
 
     :param text: numbers, names, ``+ - * / // % **``, comparisons, ``a if b else c``, and calls of ``FUNCTIONS``.
-    :param names: the values that it may speak of.
-    :raises ValueError: naming what it cannot be.
+    :param names: the values that it may use.
+    :raises ValueError: naming what is not allowed in it.
     """
 
     def __init__(self, text: str, names: Collection[str]) -> None:
-        """Parse it; nothing of it is run."""
+        """Parse the text; nothing of it is evaluated."""
         if not isinstance(text, str):
-            raise ValueError(f"a formula is a text, not {text!r}")
+            raise ValueError(f"a formula must be a text, not {text!r}")
         self.text = text
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
             raise ValueError(f"{text!r} is not a formula: {error.msg}") from None
         nodes = list(ast.walk(self._tree))
-        # What is called is a function; the same word may be a value elsewhere.
+        # A name that is called is a function; elsewhere the same name may be a value.
         called = [node.func for node in nodes if isinstance(node, ast.Call)]
         values = [n for n in nodes if isinstance(n, ast.Name) and not (n in called and n.id in FUNCTIONS)]
         self.names = {node.id for node in values}
         if unknown := self.names - set(names) - _CONSTANTS.keys():
             known = ", ".join(sorted(names)) or "none"
-            raise ValueError(f"formula {text!r}: nothing says what {', '.join(sorted(unknown))} is (known: {known})")
+            raise ValueError(f"formula {text!r}: unknown name {', '.join(sorted(unknown))} (known: {known})")
         self._check(self._tree)
 
     def __repr__(self) -> str:
         return f"Formula({self.text!r})"
 
     def __call__(self, **values: Any) -> Any:
-        """Work it out.
+        """Return its value.
 
-        :raises ArithmeticError: where Python's own arithmetic does.
+        :raises ArithmeticError: as Python's own arithmetic.
         """
         return self._value(self._tree, values)
 
@@ -94,7 +91,7 @@ class Formula:
                 if not isinstance(part.value, int | float):
                     raise ValueError(f"formula {self.text!r}: {part.value!r} is not a number")
             elif not isinstance(part, _ALLOWED):
-                raise ValueError(f"formula {self.text!r}: {type(part).__name__} does not belong into a formula")
+                raise ValueError(f"formula {self.text!r}: {type(part).__name__} is not allowed in a formula")
 
     def _value(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
         match node:
@@ -112,7 +109,7 @@ class Formula:
                 return self._value(body if self._value(test, values) else orelse, values)
             case ast.Compare(left=left, ops=[comparison], comparators=[right]):
                 return _COMPARE[type(comparison)](self._value(left, values), self._value(right, values))
-        raise ValueError(f"formula {self.text!r}: {ast.unparse(node)} does not belong into a formula")
+        raise ValueError(f"formula {self.text!r}: {ast.unparse(node)} is not allowed in a formula")
 
 
 _ALLOWED = (

@@ -1,4 +1,4 @@
-"""``Knob``: the declaration of what is turned. Pure; nothing here reaches a PV."""
+"""``Knob``: the declaration of a setpoint to move. Pure; nothing here reaches a PV."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..core.units import named
 
 D = TypeVar("D")
 
-#: Seconds that a flag may take to rise, where the knob does not say.
+#: Default of ``Knob.rise``, in seconds.
 _RISE = 3.0
-#: Of the range of the bounds.
+#: Default of ``Knob.overshoot``, a fraction of the range of the bounds.
 _OVERSHOOT = 0.05
-#: Seconds beyond the target, where nothing shows that the machine has got there.
+#: Default of ``Knob.dwell``, in seconds, for a knob with neither ``readback`` nor ``done``.
 _DWELL = 1.0
 _NOT_NEGATIVE = (
     "tolerance", "hold", "settle", "settle_per_unit", "rise", "overshoot", "dwell", "setpoint_tolerance"
 )  # fmt: skip
-#: What an option is about. Without any of these it could not be used, and nobody would be told.
+#: The options that an option belongs to. Without any of these it would have no effect, which is an error.
 _ABOUT = {
     "tolerance": ("readback",),
     "offset": ("readback",),
@@ -39,32 +39,32 @@ _ABOUT = {
 @declaration
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One PV that is turned.
+    """A setpoint to move.
 
-    What is declared and could not be used is an error.
+    An option that would have no effect is an error.
 
     :ivar setpoint: the PV to set. ``{name}`` in any PV stands for a parameter of the environment.
     :ivar setpoint_tolerance: how far from the value asked the setpoint itself may rest, in its unit: for a record that
-        quantises. Without it one that holds another value than it was put to is an error (PutMismatch).
-    :ivar readback: the PV that shows where the machine is; None where nothing does.
+        quantises. Without it, a setpoint that holds another value than was put is an error (PutMismatch).
+    :ivar readback: the PV that shows where the machine is, or None.
     :ivar tolerance: of the readback around setpoint + offset, in its unit; needed with a readback.
     :ivar hold: seconds that the readback must stay within the tolerance, and ``done`` at its value.
     :ivar done: a status PV that leaves ``done_value`` (a label or a number) while the machine moves, and comes back to
-        it when the move has ended. With a readback both are waited for.
+        it when the move has ended. Together with a readback, both are waited for.
     :ivar rise: seconds that ``done`` may take to leave its value after the put; None is 3. The move has ended when it
-        has left its value and come back, or has not left it in all this time: a move that it never shows costs that.
-        So does a ramp (option ``max_step``), and a put that is sent again. Where the setpoint has held the very value
-        for that long by its record's time, nothing moves, and there is no rise to wait for.
+        has left its value and come back, or has not left it in all this time: a move that it never shows takes that
+        long. So does a ramp (option ``max_step``), and a put that is sent again. If the setpoint has held the same
+        value for that long, by its record's time, nothing moves, and there is no rise to wait for.
     :ivar timeout: seconds for the move; None takes the interface's. With ``done`` it counts on top of ``rise``.
-    :ivar settle: seconds to wait after the move, before anything is measured.
-    :ivar settle_per_unit: more seconds to wait, for each unit of the step.
+    :ivar settle: seconds to wait after the move before measuring.
+    :ivar settle_per_unit: additional seconds to wait, for each unit of the step.
     :ivar approach: against hysteresis the setpoint is always reached from ``below`` or from ``above``: a move from the
         other side first goes past it, waits until the machine has arrived there, and comes back.
     :ivar overshoot: how far past it, as a fraction of the bounds' range and at most to the bound; None is 0.05.
-    :ivar dwell: seconds to stay there, after the arrival that readback or ``done`` show; None is 0 with one of these,
-        and 1 where nothing shows an arrival.
+    :ivar dwell: seconds to stay there, after the arrival that ``readback`` or ``done`` show; None is 0 with one of
+        these, and 1 without.
     :ivar bounds: low and high; None takes the record's drive limits.
-    :ivar unit: the setpoint's unit, where its record has none (EGU is empty); one that the record says otherwise is an
+    :ivar unit: the setpoint's unit, if its record has none (EGU is empty); a unit that differs from the record's is an
         error of the first move.
     """
 
@@ -93,34 +93,36 @@ class Knob:
             if pv is not None or pv is self.setpoint:
                 check_pv(f"knob {self.setpoint}", pv)
         if self.approach not in (None, "below", "above"):
-            raise ValueError(f"knob {self.setpoint}: approach is from below or above, not {self.approach!r}")
+            raise ValueError(f"knob {self.setpoint}: approach must be below or above, not {self.approach!r}")
         for name in _NOT_NEGATIVE:
             value = getattr(self, name)
             if value is not None and not (is_number(value) and 0.0 <= value < math.inf):
-                raise ValueError(f"knob {self.setpoint}: {name} is a number >= 0, not {value!r}")
+                raise ValueError(f"knob {self.setpoint}: {name} must be a number >= 0, not {value!r}")
         if not (is_number(self.offset) and math.isfinite(self.offset)):
-            raise ValueError(f"knob {self.setpoint}: offset is a number, not {self.offset!r}")
+            raise ValueError(f"knob {self.setpoint}: offset must be a number, not {self.offset!r}")
         if self.timeout is not None and not (is_number(self.timeout) and self.timeout > 0.0):
-            raise ValueError(f"knob {self.setpoint}: timeout is a number of seconds, not {self.timeout!r}")
+            raise ValueError(f"knob {self.setpoint}: timeout must be a number of seconds, not {self.timeout!r}")
         if self.bounds is not None and not _are_bounds(self.bounds):
-            raise ValueError(f"knob {self.setpoint}: bounds are a low and a higher number, not {self.bounds!r}")
+            raise ValueError(f"knob {self.setpoint}: bounds must be a low and a higher number, not {self.bounds!r}")
         self._check_use()
 
     def _check_use(self) -> None:
-        """Refuse what could not be used as it is declared."""
+        """Refuse options that are incomplete or would have no effect."""
         if self.readback is not None and self.tolerance is None:
             raise ValueError(f"knob {self.setpoint}: readback {self.readback} needs a tolerance")
         if self.done is not None and self.done_value is None:
-            raise ValueError(f"knob {self.setpoint}: say which value of {self.done} means done (done_value)")
+            raise ValueError(f"knob {self.setpoint}: done {self.done} needs a done_value")
         unused = {f.name: f.default for f in fields(self)}
         for name, about in _ABOUT.items():
             if getattr(self, name) != unused[name] and all(getattr(self, other) is None for other in about):
-                raise ValueError(f"knob {self.setpoint}: {name} cannot be used: say which {' or '.join(about)}")
+                raise ValueError(f"knob {self.setpoint}: {name} needs {' or '.join(about)}")
         if self.timeout is not None and self.hold >= self.timeout:
-            raise ValueError(f"knob {self.setpoint}: hold, {self.hold:g} s, has no room in timeout, {self.timeout:g} s")
+            raise ValueError(
+                f"knob {self.setpoint}: hold ({self.hold:g} s) must be shorter than timeout ({self.timeout:g} s)"
+            )
 
     def validator(self) -> AllOf | None:
-        """Make what a move waits for; None where there is nothing to wait for."""
+        """Return the validator of a move; None if there is nothing to wait for."""
         parts: list[Within | Reaches] = []
         if self.readback is not None and self.tolerance is not None:
             parts.append(
@@ -135,7 +137,7 @@ class Knob:
 
     @property
     def beyond(self) -> float:
-        """How far past its target an approach goes, as a fraction of the range; 0 without one."""
+        """How far past its target an approach goes, as a fraction of the range; 0 without an approach."""
         if self.approach is None:
             return 0.0
         return _OVERSHOOT if self.overshoot is None else self.overshoot
@@ -149,12 +151,12 @@ class Knob:
 
 
 def check_pv(what: str, pv: object) -> None:
-    """Make sure that it can be a PV.
+    """Check that a value can be the name of a PV.
 
     :raises ValueError: naming what it belongs to.
     """
     if not isinstance(pv, str) or not pv.strip():
-        raise ValueError(f"{what}: a PV is a text, not {pv!r}")
+        raise ValueError(f"{what}: a PV must be a text, not {pv!r}")
 
 
 def _are_bounds(bounds: Any) -> bool:
@@ -164,10 +166,10 @@ def _are_bounds(bounds: Any) -> bool:
 
 
 def filled(declaration: D, parameters: Mapping[str, Any]) -> D:
-    """Put parameters into every text of a declaration: ``{prefix}:QUAD`` becomes ``LINAC:QUAD``.
+    """Return a declaration with parameters filled into its texts: ``{prefix}:QUAD`` becomes ``LINAC:QUAD``.
 
     :param declaration: a Knob, a Condition, an observable, a text, or a dict or sequence of them.
-    :raises ValueError: for a name that is no parameter, or one that is None.
+    :raises ValueError: for a name that is not a parameter, or a parameter that is None.
     """
     return _filled(declaration, parameters)  # type: ignore[no-any-return]
 
@@ -175,7 +177,7 @@ def filled(declaration: D, parameters: Mapping[str, Any]) -> D:
 def _filled(item: Any, parameters: Mapping[str, Any]) -> Any:
     if isinstance(item, str):
         try:
-            # Badger's window makes None of an entry that is emptied.
+            # Badger's window sets a cleared entry to None.
             empty = [name for _, name, _, _ in Formatter().parse(item) if name and parameters.get(name, "") is None]
             text = "" if empty else item.format_map(parameters)
         except (KeyError, IndexError, ValueError):

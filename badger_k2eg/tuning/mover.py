@@ -1,4 +1,4 @@
-"""``Mover``: turns knobs through Control, and ``Bounds``: how far they may be turned."""
+"""``Mover``: moves knobs through Control; ``Bounds``: the range in which they may be moved."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from ..control import Control, Reader
-from ..core import clock, futures
+from ..core import futures
 from ..core.backend import Update
 from ..core.conversion import Refusal, in_units_of
 from ..core.deadline import Deadline
-from ..core.errors import CallCancelled, PutTimeout, PutUnknown, SetError, SetpointBlocked
+from ..core.errors import CallCancelled, PutTimeout, PutUnknown, PvError, SetError, SetpointBlocked, read_failure
 from ..core.model import Limits, Outcome, PutResult, PvAddress, Reading, SetReport, plain
 from ..core.suggestions import is_number
 from ..core.units import is_quantity, same
@@ -22,58 +22,48 @@ logger = logging.getLogger("badger_k2eg")
 
 Write = Callable[[Mapping[str, Any], Mapping[str, Any], Deadline], SetReport]
 
-#: A tolerance wider than this part of the range says little.
+#: A tolerance wider than this fraction of the range is warned of.
 _WIDE = 0.05
-#: Seconds before a PV that did not answer is asked for its limits again.
-_ASK_AGAIN = 10.0
 
 
 class Bounds:
-    """The bounds of knobs: their own, or the record's drive limits, read once and kept."""
+    """The bounds of knobs: their own, or the drive limits of the setpoint's record, read once and kept."""
 
     def __init__(self, reader: Reader) -> None:
         """Read nothing yet."""
         self._reader = reader
         self._limits: dict[str, Limits] = {}
-        #: When those were asked that did not answer; a look at the bounds is part of every step and every click.
-        self._silent: dict[str, float] = {}
 
     def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
-        """Return the bounds by setpoint PV; those of a record that does not answer are missing.
+        """Return the bounds by setpoint PV, within the interface's own limits (option ``limits``).
 
-        The interface's own limits (option ``limits``) are within them.
+        :raises ReadError: naming the records that do not answer, where the bounds are to come from these.
         """
-        knobs = list(knobs)
-        again = clock.monotonic() - _ASK_AGAIN
-        pvs = [k.setpoint for k in knobs if k.bounds is None and k.setpoint not in self._limits]
-        ask = [pv for pv in pvs if self._silent.get(pv, again) <= again]
-        if ask:
-            addresses = [PvAddress.parse(pv) for pv in ask]
-            # Not by way of the policy on alarms: a record that was never processed has limits all the same.
-            self.learn(self._reader.fetch(addresses, deadline or Deadline(self._reader.settings.timeout)))
-        found = {}
-        for knob in knobs:
-            limits = self._limits.get(knob.setpoint) if knob.bounds is None else Limits(*knob.bounds)
-            if limits is not None:
-                found[knob.setpoint] = limits.tightened(self._reader.settings.limits_of(knob.setpoint))
-        return found
+        limits = {knob.setpoint: None if knob.bounds is None else Limits(*knob.bounds) for knob in knobs}
+        ask = [PvAddress.parse(pv) for pv, own in limits.items() if own is None and pv not in self._limits]
+        # Not judged by their alarms: a record that was never processed has its limits all the same.
+        updates = self._reader.fetch(ask, deadline or Deadline(self._reader.settings.timeout))
+        self.learn(updates)
+        if errors := {address.text: update for address, update in updates.items() if isinstance(update, PvError)}:
+            lines = [f"{error}; the bounds of its knob are to come from its record" for error in errors.values()]
+            raise read_failure(errors, {}, "\n".join(lines))
+        guard = self._reader.settings
+        return {pv: (own or self._limits[pv]).tightened(guard.limits_of(pv)) for pv, own in limits.items()}
 
     def learn(self, updates: Mapping[PvAddress, Update]) -> None:
-        """Keep the limits of what was read; those of a PV that has told them once stay."""
+        """Keep the limits of records that were read, unless they are known."""
         for address, update in updates.items():
             if isinstance(update, Reading):
                 self._limits.setdefault(address.text, update.limits)
-            else:
-                self._silent[address.text] = clock.monotonic()
 
 
 class Mover:
-    """Turns knobs: approach, set, wait until the machine has arrived, let it settle."""
+    """Moves knobs: approach, set, wait until the machine has arrived, let it settle."""
 
     def __init__(self, control: Control, write: Write | None = None) -> None:
-        """Set by this control: its guard, its retries, its record.
+        """Move through a control: its guard, its retries, its record.
 
-        :param write: in the place of ``Control.set``, which it must call: for a caller that records every set.
+        :param write: called in place of ``Control.set``, to observe every set; it must call that.
         """
         self._control = control
         self._write: Write = write or (
@@ -85,10 +75,10 @@ class Mover:
     def move(
         self, values: Mapping[str, float], knobs: Mapping[str, Knob], deadline: Deadline | None = None
     ) -> SetReport:
-        """Turn knobs to values, all of them by one guard.
+        """Move knobs to values, and wait until the machine has arrived and settled. One guard checks them all.
 
         :param values: by the names of ``knobs``: a number in the setpoint's unit, or a Quantity.
-        :returns: what became of each setpoint PV; when it returns, the machine has settled.
+        :returns: the outcome of each setpoint PV.
         :raises SetError: as ``Control.set``.
         """
         deadline = deadline or Deadline()
@@ -102,7 +92,7 @@ class Mover:
         validators = {k.setpoint: v for k in turned.values() if (v := k.validator()) is not None}
         beyond = self._beyond(targets, turned.values(), now)
         if beyond and not self._control.settings.read_only:
-            # The guard looks at the whole move before its first half is made.
+            # The guard checks the whole move before its first half is made.
             self._control.check(targets, read=read, deadline=deadline)
             report = self._there_and_back(beyond, targets, validators, turned.values(), deadline)
         else:
@@ -113,9 +103,9 @@ class Mover:
         return report
 
     def _read(self, values: Sequence[tuple[Knob, Any]], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read the setpoints together where the move depends on more than the guard finds out: a unit, or the way.
+        """Read the setpoints together, if the move depends on more than the guard reads: a unit, or an approach.
 
-        Whatever alarm they are in: unit, limits and value hold all the same.
+        Not judged by their alarms: unit, limits and value hold all the same.
         """
         every = any(knob.approach is not None for knob, _ in values)
         ask = [k.setpoint for k, value in values if every or k.unit is not None or is_quantity(value)]
@@ -132,7 +122,7 @@ class Mover:
         knobs: Iterable[Knob],
         deadline: Deadline,
     ) -> SetReport:
-        """Go past the targets, stay until the machine has got there, and go to the targets."""
+        """Go past the targets, stay until the machine has arrived there, and go to the targets."""
         before = self._control.last_report
         try:
             self._write(beyond, {pv: v for pv, v in validators.items() if pv in beyond}, deadline)
@@ -141,7 +131,7 @@ class Mover:
                 raise PutTimeout("the time of the call is over")
             return self._write(targets, validators, deadline)
         except BaseException as error:
-            # Where it ended in a half, that one's report; else (a stop past the targets, an interrupt) the last one.
+            # The report of the half in which it ended; after a stop between the halves, or an interrupt, the last one.
             own = getattr(error, "report", None)
             last = own or (self._control.last_report if self._control.last_report is not before else None)
             report = _cut_short(last, beyond, targets) if last else None
@@ -149,7 +139,7 @@ class Mover:
                 raise
             self._control.ended(report)
             if isinstance(error, SetError):
-                # The second half may have been blocked as a whole; of the move it is not true that nothing was set.
+                # The second half may have been blocked as a whole, but the first one was set.
                 kind = PutUnknown if isinstance(error, SetpointBlocked) else type(error)
                 raise kind(str(report), report) from error
             if isinstance(error, CallCancelled):
@@ -159,11 +149,13 @@ class Mover:
     def _beyond(
         self, targets: Mapping[str, float], knobs: Iterable[Knob], now: Mapping[str, Update]
     ) -> dict[str, float]:
-        """Return the points beyond, for those that would come from the wrong side.
+        """Return the points past the targets of the knobs that would come from the wrong side.
 
         :param now: what the setpoints read before the move.
         """
-        limits = self.bounds.find(k for k in knobs if k.approach is not None and k.setpoint in now)
+        limits = self.bounds.find(
+            k for k in knobs if k.approach is not None and isinstance(now.get(k.setpoint), Reading)
+        )
         beyond: dict[str, float] = {}
         for knob in knobs:
             pv = knob.setpoint
@@ -172,25 +164,25 @@ class Mover:
             before = _number(now.get(pv))
             if before is None:
                 raise SetpointBlocked(
-                    f"{pv}: it does not tell where it is, and is to be approached from {knob.approach}"
+                    f"{pv}: its present value cannot be read, so it cannot be approached from {knob.approach}"
                 )
             sign = -1.0 if knob.approach == "below" else 1.0
-            # Coming up to a setpoint from below needs no detour, and coming down from above neither.
+            # Coming up from below, or down from above, needs no detour.
             if (before - targets[pv]) * sign >= 0.0:
                 continue
-            low, high = limits.get(pv, Limits()).low, limits.get(pv, Limits()).high
+            low, high = limits[pv].low, limits[pv].high
             if low is None or high is None:
-                raise SetpointBlocked(f"{pv}: no bounds to take the overshoot from; its record has no drive limits")
+                raise SetpointBlocked(f"{pv}: no bounds for the overshoot: its record has no drive limits")
             point = min(max(targets[pv] + sign * knob.beyond * (high - low), low), high)
             if point != targets[pv]:
                 beyond[pv] = point
         return beyond
 
     def _doubt_tolerances(self, turned: Mapping[str, Knob], report: SetReport) -> None:
-        """Warn, once for each knob, where "arrived" says little: the readback was within the tolerance all the time."""
+        """Warn, once for each knob, if its tolerance is so wide that it counts as arrived before it moves."""
         for name, knob in turned.items():
             before = report[knob.setpoint].before
-            # Where a flag shows the move, the readback alone decides nothing.
+            # With a flag, the readback alone decides nothing.
             if knob.tolerance is None or knob.done is not None or name in self._doubted:
                 continue
             if not isinstance(before, Reading) or not is_number(before.value):
@@ -203,15 +195,15 @@ class Mover:
                 against = f"this step of {step:g}"
             if against is not None:
                 self._doubted.add(name)
-                text = "%s: the tolerance %g is not small against %s: it counts as arrived before it moves"
+                text = "%s: the tolerance %g is not small compared with %s: it counts as arrived before it moves"
                 logger.warning(text, name, knob.tolerance, against)
 
 
 def _in_unit(knob: Knob, value: Any, now: Mapping[str, Update]) -> Any:
     """Return a value as a number in the setpoint's unit.
 
-    :param now: what the setpoints read: without a reading of its own, the value stays as it is, for the guard.
-    :raises SetpointBlocked: for another dimension, or a declared unit that is not the record's.
+    :param now: what the setpoints read; without a reading, the value is returned as it is, for the guard to judge.
+    :raises SetpointBlocked: for another dimension, or a declared unit that differs from the record's.
     """
     if not isinstance(update := now.get(knob.setpoint), Reading):
         return value
@@ -219,7 +211,7 @@ def _in_unit(knob: Knob, value: Any, now: Mapping[str, Update]) -> Any:
     if knob.unit is not None and not unit.strip():
         unit = knob.unit
     elif knob.unit is not None and not same(knob.unit, unit):
-        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, and its record says {unit}")
+        raise SetpointBlocked(f"{knob.setpoint}: its knob declares {knob.unit}, but its record has {unit}")
     try:
         return in_units_of(value, unit)
     except Refusal as refusal:
@@ -227,14 +219,14 @@ def _in_unit(knob: Knob, value: Any, now: Mapping[str, Update]) -> Any:
 
 
 def _number(update: Update | None) -> float | None:
-    """Return the value of a reading where it is one number."""
+    """Return the value of a reading; None if it is not a number."""
     return float(update.value) if isinstance(update, Reading) and isinstance(update.value, int | float) else None
 
 
 def _settling(knobs: Iterable[Knob], now: Mapping[str, Update], report: SetReport) -> float:
-    """Return the seconds that the machine needs after a move to settle; the longest of all.
+    """Return the longest time, in seconds, that a knob needs to settle after the move.
 
-    :param now: what the setpoints read before the move, where they were read; else the report tells.
+    :param now: what the setpoints read before the move; without it, the report has it.
     """
     longest = 0.0
     for knob in knobs:
@@ -246,10 +238,10 @@ def _settling(knobs: Iterable[Knob], now: Mapping[str, Update], report: SetRepor
 
 
 def _cut_short(last: SetReport, beyond: Mapping[str, float], targets: Mapping[str, float]) -> SetReport | None:
-    """Return the report of a whole move that ended on its way, from the report of its last half.
+    """Return the report of a whole move that was cut short, from the report of its last half.
 
-    :param last: of the way past the targets, or of the one to them.
-    :returns: None where no setpoint is past its target.
+    :param last: of the half past the targets, or of the half to them.
+    :returns: None if nothing is past its target.
     """
     results = []
     on_the_way = False

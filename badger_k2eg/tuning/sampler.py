@@ -1,7 +1,7 @@
-"""``Sampler``: watches PVs from their first use on, and measures observables from what has arrived since the move.
+"""``Sampler``: monitors PVs from their first use on, and measures observables from what has arrived since the move.
 
-Which thread does what: the backend's monitor thread appends updates; the measuring thread waits for enough of them, and
-looks now and then at records that post nothing because their value stays the same.
+The backend's monitor thread appends updates; the measuring thread waits for enough of them, and now and then reads
+records that post nothing because their value stays the same.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from ..core.backend import Subscription, Update
 from ..core.deadline import Deadline
 from ..core.errors import PvError, PvInvalid, PvTimeout, ReadError, read_failure
 from ..core.model import Reading
-from .compute import failure_of, hertz, is_single, leaves_of, masks_of, newest_of, results_of, sample_of
+from .compute import Key, failure_of, hertz, is_single, leaves_of, masks_of, newest_of, sample_of
 from .observables import Buffer, Measurable, Observable, Sample
 from .skew import Skew
 
 logger = logging.getLogger("badger_k2eg")
 
 
-#: Seconds between two looks at records that post nothing.
+#: Seconds between two reads of records that post nothing.
 _LOOK = 0.1
-#: Updates kept of each PV.
+#: How many updates of each PV are kept.
 _KEPT = 4096
 
 
 @dataclass(eq=False)
 class _Feed:
-    """What has arrived of one PV since it is watched."""
+    """The updates of one PV since it is monitored."""
 
     pv: str
     updates: deque[tuple[float, Reading]] = field(default_factory=lambda: deque(maxlen=_KEPT))
     newest: Reading | None = None
-    #: Why there is no reading just now.
+    #: Why there is no reading at present.
     reason: PvError | None = None
-    #: Whether the next update only tells the present state (after connecting), and is no news.
+    #: Whether the next update is only the present state after connecting, and does not count as new.
     connecting: bool = True
     subscription: Subscription | None = None
 
     def hear(self, reading: Reading, *, news: bool) -> None:
-        """Take a reading; one with the time of the one before is the same one again."""
+        """Add a reading, unless it has the time of the previous one: then it is the same."""
         known, self.newest, self.reason = self.newest, reading, None
         if known is not None and reading.timestamp_ns is not None and reading.timestamp_ns == known.timestamp_ns:
             return
@@ -55,13 +55,13 @@ class _Feed:
             self.updates.append((clock.monotonic(), reading))
 
     def since(self, instant: float) -> list[Reading]:
-        """Give the updates that arrived after an instant."""
+        """Return the updates that arrived after an instant."""
         return [reading for arrived, reading in self.updates if arrived > instant]
 
 
 @dataclass(eq=False)
 class _Take:
-    """So many updates of one PV, arrived after an instant, until it is due."""
+    """A number of updates of one PV to be taken after an instant, and by a due time."""
 
     feed: _Feed
     count: int
@@ -69,7 +69,7 @@ class _Take:
     since: float
     due: float
     fresh: bool = True
-    #: When it was last looked which time the record had: only a later one is news.
+    #: When the record's time was last read: only a later one is new.
     looked: float = 0.0
 
     def readings(self) -> list[Reading]:
@@ -81,9 +81,9 @@ class _Take:
         return len(self.readings()) >= (self.count if self.fresh else 1) or now >= self.due
 
     def result(self) -> list[Reading]:
-        """Give the readings.
+        """Return the readings.
 
-        :raises PvError: when they are too few.
+        :raises PvError: when there are too few.
         """
         readings, feed = self.readings(), self.feed
         if len(readings) >= (self.enough if self.fresh else 1):
@@ -91,7 +91,7 @@ class _Take:
         if feed.reason is not None:
             raise feed.reason
         if feed.newest is None:
-            raise PvTimeout(feed.pv, "no answer: nobody serves it, or it does not answer")
+            raise PvTimeout(feed.pv, "no answer: no server has it, or it does not answer")
         came = f"{len(readings)} of {self.count} updates came" if self.count > 1 else "no update came"
         raise PvTimeout(feed.pv, f"{came} since the move; it reads {feed.newest.plain!r}, which may be from before it")
 
@@ -103,7 +103,7 @@ class Sampler:
     """
 
     def __init__(self, control: Control) -> None:
-        """Watch nothing yet."""
+        """Monitor nothing yet."""
         self._control = control
         self._begin()
         fork.register(self)
@@ -120,15 +120,15 @@ class Sampler:
         deadline: Deadline | None = None,
         skew: Skew | None = None,
     ) -> dict[str, Sample]:
-        """Take all observables together, each with as many samples as it wants.
+        """Measure all observables together, each with the samples that it needs.
 
         :param since: monotonic seconds: only what arrived after this instant counts (the end of the move, and the time
             to settle); None is now.
         :param deadline: ends it earlier, or cancels it.
-        :param skew: how far apart they may be; what is too far apart is taken again.
-        :returns: in the order of ``wanted``.
+        :param skew: how far apart in time they may be; if they are further apart, they are measured again.
+        :returns: the samples, in the order of ``wanted``.
         :raises ReadError: (ReadTimeout, InvalidReading) by the first that cannot be measured, with the values of the
-            others in ``.partial``; the message says how many updates came, and what was last seen.
+            others in ``.partial``; the message has how many updates came, and what was last seen.
         :raises CallCancelled: when the deadline was cancelled.
         """
         deadline = deadline or Deadline()
@@ -137,7 +137,7 @@ class Sampler:
         if skew is None or (reason := skew.apart(newest)) is None:
             return samples
         for turn in range(skew.again):
-            # A look at one instant costs little; where that does not do, every PV must post anew.
+            # A snapshot costs little; if that does not help, every PV must post a new update.
             at_once = turn % 2 == 0 and all(is_single(what) for what in wanted.values())
             try:
                 retaken = self._snapshot(wanted, skew, deadline) if at_once else None
@@ -156,7 +156,7 @@ class Sampler:
     def _snapshot(
         self, wanted: Mapping[str, Measurable], skew: Skew, deadline: Deadline
     ) -> tuple[dict[str, Sample], dict[str, Reading]] | None:
-        """Take single samples anew, at one instant; None where one cannot be read so."""
+        """Measure single samples again, in one snapshot; return None if one of them cannot be read."""
         leaves = {(name, part): leaf for name, what in wanted.items() for part, leaf in leaves_of(what).items()}
         pvs = list(dict.fromkeys(leaf.pv for leaf in leaves.values()))
         updates = self._control.snapshot(pvs, skew.seconds or 0.0, deadline.child(self._control.settings.timeout))
@@ -176,7 +176,7 @@ class Sampler:
         takes = {key: self._take(leaf, feeds[leaf.pv], since, rates) for key, leaf in leaves.items()}
         self._wait(list(takes.values()), deadline)
         with self._changed:
-            taken, errors = results_of(takes)
+            taken, errors = _results_of(takes)
         masks = masks_of(leaves, taken, errors)
         samples: dict[str, Sample] = {}
         for name, what in wanted.items():
@@ -193,7 +193,7 @@ class Sampler:
         patience = self._control.settings.timeout if leaf.timeout is None else leaf.timeout
         patience = float("inf") if patience < 0 else patience
         if isinstance(leaf, Buffer):
-            # Every point of the buffer's end is to be from after the move.
+            # Every point that is used must be from after the move.
             rate = rates[leaf.rate] if isinstance(leaf.rate, str) else leaf.rate
             since += leaf.points / rate
             return _Take(feed, 1, 1, since, max(since, clock.monotonic()) + patience)
@@ -223,7 +223,7 @@ class Sampler:
             self._changed.notify_all()
 
     def _look(self, takes: Sequence[_Take], deadline: Deadline, *, news: bool) -> None:
-        """Read the PVs themselves; with ``news``, a record whose time has changed counts as an update."""
+        """Read the PVs; with ``news``, a record whose time has changed counts as an update."""
         feeds, began = {take.feed.pv: take.feed for take in takes}, clock.monotonic()
         updates = self._control.updates(list(feeds), deadline.child(self._control.settings.timeout))
         with self._changed:
@@ -231,7 +231,7 @@ class Sampler:
                 if isinstance(update, PvError):
                     feeds[pv].reason = update
                 else:
-                    # What gives no time cannot be told from what was there before.
+                    # A reading without a time cannot be told from the previous one.
                     feeds[pv].hear(update, news=news and update.timestamp_ns is not None)
             for take in takes:
                 take.looked = began
@@ -252,7 +252,7 @@ class Sampler:
             if enough:
                 continue
             overdue = [take for take in missing if take.since <= now and not take.done(now)]
-            # What was processed in silence before the instant from which it counts is no news either.
+            # What a record processed before the instant ``since`` is not new either.
             for news in (False, True):
                 if looking := [take for take in overdue if (take.looked >= take.since) is news]:
                     self._look(looking, deadline, news=news)
@@ -265,7 +265,7 @@ class Sampler:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Watch nothing any more."""
+        """Close all monitors."""
         with self._changed:
             feeds, self._feeds = self._feeds, {}
         for feed in feeds.values():
@@ -273,16 +273,28 @@ class Sampler:
                 feed.subscription.close()
 
     def before_fork(self) -> None:
-        """Let no feed be half changed in the copy."""
+        """Hold the lock, so that the copy has no half-changed feed."""
         self._changed.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the lock."""
         self._changed.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the subscriptions are the parent's."""
+        """Start without feeds: the subscriptions are the parent's."""
         self._begin()
+
+
+def _results_of(takes: Mapping[Key, _Take]) -> tuple[dict[Key, list[Reading]], dict[Key, PvError]]:
+    """Return the readings of each take, and the errors of those with too few."""
+    taken: dict[Key, list[Reading]] = {}
+    errors: dict[Key, PvError] = {}
+    for key, take in takes.items():
+        try:
+            taken[key] = take.result()
+        except PvError as error:
+            errors[key] = error
+    return taken, errors
 
 
 def _all_done(takes: Sequence[_Take]) -> bool:

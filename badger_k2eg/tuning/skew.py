@@ -1,4 +1,4 @@
-"""How far apart in time the observables of one evaluation may be: the declaration, and the judgement. Pure."""
+"""``Skew``: how far apart in time the observables of one evaluation may be. Pure."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ..core.suggestions import declaration, is_number
 @declaration
 @dataclass(frozen=True, slots=True)
 class Skew:
-    """What belongs together must be of one instant: ``Skew(seconds=0.01)``, or ``Skew(pulse=True)``.
+    """A limit on the time between observables: ``Skew(seconds=0.01)``, or ``Skew(pulse=True)``.
 
-    Judged by the times (or pulse ids) that the records give, of the newest update of each observable; what is declared
-    ``fresh=False`` is left out. What is too far apart is taken again.
+    Compares the times (or pulse ids) that the records give to the newest update of each observable; those declared
+    ``fresh=False`` are left out. Observables that are too far apart are measured again.
 
     :ivar seconds: the longest time between the oldest and the newest.
     :ivar pulse: all must carry the same pulse id (``timeStamp.userTag``).
-    :ivar again: how often they are taken again.
-    :ivar otherwise: what then: ``error``, or ``mark`` (``Sample.skewed``).
+    :ivar again: how often they are measured again.
+    :ivar otherwise: what happens then: ``error``, or ``mark`` (``Sample.skewed``).
     """
 
     seconds: float | None = None
@@ -31,14 +31,14 @@ class Skew:
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (not self.pulse):
-            raise ValueError("skew: say how many seconds=, or pulse=True")
+            raise ValueError("skew: needs either seconds= or pulse=True")
         if self.seconds is not None and not (is_number(self.seconds) and self.seconds >= 0.0):
-            raise ValueError(f"skew: seconds is a number >= 0, not {self.seconds!r}")
+            raise ValueError(f"skew: seconds must be a number >= 0, not {self.seconds!r}")
         if self.again not in range(101) or self.otherwise not in ("error", "mark"):
-            raise ValueError("skew: again is a whole number from 0 on, and otherwise is 'error' or 'mark'")
+            raise ValueError("skew: again must be a whole number from 0 to 100, and otherwise 'error' or 'mark'")
 
     def apart(self, newest: Mapping[str, Reading]) -> str | None:
-        """Say how far apart readings are, by PV; None when they belong together."""
+        """Return how far apart readings are, as a text; None if they belong together."""
         if len(newest) < 2:
             return None
         if self.pulse:

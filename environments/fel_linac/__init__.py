@@ -3,8 +3,7 @@
 Its PVs are those of ``examples/virtual_injector``, whose last instrument stands in for a free-electron laser.
 """
 
-from badger_k2eg.badger_app.environment import ControlEnvironment
-from badger_k2eg.tuning import Buffer, Condition, Expression, Knob, Observable
+from badger_k2eg import Buffer, Condition, ControlEnvironment, Expression, Knob, Observable
 
 
 def _matching(quadrupole: str) -> Knob:

@@ -1,6 +1,6 @@
 """Badger environment ``pv_template``: the smallest one to copy. Two knobs and a goal, and which PVs they are."""
 
-from badger_k2eg.badger_app.environment import ControlEnvironment
+from badger_k2eg import ControlEnvironment
 
 
 class Environment(ControlEnvironment):

@@ -1,7 +1,6 @@
 """Badger environment ``virtual_injector``: the beam spot of the machine in ``examples/virtual_injector``."""
 
-from badger_k2eg.badger_app.environment import ControlEnvironment
-from badger_k2eg.tuning import Condition, Expression, Knob, Observable
+from badger_k2eg import Condition, ControlEnvironment, Expression, Knob, Observable
 
 # What the supplies really reach: QUAD 5's record takes 0.4 kG, its hardware gives 0.3.
 _RANGES = {

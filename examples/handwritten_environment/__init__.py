@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from badger import environment
 
-from badger_k2eg.control.validators import wait_for_readback
+from badger_k2eg import wait_for_readback
 
 
 class Environment(environment.Environment):

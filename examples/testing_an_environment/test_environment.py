@@ -9,7 +9,7 @@ from unittest.mock import MagicMock, patch
 
 import pytest
 
-from badger_k2eg.backends.memory import MemoryBackend
+from badger_k2eg import MemoryBackend
 from badger_k2eg.errors import PutRefused, SetpointBlocked, ValidationFailed
 from interfaces.epics_pva import Interface
 

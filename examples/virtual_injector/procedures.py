@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from badger_k2eg import procedures
-from badger_k2eg.control import Control
-from badger_k2eg.core.model import Reading
+from badger_k2eg import Condition, Control, Knob, Observable, Reading, procedures
 from badger_k2eg.procedures import Emittance, ScanResult
-from badger_k2eg.tuning import Condition, Knob, Observable
 
 from .lattice import MAGNETS, MOMENTUM, RESOLUTION
 

@@ -1,6 +1,6 @@
-"""Badger interface ``epics_pva``: EPICS PVs over PVAccess. All of it is ``badger_k2eg.badger_app.interface``."""
+"""Badger interface ``epics_pva``: EPICS PVs over PVAccess. All of it is ``badger_k2eg.ControlInterface``."""
 
-from badger_k2eg.badger_app.interface import ControlInterface
+from badger_k2eg import ControlInterface
 
 
 class Interface(ControlInterface):

@@ -1,6 +1,6 @@
-"""Badger interface ``k2eg``: EPICS PVs through the K2EG gateway. All of it is ``badger_k2eg.badger_app.k2eg``."""
+"""Badger interface ``k2eg``: EPICS PVs through the K2EG gateway. All of it is ``badger_k2eg.K2egInterface``."""
 
-from badger_k2eg.badger_app.k2eg import K2egInterface
+from badger_k2eg import K2egInterface
 
 
 class Interface(K2egInterface):

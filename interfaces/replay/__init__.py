@@ -1,6 +1,6 @@
-"""Badger interface ``replay``: a recorded run in the machine's place. All is in ``badger_k2eg.badger_app.replay``."""
+"""Badger interface ``replay``: a recorded run in the machine's place. All of it is ``badger_k2eg.ReplayInterface``."""
 
-from badger_k2eg.badger_app.replay import ReplayInterface
+from badger_k2eg import ReplayInterface
 
 
 class Interface(ReplayInterface):

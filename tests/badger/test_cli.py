@@ -13,8 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from badger_k2eg import __version__
-from badger_k2eg.plugin_root import plugin_root
+from badger_k2eg import __version__, plugin_root
 from tests.rig.pace import pace
 
 from .routines import PATIENT
@@ -34,6 +33,7 @@ def command(*words: str, folder: Path, **environment: str) -> subprocess.Complet
     )
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 def test_the_demo_tunes_a_real_ioc_by_two_ways_and_leaves_nothing_behind(tmp_path: Path) -> None:
     # A site's own addresses must not be asked.

@@ -86,6 +86,14 @@ def test_bounds_come_from_the_machine_or_the_declaration(linac: Linac) -> None:
         linac.get_bounds(["L:SIZE"])
 
 
+def test_a_record_that_does_not_answer_has_no_bounds(linac: Linac, machine: MemoryBackend) -> None:
+    machine.fault("L:Q1:SET", "missing")
+    for ask in (lambda: linac.get_bounds(["q2", "q1"]), lambda: linac.set_variables({"q1": 2.0})):
+        with pytest.raises(ReadTimeout, match="^L:Q1:SET: .*; the bounds of its knob are to come from its record$"):
+            ask()
+    assert machine.puts == []
+
+
 def test_knobs_are_waited_for_and_measures_are_fresh(linac: Linac, machine: MemoryBackend) -> None:
     linac.set_variables({"q1": 2.0, "q2": 1.0})
     assert machine.value("L:Q1:READ") == 2.0

@@ -109,7 +109,7 @@ def test_a_policy_that_cannot_be_read_is_a_finding_and_nothing_is_read(tmp_path:
     done = doctor("--json", "NOBODY:1", home=tmp_path, **{variable: str(file)})
     found = findings(done)
     assert done.returncode == 1
-    reason = f"{file}: nobody reads the section [Badger_k2eg]; did you mean [badger_k2eg]?"
+    reason = f"{file}: unknown section [Badger_k2eg]; did you mean [badger_k2eg]?"
     assert found["options"] == ("bad", reason)
     assert "NOBODY:1" not in found
 

@@ -52,7 +52,7 @@ def test_the_journal_and_its_disk(tmp_path: Path) -> None:
         ({"SEGMENT_SIZE": "9000T"}, "disk", "bad", "less than one segment of the journal: make room"),
         ({"KEEP_SIZE": "9000T"}, "disk", "note", "the journal may grow to 9216000.0 GiB"),
         ({"ENABLED": "no"}, "journal", "note", "runs are not recorded"),
-        ({"SEGMENT_SIZE": "much"}, "journal", "bad", "'much' is no size"),
+        ({"SEGMENT_SIZE": "much"}, "journal", "bad", "'much' is not a size"),
         ({"DIR": "{file}"}, "journal", "bad", "cannot be written: name another folder by BADGER_K2EG_JOURNAL_DIR"),
     ],
 )

@@ -77,6 +77,7 @@ def put_back(said: Said, machine: Interface, before: dict[str, float]) -> None:
     assert machine.get_values(list(before)) == pytest.approx(before)
 
 
+@pytest.mark.extended
 def test_the_handwritten_environment(said: Said, first_ioc: FirstIoc, tmp_path: Path) -> None:
     machine = Interface()
     machine.set_values(START)

@@ -143,7 +143,7 @@ def test_an_environment_chooses_it_by_its_parameter(
 def test_the_hint_at_epics_addresses_is_for_those_who_search_themselves(name: str) -> None:
     import interfaces.epics_pva
     from badger_k2eg.badger_app.session import reaching
-    from badger_k2eg.errors import PvNotConnected, ReadError, read_failure
+    from badger_k2eg.core.errors import PvNotConnected, ReadError, read_failure
 
     chosen = Interface() if name == "k2eg" else interfaces.epics_pva.Interface()
     error = PvNotConnected("A", "the broker does not answer")

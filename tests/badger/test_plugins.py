@@ -21,7 +21,7 @@ PLUGINS = {kind: sorted(path.parent.name for path in CLONE.glob(f"{kind}/*/confi
            ("interfaces", "environments")}  # fmt: skip
 
 #: Those that a plain session asks for; an extended one asks for all.
-FIRST = (None, "epics_pva", "pv_template")
+FIRST = (("intf", None), ("env", "pv_template"))
 
 #: Nobody answers there: a plugin that asked would be seen by the time it takes.
 NOWHERE = {
@@ -64,7 +64,7 @@ def _quick(times: list[tuple[float, float]], without: list[tuple[float, float]])
 @pytest.mark.parametrize(
     ("word", "name"),
     [
-        pytest.param(word, name, marks=() if name in FIRST else pytest.mark.extended)
+        pytest.param(word, name, marks=() if (word, name) in FIRST else pytest.mark.extended)
         for word, kind in (("intf", "interfaces"), ("env", "environments"))
         for name in (None, *PLUGINS[kind])
     ],

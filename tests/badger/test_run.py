@@ -22,6 +22,10 @@ from interfaces.epics_pva import Interface
 from .routines import CLONE, SETPOINTS, START, archives, command, rows, written
 
 pytestmark = pytest.mark.usefixtures("badger_config", "quiet")
+SIGNALS = [
+    (signal.SIGTERM, "SIGTERM", 143),
+    pytest.param(signal.SIGINT, "Ctrl-C", 130, marks=pytest.mark.extended),
+]
 
 
 @pytest.mark.slow
@@ -96,6 +100,7 @@ def test_read_only_moves_nothing_and_json_tells_all(machine: Interface, tmp_path
     assert not list(tmp_path.rglob("*.png"))
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 def test_a_guard_that_refuses_is_code_3(machine: Interface, tmp_path: Path) -> None:
     file = written(tmp_path)
@@ -109,6 +114,7 @@ def test_a_guard_that_refuses_is_code_3(machine: Interface, tmp_path: Path) -> N
     assert machine.get_values(SETPOINTS) == dict(zip(SETPOINTS, (-0.6, 0.8), strict=True))
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 def test_an_evaluation_that_fails_is_code_1_and_the_machine_is_restored(
     machine: Interface, slow_steps: Path, tmp_path: Path
@@ -126,7 +132,7 @@ def test_an_evaluation_that_fails_is_code_1_and_the_machine_is_restored(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
+@pytest.mark.parametrize(("number", "name", "code"), SIGNALS)
 def test_a_signal_in_mid_evaluation_ends_the_run(
     number: signal.Signals, name: str, code: int, machine: Interface, slow_steps: Path, tmp_path: Path
 ) -> None:
@@ -210,7 +216,7 @@ def test_a_wrong_option_around_it_is_told_once_and_before_badger_loads(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize(("number", "name", "code"), [(signal.SIGTERM, "SIGTERM", 143), (signal.SIGINT, "Ctrl-C", 130)])
+@pytest.mark.parametrize(("number", "name", "code"), SIGNALS)
 def test_a_signal_while_badger_loads_ends_it_in_one_line(
     number: signal.Signals, name: str, code: int, plugin_root: Path, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from .machine import PATIENCE, IocMachine, Machine, Running
 # Python 3.12 warns of every fork of a process with threads; that it works all the same is what is tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
-FORKS = 20
+FORKS = pytest.mark.parametrize("forks", [4, pytest.param(20, marks=pytest.mark.extended)])
 
 
 def in_child(function: Callable[[], Any], seconds: float = 5.0) -> tuple[Any, float]:
@@ -61,7 +61,8 @@ def load(*works: Callable[[], Any]) -> Iterator[list[BaseException]]:
 
 
 @pytest.mark.real_time("threads that never rest")
-def test_twenty_forks_in_a_row_under_load(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+@FORKS
+def test_forks_in_a_row_under_load(machine: Machine, caplog: pytest.LogCaptureFixture, forks: int) -> None:
     reads = machine.pvs("DBL", "STR", "WF", "INT")
     moving, readback, free = machine.pvs("SP:000", "RB:000", "FREE")
     control = machine.control()
@@ -86,7 +87,7 @@ def test_twenty_forks_in_a_row_under_load(machine: Machine, caplog: pytest.LogCa
 
     took = []
     with load(read, read, read, set_and_validate, come_and_go) as errors:
-        for _ in range(FORKS):
+        for _ in range(forks):
             value, seconds = in_child(lambda: control.get([reads[0]])[reads[0]])
             assert value == 1.5
             took.append(seconds)
@@ -181,7 +182,8 @@ def test_a_put_without_an_answer_holds_a_fork_up_only_until_its_deadline(machine
 
 
 @pytest.mark.real_time("a thread that never rests")
-def test_connecting_while_another_thread_forks(machine: Machine) -> None:
+@FORKS
+def test_connecting_while_another_thread_forks(machine: Machine, forks: int) -> None:
     """The locks of a client that is being opened, and those that a fork takes, are taken in one order."""
     pv, readback = machine.pvs("SP:000", "RB:000")
     settings = machine.control().settings
@@ -197,7 +199,7 @@ def test_connecting_while_another_thread_forks(machine: Machine) -> None:
     for control in machine._controls:  # nobody else holds the client: each turn opens a new one
         control.backend.close()
     with load(open_and_close, open_and_close) as errors:
-        for _ in range(FORKS):
+        for _ in range(forks):
             in_child(lambda: 0)
     assert not errors, errors
 

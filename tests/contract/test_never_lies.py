@@ -274,7 +274,7 @@ def test_every_undo_considers_what_was_sent(
     assert outcomes == ["unknown", "unknown", "applied", "refused", "unknown"]
     ours = run.current()
     assert ours is not None
-    assert all(ours.moved[PvAddress.parse(pv).own_name].ours for pv in asked), "those of the run itself"
+    assert all(ours.moved[PvAddress.parse(pv).own_name].held.values for pv in asked), "those of the run itself"
     run.end()
     fates = {step.pv: step.fate for step in Restore(machine.control(), journal, "last").steps}
     there, to_do = Fate.THERE, Fate.TO_DO

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 WARM, SECONDS = 4.0, 8.0
 
 
+@pytest.mark.extended
 def test_a_hundred_pvs_at_fifty_updates_a_second(
     broker: Broker, gateway_factory: Callable[..., GatewayProcess], record_property: Callable[[str, object], None]
 ):

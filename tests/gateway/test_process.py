@@ -169,6 +169,10 @@ def test_several_share_the_commands(soft_ioc: SoftIoc, broker: Broker, gateway_f
         (("--embedded-broker", "--allow-write", " "), "--allow-write: an empty pattern fits nothing"),
         (("--embedded-broker", "--revision", "C"), "'C' is not one of"),
         (("--embedded-broker", "--monitor-expiry", "0"), "--monitor-expiry"),
+        (("--embedded-broker", "--monitor-expiry", "nan"), "--monitor-expiry: not a number of seconds"),
+        (("--embedded-broker", "--group", " "), "--group: the name of a consumer group cannot be empty"),
+        (("--embedded-broker", "--purge"), "--purge needs --monitor-expiry"),
+        (("--embedded-broker", "--write-environment", "desk.txt"), "desk.txt is not a FILE.ini"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, options: tuple[str, ...], words: str):

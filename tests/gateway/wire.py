@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.k2eg import codec
-from badger_k2eg.kafka import KafkaRecord, Reader, Topics, Writer
+from badger_k2eg.kafka import KafkaRecord, Producer, TopicReader, Topics
 from badger_k2eg.testing.broker import Broker
 
 PATIENCE = 15.0
@@ -26,10 +26,10 @@ class Wire:
         self._changed = threading.Condition()
         #: All that came, with the monotonic time at which it did.
         self.records: list[tuple[float, KafkaRecord]] = []
-        self._writer = Writer(broker.connection, name="wire")
+        self._writer = Producer(broker.connection, name="wire")
         # An idempotent producer takes half a second to its first record.
         self._writer.connect()
-        self._reader = Reader(broker.connection, self._keep, name="wire")
+        self._reader = TopicReader(broker.connection, self._keep, name="wire")
 
     def __enter__(self) -> Self:
         return self

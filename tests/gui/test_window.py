@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from badger_k2eg import plugin_root
 from badger_k2eg.badger_app.session import ROOTS
 from badger_k2eg.k2eg.environment import ENVIRONMENT_VARIABLE, FOLDER_VARIABLE
-from badger_k2eg.plugin_root import plugin_root
 from badger_k2eg.testing.fault_server import FaultServer
 from badger_k2eg.testing.gateway import GatewayProcess
 from badger_k2eg.testing.soft_ioc import client_environment
@@ -30,9 +30,10 @@ MAGNETS = {"SOL1": 1.04, "QUAD:1": 0.1, "QUAD:2": 0.35, "QUAD:3": -0.4}
 #: For pictures with something to see.
 SHOWN: dict[str, float] = {"evaluations": 25, "ranges": 0.8} if PICTURES else {}
 ARCHIVE = "home/.local/share/Badger/archive"
-STARTS = int(os.environ.get("GUI_STARTS", "5"))
+STARTS = int(os.environ.get("GUI_STARTS", "2"))
 
 
+@pytest.mark.extended
 def test_three_runs_in_one_window(window: Window, command: Command, injector: VirtualInjector, tmp_path: Path) -> None:
     notes = window("three_runs", injector.client_environment, **SHOWN)
     # Live values: the ranges are a part around the present ones, within the limits.
@@ -106,6 +107,7 @@ def test_direct_then_gateway_then_replay_in_one_window(
         assert [each["objectives"]["spot"] for each in again] == pytest.approx(gateway["spot"][:5], rel=1e-9)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", range(1, STARTS + 1))
 def test_every_start_runs_and_stops_both_ways(window: Window, through_gateway: dict[str, str], number: int) -> None:
     # Without what is imported before the first fork, three starts of eight hang. The last child is forked while the
@@ -113,6 +115,7 @@ def test_every_start_runs_and_stops_both_ways(window: Window, through_gateway: d
     window("direct_and_gateway", through_gateway)
 
 
+@pytest.mark.extended
 def test_a_killed_child_is_told_by_the_next_run_and_undone(
     window: Window, command: Command, injector: VirtualInjector
 ) -> None:
@@ -149,6 +152,7 @@ def test_what_the_window_tells_of_the_environments(window: Window, injector: Vir
         assert has_picture, name
 
 
+@pytest.mark.extended
 def test_a_machine_that_is_not_there_costs_one_timeout(window: Window) -> None:
     # Another prefix than the environment's own, which nobody serves.
     with VirtualInjector() as machine:
@@ -188,6 +192,7 @@ def test_a_failed_set_asks_and_retry_puts_nothing_twice(window: Window, fault_se
     assert notes["evaluations"] == 0
 
 
+@pytest.mark.extended
 def test_other_plugins_for_one_session_and_ctrl_c(window: Window, tmp_path: Path) -> None:
     root = tmp_path / "plugins"
     for kind in ("interfaces", "environments"):
@@ -206,6 +211,7 @@ def test_other_plugins_for_one_session_and_ctrl_c(window: Window, tmp_path: Path
     assert config.read_text() == yaml.safe_dump(places)
 
 
+@pytest.mark.extended
 def test_a_window_that_is_killed_takes_its_run_along(
     window: Window, command: Command, injector: VirtualInjector
 ) -> None:

@@ -27,7 +27,7 @@ _LONG_FIRST = ("golden", "gui", "badger", "interop", "gateway", "system", "contr
 #: In these each test may go to another worker.
 _DIVIDED = ("golden/test_gateway", "gui/", "badger/test_plugins", "badger/test_run", "system/test_kafka_fork")
 _TESTS = Path(__file__).parents[1]
-_MACHINE = re.compile(r"::.*\[(memory|pva|ca|k2eg)\b")
+_MACHINE = re.compile(r"::.*[\[-](memory|pva|ca|k2eg)[\]-]")
 _ALONE = pytest.StashKey[list[str]]()
 
 
@@ -54,6 +54,16 @@ class ByFileAndMachine(LoadScopeScheduling):  # type: ignore[misc]
             return nodeid
         machine = _MACHINE.search(nodeid)
         return f"{file} on {machine[1]}" if machine else file
+
+    def remove_node(self, node: Any) -> str | None:
+        """Give the test in which a worker has died; what it had still to do goes to others, but not that one again."""
+        units = self.assigned_work.get(node, {}).values()
+        died = next((test for unit in units for test, done in unit.items() if not done), None)
+        for unit in units:
+            if died in unit:
+                unit[died] = True
+        super().remove_node(node)
+        return died
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from badger_k2eg.kafka import KafkaRecord, Reader, Topics, Writer
+from badger_k2eg.kafka import KafkaRecord, Producer, TopicReader, Topics
 from badger_k2eg.testing.broker import Broker
 
 
@@ -26,8 +26,8 @@ def topics(broker: Broker) -> Iterator[Topics]:
 
 
 @pytest.fixture
-def writer(broker: Broker) -> Iterator[Writer]:
-    writer = Writer(broker.connection)
+def writer(broker: Broker) -> Iterator[Producer]:
+    writer = Producer(broker.connection)
     yield writer
     writer.close()
 
@@ -38,7 +38,7 @@ def got() -> list[KafkaRecord]:
 
 
 @pytest.fixture
-def reader(broker: Broker, got: list[KafkaRecord]) -> Iterator[Reader]:
-    reader = Reader(broker.connection, got.append)
+def reader(broker: Broker, got: list[KafkaRecord]) -> Iterator[TopicReader]:
+    reader = TopicReader(broker.connection, got.append)
     yield reader
     reader.close()

@@ -6,7 +6,7 @@ import os
 import threading
 
 from badger_k2eg.core.deadline import Deadline
-from badger_k2eg.kafka import Delivery, Writer
+from badger_k2eg.kafka import Delivery, Producer
 from tests.rig.waiting import eventually
 
 PATIENCE = 20.0
@@ -16,7 +16,7 @@ def within(seconds: float = PATIENCE) -> Deadline:
     return Deadline(seconds)
 
 
-def write(writer: Writer, topic: str, *values: bytes) -> list[Delivery]:
+def write(writer: Producer, topic: str, *values: bytes) -> list[Delivery]:
     """Write and wait until the broker has them."""
     deliveries: list[Delivery] = []
     for value in values:

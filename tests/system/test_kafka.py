@@ -1,4 +1,4 @@
-"""Readers, writers and topics on a real broker; `--broker=kafka` runs them on Apache Kafka."""
+"""Readers, producers and topics on a real broker; `--broker=kafka` runs them on Apache Kafka."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import uuid
 import pytest
 
 from badger_k2eg.errors import KafkaError, MessageTooLarge, SettingsError, TopicMissing, TopicRefused
-from badger_k2eg.kafka import Created, Delivery, KafkaConnection, KafkaRecord, Reader, Start, Topics, Writer
+from badger_k2eg.kafka import Created, Delivery, KafkaConnection, KafkaRecord, Producer, Start, TopicReader, Topics
 from badger_k2eg.testing.broker import Broker
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
@@ -19,7 +19,7 @@ from .kafka_parts import native_threads, within, write
 pytestmark = pytest.mark.kafka
 
 
-def test_record_arrives_whole(writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]) -> None:
+def test_record_arrives_whole(writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]) -> None:
     assert reader.assign([topic], within()) == {topic: {0: 0}}
     deliveries: list[Delivery] = []
     headers = [("k2eg-ser-type", b"Json"), ("other", b""), ("other", b"2")]
@@ -33,7 +33,9 @@ def test_record_arrives_whole(writer: Writer, reader: Reader, topic: str, got: l
     assert abs(record.timestamp - time.time()) < 60
 
 
-def test_end_reads_only_what_comes_after(writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]) -> None:
+def test_end_reads_only_what_comes_after(
+    writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]
+) -> None:
     write(writer, topic, b"before")
     assert reader.assign([topic], within()) == {topic: {0: 1}}
     write(writer, topic, b"after")
@@ -41,18 +43,18 @@ def test_end_reads_only_what_comes_after(writer: Writer, reader: Reader, topic: 
     assert [record.value for record in got] == [b"after"]
 
 
-def test_beginning_and_offset(broker: Broker, writer: Writer, topic: str) -> None:
+def test_beginning_and_offset(broker: Broker, writer: Producer, topic: str) -> None:
     write(writer, topic, b"0", b"1", b"2")
     for start, expected in ((Start.BEGINNING, [b"0", b"1", b"2"]), ({0: 2}, [b"2"])):
         got: list[KafkaRecord] = []
-        reader = Reader(broker.connection, got.append)
+        reader = TopicReader(broker.connection, got.append)
         reader.assign([topic], within(), start)
         eventually(lambda: len(got) == len(expected), what="read")  # noqa: B023 (used in this round only)
         assert [record.value for record in got] == expected
         reader.close()
 
 
-def test_ten_thousand_in_order(writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]) -> None:
+def test_ten_thousand_in_order(writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]) -> None:
     reader.assign([topic], within())
     values = [b"%d" % number for number in range(10_000)]
     for value in values:
@@ -64,7 +66,7 @@ def test_ten_thousand_in_order(writer: Writer, reader: Reader, topic: str, got: 
 
 
 def test_adding_topics_loses_nothing_of_the_others(
-    broker: Broker, writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]
+    broker: Broker, writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]
 ) -> None:
     """Records flow on one topic all the while 20 others come and go."""
     reader.assign([topic], within())
@@ -98,7 +100,7 @@ def test_adding_topics_loses_nothing_of_the_others(
 
 
 def test_an_assigned_topic_keeps_its_position(
-    writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]
+    writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]
 ) -> None:
     reader.assign([topic], within())
     write(writer, topic, b"0", b"1")
@@ -110,7 +112,7 @@ def test_an_assigned_topic_keeps_its_position(
 
 
 def test_unassigned_topic_is_silent_and_can_come_back(
-    writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]
+    writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]
 ) -> None:
     reader.assign([topic], within())
     reader.unassign([topic])
@@ -124,7 +126,7 @@ def test_unassigned_topic_is_silent_and_can_come_back(
 
 
 def test_callback_that_raises_is_counted_and_logged(
-    broker: Broker, writer: Writer, topic: str, caplog: pytest.LogCaptureFixture
+    broker: Broker, writer: Producer, topic: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     got: list[bytes | None] = []
 
@@ -133,7 +135,7 @@ def test_callback_that_raises_is_counted_and_logged(
         if record.value == b"bad":
             raise ZeroDivisionError("on purpose")
 
-    reader = Reader(broker.connection, fragile, name="fragile reader")
+    reader = TopicReader(broker.connection, fragile, name="fragile reader")
     reader.assign([topic], within())
     write(writer, topic, b"good", b"bad", b"good again")
     eventually(lambda: len(got) == 3, what="read on")
@@ -142,7 +144,7 @@ def test_callback_that_raises_is_counted_and_logged(
     reader.close()
 
 
-def test_callback_may_unassign_but_not_assign(broker: Broker, writer: Writer, topic: str) -> None:
+def test_callback_may_unassign_but_not_assign(broker: Broker, writer: Producer, topic: str) -> None:
     errors: list[KafkaError] = []
 
     def callback(record: KafkaRecord) -> None:
@@ -152,7 +154,7 @@ def test_callback_may_unassign_but_not_assign(broker: Broker, writer: Writer, to
         except KafkaError as error:
             errors.append(error)
 
-    reader = Reader(broker.connection, callback)
+    reader = TopicReader(broker.connection, callback)
     reader.assign([topic], within())
     write(writer, topic, b"1")
     eventually(lambda: not reader.assigned and bool(errors), what="unassigned")
@@ -160,11 +162,13 @@ def test_callback_may_unassign_but_not_assign(broker: Broker, writer: Writer, to
     reader.close()
 
 
-def test_huge_message(broker: Broker, writer: Writer, reader: Reader, topic: str, got: list[KafkaRecord]) -> None:
+def test_huge_message(
+    broker: Broker, writer: Producer, reader: TopicReader, topic: str, got: list[KafkaRecord]
+) -> None:
     error = writer.send(topic, bytes(2_000_000))
     assert isinstance(error, MessageTooLarge) and topic in str(error)
     reader.assign([topic], within())
-    large = Writer(broker.connection.with_options({"message.max.bytes": 3_000_000}))
+    large = Producer(broker.connection.with_options({"message.max.bytes": 3_000_000}))
     deliveries: list[Delivery] = []
     assert large.send(topic, bytes(2_000_000), on_delivery=deliveries.append) is None
     eventually(lambda: bool(deliveries), what="reported")
@@ -203,7 +207,7 @@ def test_delete(broker: Broker, topics: Topics, topic: str) -> None:
         assert topics.delete(topic, within()) is False
 
 
-def test_watermarks_and_partitions(broker: Broker, topics: Topics, writer: Writer, topic: str) -> None:
+def test_watermarks_and_partitions(broker: Broker, topics: Topics, writer: Producer, topic: str) -> None:
     wide = f"{topic}-wide"
     broker.create_topic(wide, 3)
     write(writer, topic, b"0", b"1")
@@ -212,7 +216,7 @@ def test_watermarks_and_partitions(broker: Broker, topics: Topics, writer: Write
     assert broker.bootstrap in topics.brokers(within()).values()
 
 
-def test_missing_topic_is_named_and_nothing_is_assigned(reader: Reader, topics: Topics, topic: str) -> None:
+def test_missing_topic_is_named_and_nothing_is_assigned(reader: TopicReader, topics: Topics, topic: str) -> None:
     missing = f"{topic}-missing"
     began = time.monotonic()
     with pytest.raises(TopicMissing, match=missing) as caught:
@@ -225,8 +229,8 @@ def test_wrong_option_is_named(topic: str) -> None:
     wrong = KafkaConnection("127.0.0.1:1", {"no.such.option": 1})
     for use in (
         lambda: Topics(wrong).exists(topic, within()),
-        lambda: Reader(wrong, print, topics=None).assign([topic], within()),
-        lambda: Writer(wrong).send(topic, b""),
+        lambda: TopicReader(wrong, print, topics=None).assign([topic], within()),
+        lambda: Producer(wrong).send(topic, b""),
     ):
         with pytest.raises(SettingsError, match=r"no\.such\.option"):
             use()
@@ -235,8 +239,8 @@ def test_wrong_option_is_named(topic: str) -> None:
 def test_close_leaves_no_thread_and_is_idempotent(broker: Broker, topic: str) -> None:
     ours, native = set(threading.enumerate()), native_threads()
     topics = Topics(broker.connection)
-    reader = Reader(broker.connection, lambda record: None, topics=topics)
-    writer = Writer(broker.connection)
+    reader = TopicReader(broker.connection, lambda record: None, topics=topics)
+    writer = Producer(broker.connection)
     reader.assign([topic], within())
     write(writer, topic, b"1")
     assert len(set(threading.enumerate()) - ours) == 2
@@ -250,7 +254,7 @@ def test_close_leaves_no_thread_and_is_idempotent(broker: Broker, topic: str) ->
 
 
 def test_close_waits_for_what_is_under_way(broker: Broker, topic: str, topics: Topics) -> None:
-    writer = Writer(broker.connection)
+    writer = Producer(broker.connection)
     deliveries: list[Delivery] = []
     for number in range(100):
         writer.send(topic, b"%d" % number, on_delivery=deliveries.append)

@@ -18,7 +18,7 @@ import pytest
 
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import AuthenticationFailed
-from badger_k2eg.kafka import Delivery, KafkaConnection, KafkaRecord, Reader, Start, Topics, Writer
+from badger_k2eg.kafka import Delivery, KafkaConnection, KafkaRecord, Producer, Start, TopicReader, Topics
 from badger_k2eg.testing.kafka_server import KafkaServer, NodePorts, kafka_jars
 from badger_k2eg.testing.soft_ioc import MissingTestPart
 from tests.rig.waiting import eventually
@@ -55,7 +55,7 @@ def test_one_of_three_brokers_is_killed_under_load(cluster: list[KafkaServer]) -
     topics = Topics(connection)
     topics.create(topic, Deadline(60), partitions=3, replication=3)
     got: list[KafkaRecord] = []
-    reader, writer = Reader(connection, got.append), Writer(connection)
+    reader, writer = TopicReader(connection, got.append), Producer(connection)
     reader.assign([topic], Deadline(60))
     deliveries: list[tuple[bytes, Delivery]] = []
 
@@ -91,7 +91,7 @@ def test_one_of_three_brokers_is_killed_under_load(cluster: list[KafkaServer]) -
         assert numbers == sorted(numbers)
     # The same once more, from what the brokers have stored.
     stored: list[KafkaRecord] = []
-    again = Reader(connection, stored.append)
+    again = TopicReader(connection, stored.append)
     again.assign([topic], Deadline(60), Start.BEGINNING)
     eventually(lambda: len(stored) == RECORDS, what="all is stored", seconds=60)
     for part in (reader, again, writer, topics):
@@ -102,7 +102,7 @@ def _exchange(connection: KafkaConnection) -> None:
     topics = Topics(connection)
     topics.create("secured", within(), partitions=1)
     got: list[KafkaRecord] = []
-    reader, writer = Reader(connection, got.append, topics=topics), Writer(connection)
+    reader, writer = TopicReader(connection, got.append, topics=topics), Producer(connection)
     reader.assign(["secured"], within())
     write(writer, "secured", b"1")
     eventually(lambda: bool(got), what="read")

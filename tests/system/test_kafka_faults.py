@@ -1,4 +1,4 @@
-"""A broker that is down, late, or does not let us in: bounded errors that name it, and no lasting harm."""
+"""A broker that is down, late, or refuses access: bounded errors that name it, and no lasting harm."""
 
 from __future__ import annotations
 
@@ -17,8 +17,17 @@ from badger_k2eg.errors import (
     MessageTooLarge,
     WriterFull,
 )
-from badger_k2eg.kafka import Delivery, GroupReader, KafkaConnection, KafkaRecord, Reader, Topics, Writer, owner
-from badger_k2eg.kafka.inherited import Consumer
+from badger_k2eg.kafka import (
+    Delivery,
+    GroupConsumer,
+    KafkaConnection,
+    KafkaRecord,
+    Producer,
+    TopicReader,
+    Topics,
+    consumer,
+)
+from badger_k2eg.kafka.handles import ConsumerHandle
 from badger_k2eg.testing.broker import Broker, EmbeddedBrokerProcess
 from badger_k2eg.testing.ports import free_port
 from tests.rig.pace import pace
@@ -45,8 +54,8 @@ def nobody() -> KafkaConnection:
 
 def test_nobody_there() -> None:
     connection = nobody()
-    topics, reader = Topics(connection), Reader(connection, print)
-    group = GroupReader(connection, "g", ["topic"], print)
+    topics, reader = Topics(connection), TopicReader(connection, print)
+    group = GroupConsumer(connection, "g", ["topic"], print)
     for call in (
         lambda: topics.create("topic", Deadline(0.5)),
         lambda: reader.assign(["topic"], Deadline(0.5)),
@@ -67,7 +76,7 @@ def test_nobody_there() -> None:
 
 def test_record_for_nobody_is_given_up_in_bounded_time() -> None:
     connection = nobody().with_options({"message.timeout.ms": 500})
-    writer = Writer(connection)
+    writer = Producer(connection)
     deliveries: list[Delivery] = []
     began = time.monotonic()
     assert writer.send("topic", b"1", on_delivery=deliveries.append) is None
@@ -78,7 +87,7 @@ def test_record_for_nobody_is_given_up_in_bounded_time() -> None:
 
 
 def test_close_gives_up_what_cannot_be_sent() -> None:
-    writer = Writer(nobody())
+    writer = Producer(nobody())
     deliveries: list[Delivery] = []
     writer.send("topic", b"1", on_delivery=deliveries.append)
     began = time.monotonic()
@@ -88,7 +97,7 @@ def test_close_gives_up_what_cannot_be_sent() -> None:
 
 
 def test_full_queue_is_an_answer_at_once() -> None:
-    writer = Writer(nobody().with_options({"queue.buffering.max.messages": 2}))
+    writer = Producer(nobody().with_options({"queue.buffering.max.messages": 2}))
     answers = [writer.send("topic", b"1") for _ in range(3)]
     assert answers[:2] == [None, None] and isinstance(answers[2], WriterFull) and "topic" in str(answers[2])
     writer.close(0.0)
@@ -108,8 +117,10 @@ def test_cancelled_deadline_ends_the_call_at_once() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
-    writer, topics = Writer(fragile.connection.with_options({"message.timeout.ms": 3000})), Topics(fragile.connection)
+def test_down_is_told_and_up_again_works(
+    fragile: Broker, topic: str, got: list[KafkaRecord], reader: TopicReader
+) -> None:
+    writer, topics = Producer(fragile.connection.with_options({"message.timeout.ms": 3000})), Topics(fragile.connection)
     reader.assign([topic], within())
     write(writer, topic, b"before")
     eventually(lambda: bool(got), what="read before")
@@ -140,9 +151,9 @@ def test_down_is_told_and_up_again_works(fragile: Broker, topic: str, got: list[
 
 
 @pytest.mark.timeout(300)
-def test_reader_goes_on_where_it_was(fragile: Broker, topic: str, got: list[KafkaRecord], reader: Reader) -> None:
+def test_reader_goes_on_where_it_was(fragile: Broker, topic: str, got: list[KafkaRecord], reader: TopicReader) -> None:
     """What was waiting to be sent while the broker was away arrives once, and after what was sent before."""
-    writer = Writer(fragile.connection.with_options({"message.timeout.ms": 90_000}))
+    writer = Producer(fragile.connection.with_options({"message.timeout.ms": 90_000}))
     reader.assign([topic], within())
     write(writer, topic, *(b"%d" % number for number in range(100)))
     fragile.down()
@@ -157,8 +168,8 @@ def test_reader_goes_on_where_it_was(fragile: Broker, topic: str, got: list[Kafk
 
 
 def test_close_while_down_is_bounded(fragile: Broker, topic: str) -> None:
-    reader, writer = Reader(fragile.connection, print), Writer(fragile.connection)
-    group = GroupReader(fragile.connection, f"g-{topic}", [topic], print)
+    reader, writer = TopicReader(fragile.connection, print), Producer(fragile.connection)
+    group = GroupConsumer(fragile.connection, f"g-{topic}", [topic], print)
     reader.assign([topic], within())
     group.start(within())
     write(writer, topic, b"1")
@@ -174,10 +185,10 @@ def test_consumer_that_the_library_keeps_open_is_left(
 ) -> None:
     """As a group's now and then while its broker is down: without a bound, and a command would never end."""
     answered = threading.Event()
-    really_close = Consumer.close
-    monkeypatch.setattr(Consumer, "close", lambda consumer: (answered.wait(30), really_close(consumer)))
-    monkeypatch.setattr(owner, "_CLOSING", 0.2)
-    reader = Reader(broker.connection, print, name="left")
+    really_close = ConsumerHandle.close
+    monkeypatch.setattr(ConsumerHandle, "close", lambda consumer: (answered.wait(30), really_close(consumer)))
+    monkeypatch.setattr(consumer, "_CLOSING", 0.2)
+    reader = TopicReader(broker.connection, print, name="left")
     reader.assign([topic], within())
     began = time.monotonic()
     reader.close()
@@ -205,7 +216,7 @@ def test_slow_broker_is_waited_for(broker: Broker, topics: Topics, topic: str) -
 def test_refused_by_the_broker_is_an_error_value(broker: Broker, topic: str) -> None:
     if not isinstance(broker, EmbeddedBrokerProcess):
         pytest.skip("only the embedded broker fails on request; run it with --broker=embedded")
-    writer = Writer(broker.connection)
+    writer = Producer(broker.connection)
     write(writer, topic, b"1")
     message_too_large = 10
     broker.push_errors(0, [message_too_large])
@@ -228,7 +239,7 @@ def test_wrong_password(broker: Broker, topic: str, caplog: pytest.LogCaptureFix
     right.close()
     caplog.set_level("DEBUG")
     wrong = broker.sasl("hush-hush")
-    reader, writer = Reader(wrong, print), Writer(wrong.with_options({"message.timeout.ms": 1000}))
+    reader, writer = TopicReader(wrong, print), Producer(wrong.with_options({"message.timeout.ms": 1000}))
     began = time.monotonic()
     with pytest.raises(AuthenticationFailed, match=wrong.bootstrap) as caught:
         reader.assign([topic], Deadline(20))

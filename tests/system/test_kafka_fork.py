@@ -1,4 +1,4 @@
-"""Forks with live Kafka handles: the parent goes on, the child begins anew and hangs nowhere."""
+"""Forks with live Kafka handles: the parent goes on, the child starts without them and never hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import BrokerUnreachable
-from badger_k2eg.kafka import EmbeddedBroker, GroupReader, KafkaRecord, Reader, Start, Topics, Writer
+from badger_k2eg.kafka import EmbeddedBroker, GroupConsumer, KafkaRecord, Producer, Start, TopicReader, Topics
 from badger_k2eg.testing.broker import Broker
 from tests.rig.pace import pace
 from tests.rig.waiting import eventually
@@ -26,12 +26,15 @@ from .kafka_parts import native_threads, within, write
 
 pytestmark = pytest.mark.kafka
 
-FORKS = 20
+FORKS = pytest.mark.parametrize("forks", [3, pytest.param(20, marks=pytest.mark.extended)])
 
 
-def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer, topics: Topics, topic: str) -> None:
+@FORKS
+def test_forks_in_a_row_with_live_reader_and_writer(
+    broker: Broker, writer: Producer, topics: Topics, topic: str, forks: int
+) -> None:
     got: list[KafkaRecord] = []
-    reader = Reader(broker.connection, got.append, topics=topics)
+    reader = TopicReader(broker.connection, got.append, topics=topics)
     reader.assign([topic], within())
     done = threading.Event()
     sent: list[bytes] = []
@@ -59,7 +62,7 @@ def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer
     flooding = threading.Thread(target=flood)
     flooding.start()
     try:
-        for _ in range(FORKS):
+        for _ in range(forks):
             answer, took = in_fork(child, seconds=15)
             assert answer == {"values": ["b'child 1'", "b'child 2'"], "threads": 1}
             assert took < 15 * pace()
@@ -71,7 +74,8 @@ def test_twenty_forks_with_live_reader_and_writer(broker: Broker, writer: Writer
     reader.close()
 
 
-def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str) -> None:
+@FORKS
+def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: Topics, topic: str, forks: int) -> None:
     """As librdkafka's threads do whenever they connect: a child may inherit a lock of the C library locked."""
     assert topics.exists(topic, within())
     done = threading.Event()
@@ -84,7 +88,7 @@ def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: T
     for thread in threads:
         thread.start()
     try:
-        for _ in range(FORKS):
+        for _ in range(forks):
             assert in_fork(lambda: [native_threads(), topics.exists(topic, Deadline(10))], seconds=15)[0] == [1, True]
     finally:
         done.set()
@@ -92,9 +96,9 @@ def test_children_forked_while_addresses_are_looked_up(broker: Broker, topics: T
             thread.join()
 
 
-def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Writer, topic: str) -> None:
+def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Producer, topic: str) -> None:
     got: list[KafkaRecord] = []
-    group = GroupReader(broker.connection, f"g-{topic}", [topic], got.append)
+    group = GroupConsumer(broker.connection, f"g-{topic}", [topic], got.append)
     group.start(within())
     write(writer, topic, b"for the parent")
     eventually(lambda: len(got) == 1, what="read by the parent")
@@ -113,7 +117,8 @@ def test_child_of_a_group_member_may_join_as_another(broker: Broker, writer: Wri
     group.close()
 
 
-def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child() -> None:
+@FORKS
+def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child(forks: int) -> None:
     """An error of a call keeps the frames of that call, and in them the handle, until the garbage is collected."""
     with EmbeddedBroker() as broker:
         broker.create_topic("mine")
@@ -124,7 +129,7 @@ def test_handle_that_only_a_traceback_knows_is_not_collected_in_the_child() -> N
             gc.collect()
             return found
 
-        for _ in range(FORKS):
+        for _ in range(forks):
             topics = Topics(broker.connection)
             assert topics.exists("mine", within())
             broker.down()
@@ -149,11 +154,11 @@ CHILD_GOES_THROUGH_THE_END = """
 import gc, os, sys
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.errors import BrokerUnreachable
-from badger_k2eg.kafka import GroupReader, KafkaConnection, Reader, Writer
+from badger_k2eg.kafka import GroupConsumer, KafkaConnection, TopicReader, Producer
 
 connection, topic = KafkaConnection(sys.argv[1]), sys.argv[2]
-reader, writer = Reader(connection, print), Writer(connection)
-group = GroupReader(connection, "g-" + topic, [topic], print)
+reader, writer = TopicReader(connection, print), Producer(connection)
+group = GroupConsumer(connection, "g-" + topic, [topic], print)
 reader.assign([topic], Deadline(10))
 group.start(Deadline(10))
 writer.send(topic, b"1")
@@ -180,7 +185,7 @@ def test_child_that_goes_through_the_end_of_the_interpreter(broker: Broker, topi
 def test_embedded_broker_survives_the_fork_of_its_process(topic: str) -> None:
     with EmbeddedBroker() as broker:
         broker.create_topic("mine")
-        writer = Writer(broker.connection)
+        writer = Producer(broker.connection)
         write(writer, "mine", b"1")
 
         def child() -> str:

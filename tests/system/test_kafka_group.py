@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from badger_k2eg.errors import KafkaError, TopicMissing
-from badger_k2eg.kafka import GroupReader, KafkaRecord, Writer
+from badger_k2eg.kafka import GroupConsumer, KafkaRecord, Producer
 from badger_k2eg.testing.broker import Broker
 from tests.rig.waiting import eventually
 
@@ -20,16 +20,16 @@ def values(records: list[KafkaRecord]) -> list[bytes | None]:
     return [record.value for record in records]
 
 
-def test_new_group_begins_at_the_end_and_a_known_one_where_it_was(broker: Broker, writer: Writer, topic: str) -> None:
+def test_new_group_begins_at_the_end_and_a_known_one_where_it_was(broker: Broker, writer: Producer, topic: str) -> None:
     group, got = f"g-{topic}", list[KafkaRecord]()
     write(writer, topic, b"before the group")
-    first = GroupReader(broker.connection, group, [topic], got.append)
+    first = GroupConsumer(broker.connection, group, [topic], got.append)
     first.start(within())
     write(writer, topic, b"1", b"2")
     eventually(lambda: len(got) == 2, what="read")
     first.close()
     write(writer, topic, b"while nobody was there")
-    second = GroupReader(broker.connection, group, [topic], got.append)
+    second = GroupConsumer(broker.connection, group, [topic], got.append)
     second.start(within())
     write(writer, topic, b"3")
     eventually(lambda: len(got) == 4, what="read on")
@@ -38,11 +38,11 @@ def test_new_group_begins_at_the_end_and_a_known_one_where_it_was(broker: Broker
     second.close()
 
 
-def test_nothing_written_after_start_is_lost(broker: Broker, writer: Writer, topic: str) -> None:
+def test_nothing_written_after_start_is_lost(broker: Broker, writer: Producer, topic: str) -> None:
     """The first command often comes right after the gateway has said that it is ready."""
     for attempt in range(5):
         got: list[KafkaRecord] = []
-        member = GroupReader(broker.connection, f"g{attempt}-{topic}", [topic], got.append)
+        member = GroupConsumer(broker.connection, f"g{attempt}-{topic}", [topic], got.append)
         member.start(within())
         write(writer, topic, b"%d" % attempt)
         eventually(lambda: bool(got), what="read")  # noqa: B023 (used in this round only)
@@ -50,11 +50,11 @@ def test_nothing_written_after_start_is_lost(broker: Broker, writer: Writer, top
         member.close()
 
 
-def test_members_share_the_partitions(broker: Broker, writer: Writer, topic: str) -> None:
+def test_members_share_the_partitions(broker: Broker, writer: Producer, topic: str) -> None:
     wide = f"{topic}-wide"
     broker.create_topic(wide, 4)
     got: tuple[list[KafkaRecord], list[KafkaRecord]] = ([], [])
-    members = [GroupReader(broker.connection, f"g-{topic}", [wide], each.append) for each in got]
+    members = [GroupConsumer(broker.connection, f"g-{topic}", [wide], each.append) for each in got]
     for member in members:
         member.start(within())
     sent: list[bytes] = []
@@ -79,9 +79,9 @@ def test_members_share_the_partitions(broker: Broker, writer: Writer, topic: str
     members[1].close()
 
 
-def test_member_without_a_partition_joins_too(broker: Broker, writer: Writer, topic: str) -> None:
+def test_member_without_a_partition_joins_too(broker: Broker, writer: Producer, topic: str) -> None:
     got: list[KafkaRecord] = []
-    members = [GroupReader(broker.connection, f"g-{topic}", [topic], got.append) for _ in range(2)]
+    members = [GroupConsumer(broker.connection, f"g-{topic}", [topic], got.append) for _ in range(2)]
     for member in members:
         member.start(within())
     write(writer, topic, b"1")
@@ -91,14 +91,14 @@ def test_member_without_a_partition_joins_too(broker: Broker, writer: Writer, to
     assert values(got) == [b"1"]
 
 
-def test_callback_that_raises_does_not_stop_the_member(broker: Broker, writer: Writer, topic: str) -> None:
+def test_callback_that_raises_does_not_stop_the_member(broker: Broker, writer: Producer, topic: str) -> None:
     got: list[KafkaRecord] = []
 
     def fragile(record: KafkaRecord) -> None:
         got.append(record)
         raise ZeroDivisionError("on purpose")
 
-    member = GroupReader(broker.connection, f"g-{topic}", [topic], fragile)
+    member = GroupConsumer(broker.connection, f"g-{topic}", [topic], fragile)
     member.start(within())
     write(writer, topic, b"1", b"2")
     eventually(lambda: member.callback_errors == 2, what="both read")
@@ -108,11 +108,11 @@ def test_callback_that_raises_does_not_stop_the_member(broker: Broker, writer: W
 
 def test_missing_topic(broker: Broker, topic: str) -> None:
     before = set(threading.enumerate())
-    member = GroupReader(broker.connection, "g", [f"{topic}-missing"], print)
+    member = GroupConsumer(broker.connection, "g", [f"{topic}-missing"], print)
     with pytest.raises(TopicMissing, match=f"{topic}-missing"):
         member.start(within())
     member.close()
-    closed = GroupReader(broker.connection, "g", [topic], print)
+    closed = GroupConsumer(broker.connection, "g", [topic], print)
     closed.close()
     with pytest.raises(KafkaError, match="closed"):
         closed.start(within())

@@ -14,6 +14,7 @@ import pytest
 from badger_k2eg import backends
 from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import connect
+from badger_k2eg.core.backend import Backend
 from badger_k2eg.core.deadline import Deadline
 from badger_k2eg.core.model import Fields, Outcome, PvAddress, Reading
 from badger_k2eg.errors import PvNotConnected
@@ -40,7 +41,7 @@ def backend(soft_ioc: SoftIoc, fault_server: FaultServer) -> Iterator[PvaBackend
     made.close()
 
 
-def get(backend: PvaBackend, name: str, seconds: float = PATIENCE) -> Any:
+def get(backend: Backend, name: str, seconds: float = PATIENCE) -> Any:
     address = PvAddress.parse(name)
     return backend.get_many([address], Deadline(seconds))[address]
 
@@ -53,6 +54,25 @@ def test_its_context_knows_the_configured_addresses_and_no_others(backend: PvaBa
     assert conf["EPICS_PVA_AUTO_ADDR_LIST"] == "NO"
     assert conf.get("EPICS_PVA_NAME_SERVERS", "") == ""
     assert all(address.startswith("127.0.0.1:") for address in conf["EPICS_PVA_ADDR_LIST"].split())
+
+
+def test_a_client_that_is_open_knows_other_addresses_only_as_another_one(
+    soft_ioc: SoftIoc, fault_server: FaultServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, again = (connect("pva") for _ in range(3))
+    try:
+        for name, value in soft_ioc.client_environment.items():
+            monkeypatch.setenv(name, value)
+        assert isinstance(get(first, soft_ioc.pv("DBL")), Reading)
+        for name, value in fault_server.client_environment.items():
+            monkeypatch.setenv(name, value)
+        assert isinstance(get(second, fault_server.pv("CLAMP")), Reading)
+        # What is open keeps the addresses of its beginning.
+        assert isinstance(get(first, soft_ioc.pv("LONG")), Reading)
+        assert isinstance(get(again, soft_ioc.pv("DBL"), 1.0), PvNotConnected)
+    finally:
+        for router in (first, second, again):
+            router.close()
 
 
 def test_an_update_may_come_before_the_subscription_is_known(

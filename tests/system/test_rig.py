@@ -34,24 +34,40 @@ def test_other(number, kind):
 """
 
 
-def test_those_that_measure_time_run_alone_and_last(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["tests.rig.sharing"]\n')
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = timing\n")
-    (tmp_path / "test_it.py").write_text(SUITE)
+def session(folder: Path, suite: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text('pytest_plugins = ["tests.rig.sharing"]\n')
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = timing\n")
+    (folder / "test_it.py").write_text(suite)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "COV"))}
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-n", "2", "-p", "no:cacheprovider"],
         capture_output=True,
         text=True,
-        cwd=tmp_path,
+        cwd=folder,
         env={**environment, "PYTHONPATH": str(ROOT)},
         timeout=150,
     )
+
+
+def test_those_that_measure_time_run_alone_and_last(tmp_path: Path) -> None:
+    done = session(tmp_path, SUITE)
     assert done.returncode == 1 and "1 failed, 6 passed in" in done.stdout.splitlines()[-1], done.stdout + done.stderr
     assert "3 tests that measure time, one after the other" in done.stdout
     # One worker for a kind of machine.
     for kind in ("memory", "pva"):
         assert len({file.read_text() for file in tmp_path.glob(f"done-{kind}-*")}) == 1
+
+
+def test_a_worker_that_dies_costs_the_test_in_which_it_died(tmp_path: Path) -> None:
+    done = session(
+        tmp_path,
+        "import os, pytest\n"
+        "@pytest.mark.parametrize('number', range(5))\n"
+        "def test(number):\n"
+        "    if number == 2: os._exit(1)\n",
+    )
+    assert done.returncode == 1 and "1 failed, 4 passed in" in done.stdout.splitlines()[-1], done.stdout + done.stderr
+    assert "crashed while running 'test_it.py::test[2]'" in done.stdout
 
 
 def test_waiting_gives_the_answer_or_says_what_was_waited_for() -> None:

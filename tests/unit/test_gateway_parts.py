@@ -7,26 +7,26 @@ from collections.abc import Iterator
 import pytest
 
 from badger_k2eg.core import clock as the_clock
-from badger_k2eg.gateway.command_pool import Workers
-from badger_k2eg.gateway.scheduler import Clock
+from badger_k2eg.gateway.command_pool import CommandPool
+from badger_k2eg.gateway.scheduler import Scheduler
 
 
 @pytest.fixture
-def clock() -> Iterator[Clock]:
-    clock = Clock()
+def clock() -> Iterator[Scheduler]:
+    clock = Scheduler()
     clock.start()
     yield clock
     clock.close()
 
 
 @pytest.fixture
-def workers() -> Iterator[Workers]:
-    workers = Workers()
+def workers() -> Iterator[CommandPool]:
+    workers = CommandPool()
     yield workers
     workers.close()
 
 
-def test_the_clock_calls_in_the_order_of_times(clock: Clock):
+def test_the_clock_calls_in_the_order_of_times(clock: Scheduler):
     called: list[str] = []
     done = the_clock.event()
     clock.call_later(0.2, done.set)
@@ -38,7 +38,7 @@ def test_the_clock_calls_in_the_order_of_times(clock: Clock):
     assert called == ["first", "second", "later"]
 
 
-def test_what_fails_does_not_stop_the_clock(clock: Clock, caplog: pytest.LogCaptureFixture):
+def test_what_fails_does_not_stop_the_clock(clock: Scheduler, caplog: pytest.LogCaptureFixture):
     done = the_clock.event()
     clock.call_later(0.0, lambda: 1 / 0)
     clock.call_later(0.0, done.set)
@@ -47,7 +47,7 @@ def test_what_fails_does_not_stop_the_clock(clock: Clock, caplog: pytest.LogCapt
 
 
 def test_a_closed_clock_calls_nobody():
-    clock, called = Clock(), the_clock.event()
+    clock, called = Scheduler(), the_clock.event()
     clock.start()
     clock.call_later(0.05, called.set)
     clock.close()
@@ -55,13 +55,13 @@ def test_a_closed_clock_calls_nobody():
     clock.close()
 
 
-def test_a_task_of_the_clock_may_close_it(clock: Clock):
+def test_a_task_of_the_clock_may_close_it(clock: Scheduler):
     done = the_clock.event()
     clock.call_later(0.0, lambda: (clock.close(), done.set()))
     assert done.wait(5.0)
 
 
-def test_jobs_of_a_lane_keep_their_order_and_others_do_not_wait(workers: Workers):
+def test_jobs_of_a_lane_keep_their_order_and_others_do_not_wait(workers: CommandPool):
     order: list[int] = []
     hold, done = the_clock.event(), the_clock.event()
     workers.submit(lambda: hold.wait(5.0))
@@ -73,7 +73,7 @@ def test_jobs_of_a_lane_keep_their_order_and_others_do_not_wait(workers: Workers
     hold.set()
 
 
-def test_a_job_that_hangs_does_not_hold_up_its_lane(workers: Workers):
+def test_a_job_that_hangs_does_not_hold_up_its_lane(workers: CommandPool):
     hold, done = the_clock.event(), the_clock.event()
     workers.submit(lambda: hold.wait(20.0), "lane")
     workers.submit(done.set, "lane")
@@ -81,7 +81,7 @@ def test_a_job_that_hangs_does_not_hold_up_its_lane(workers: Workers):
     hold.set()
 
 
-def test_closed_workers_take_nothing_more(workers: Workers):
+def test_closed_workers_take_nothing_more(workers: CommandPool):
     workers.close()
     called = the_clock.event()
     workers.submit(called.set)

@@ -12,8 +12,9 @@ from badger_k2eg.core import clock
 from badger_k2eg.core.model import Limits
 from badger_k2eg.core.settings import Settings, load
 from badger_k2eg.core.units import Quantity
-from badger_k2eg.errors import ConditionNotMet, PutMismatch, SetpointBlocked, ValidationFailed
+from badger_k2eg.errors import ConditionNotMet, PutMismatch, ReadError, SetpointBlocked, ValidationFailed
 from badger_k2eg.tuning import Bounds, Buffer, Condition, Expression, Knob, Mover, Observable, filled, wait_for
+from tests.rig.pace import pace
 
 
 @pytest.fixture
@@ -105,13 +106,56 @@ def test_read_only_moves_nothing_and_does_not_wait(machine: MemoryBackend) -> No
 
 def test_bounds_are_the_records_or_ones_own(machine: MemoryBackend) -> None:
     own = Bounds(control(machine, limits={"Q:*": (-3.0, 20.0)}).reader)
-    knobs = [Knob("Q:SET"), Knob("FREE", bounds=(0.0, 2.0)), Knob("GONE")]
+    knobs = [Knob("Q:SET"), Knob("FREE", bounds=(0.0, 2.0))]
     assert own.find(knobs) == {"Q:SET": Limits(-3.0, 10.0), "FREE": Limits(0.0, 2.0)}
     # Read once: a look at the bounds is part of every step.
     machine.fault("Q:SET", "missing")
     began = clock.monotonic()
-    assert own.find(knobs[:2])["Q:SET"] == Limits(-3.0, 10.0)
+    assert own.find(knobs)["Q:SET"] == Limits(-3.0, 10.0)
     assert clock.monotonic() - began < 0.3
+
+
+def test_a_record_that_does_not_answer_has_no_bounds(machine: MemoryBackend) -> None:
+    bounds = Bounds(control(machine).reader)
+    knobs = [Knob("Q:SET"), Knob("GONE"), Knob("AWAY", bounds=(0.0, 1.0))]
+    with pytest.raises(
+        ReadError, match="^GONE: .*nobody serves it; the bounds of its knob are to come from its record$"
+    ):
+        bounds.find(knobs)
+    # Asked again as soon as somebody wants to know.
+    machine.add("GONE", 0.0, limits=(-1.0, 1.0))
+    assert bounds.find(knobs)["GONE"] == Limits(-1.0, 1.0)
+
+
+def test_a_move_reads_all_that_it_must_know_of_its_setpoints_at_once(
+    machine: MemoryBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unit, present value and drive limits, of every knob."""
+    reads: list[list[str]] = []
+    get_many = machine.get_many
+
+    def counted(addresses: Any, deadline: Any) -> Any:
+        reads.append([address.text for address in addresses])
+        return get_many(addresses, deadline)
+
+    machine.add("KICK", 0.0, limits=(-10.0, 10.0), units="mm")
+    ours = control(machine)
+    knobs = {
+        "q": Knob("Q:SET", approach="below", overshoot=0.05, dwell=0.0),
+        "kick": Knob("KICK", unit="mm", settle_per_unit=0.01),
+    }
+    monkeypatch.setattr(machine, "get_many", counted)
+    # As many reads as these calls make, one of which the move saves by its own.
+    ours.check({"Q:SET": -4.0, "KICK": 2.0})
+    ours.set({"Q:SET": -5.0})
+    ours.set({"Q:SET": -4.0, "KICK": 2.0})
+    alone = len(reads)
+    ours.set({"Q:SET": 1.0, "KICK": 0.0})
+    machine.puts.clear()
+    reads.clear()
+    Mover(ours).move({"q": -4.0, "kick": Quantity(0.2, "cm")}, knobs)
+    assert sent(machine, "Q:SET") == [-5.0, -4.0] and sent(machine, "KICK") == [2.0]
+    assert reads[0] == ["Q:SET", "KICK"] and len(reads) <= alone
 
 
 def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:
@@ -122,6 +166,23 @@ def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:
         [Condition("PERMIT", equals="OK", timeout=5.0), Condition("CURRENT", at_least=1.0, at_most=9.0, timeout=5.0)],
     )
     assert machine.value("CURRENT") == 5.0
+
+
+def test_a_condition_is_seen_as_soon_as_it_holds(machine: MemoryBackend) -> None:
+    machine.later(0.25, lambda: machine.post("PERMIT", 1))
+    machine.later(0.27, lambda: machine.post("PERMIT", 0))
+    began = clock.monotonic()
+    wait_for(control(machine).reader, [Condition("PERMIT", equals="OK", timeout=1.0)])
+    assert clock.monotonic() - began < 0.27 * pace()
+
+
+def test_each_condition_has_its_own_time_and_a_silent_pv_may_come(machine: MemoryBackend) -> None:
+    machine.later(0.5, lambda: machine.add("LATE", 1.0))
+    machine.later(0.7, lambda: machine.post("LATE", 5.0))
+    patient = Condition("LATE", at_least=5.0, timeout=5.0)
+    wait_for(control(machine).reader, [patient, Condition("CURRENT", at_most=0.0, timeout=0.1)])
+    with pytest.raises(ConditionNotMet, match="waited 0.1 s for CURRENT >= 1: it reads 0.0"):
+        wait_for(control(machine).reader, [patient, Condition("CURRENT", at_least=1.0, timeout=0.1)])
 
 
 def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
@@ -136,19 +197,19 @@ def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
     ("wrong", "message"),
     [
         (lambda: Knob("Q", readback="R"), "needs a tolerance"),
-        (lambda: Knob("Q", tolerance=1.0), "which readback"),
+        (lambda: Knob("Q", tolerance=1.0), "tolerance needs readback"),
         (lambda: Knob("Q", readback="R", tolerance=-1.0), "tolerance"),
-        (lambda: Knob("Q", bounds=(2.0, 1.0)), "bounds are a low and a higher number"),
-        (lambda: Knob("Q", approach="left"), "from below or above"),
+        (lambda: Knob("Q", bounds=(2.0, 1.0)), "bounds must be a low and a higher number"),
+        (lambda: Knob("Q", approach="left"), "approach must be below or above"),
         (lambda: Knob("Q", done="S"), "done_value"),
         (lambda: Knob("Q", settle=-1.0), "settle"),
-        (lambda: Condition("P"), "say equals="),
+        (lambda: Condition("P"), "needs equals="),
         (lambda: Condition("P", equals=1, timeout=0.0), "timeout"),
-        (lambda: Knob("Q", readback="R", tolerance="0.1"), "knob Q: tolerance is a number >= 0, not '0.1'"),
-        (lambda: Knob("Q", timeout="5"), "knob Q: timeout is a number of seconds, not '5'"),
-        (lambda: Knob("Q", bounds=3), "bounds are a low and a higher number, not 3"),
-        (lambda: Knob("Q", readback=3, tolerance=1.0), "knob Q: a PV is a text, not 3"),
-        (lambda: Condition("P", at_least="x"), "condition on P: at_least is a number, not 'x'"),
+        (lambda: Knob("Q", readback="R", tolerance="0.1"), "knob Q: tolerance must be a number >= 0, not '0.1'"),
+        (lambda: Knob("Q", timeout="5"), "knob Q: timeout must be a number of seconds, not '5'"),
+        (lambda: Knob("Q", bounds=3), "bounds must be a low and a higher number, not 3"),
+        (lambda: Knob("Q", readback=3, tolerance=1.0), "knob Q: a PV must be a text, not 3"),
+        (lambda: Condition("P", at_least="x"), "condition on P: at_least must be a number, not 'x'"),
         (lambda: Knob("Q", readback="R", tolerence=1.0), "Knob Q: there is no 'tolerence'; did you mean 'tolerance'?"),
         (lambda: Knob(setpoint="Q", readbck="R"), "Knob Q: there is no 'readbck'; did you mean 'readback'?"),
         (lambda: Condition("P", equal=1), "Condition P: there is no 'equal'; did you mean 'equals'?"),
@@ -177,7 +238,7 @@ def test_a_tolerance_that_is_not_small_is_warned_of_once(
     for value in (1.25, 1.5):
         mover.move({"q": value}, knobs)
     warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    said = f"q: the tolerance {tolerance:g} is not small against {against}: it counts as arrived before it moves"
+    said = f"q: the tolerance {tolerance:g} is not small compared with {against}: it counts as arrived before it moves"
     assert warned == ([said] if against else [])
 
 
@@ -215,7 +276,7 @@ def test_a_quantity_is_turned_to_in_the_setpoints_unit() -> None:
     ):
         with pytest.raises(SetpointBlocked, match=says):
             mover.move({name: value}, knobs)
-    with pytest.raises(SetpointBlocked, match="declares mA, and its record says Amps"):
+    with pytest.raises(SetpointBlocked, match="declares mA, but its record has Amps"):
         mover.move({"x": 1.0}, {"x": Knob("AMPS", unit="mA")})
     assert memory.value("AMPS") == -2.0
 
@@ -232,5 +293,5 @@ def test_a_setpoint_that_quantises_is_declared(machine: MemoryBackend) -> None:
         Mover(control(machine)).move({"dac": 3.33}, {"dac": Knob("DAC:SET")})
     report = Mover(control(machine)).move({"dac": 3.33}, {"dac": Knob("DAC:SET", setpoint_tolerance=0.05)})
     assert report["DAC:SET"].ok and report["DAC:SET"].readback.value == 3.3
-    with pytest.raises(ValueError, match="setpoint_tolerance is a number >= 0"):
+    with pytest.raises(ValueError, match="setpoint_tolerance must be a number >= 0"):
         Knob("DAC:SET", setpoint_tolerance=-1.0)

@@ -20,6 +20,7 @@ from badger_k2eg.backends.memory import MemoryBackend
 from badger_k2eg.control import Control
 from badger_k2eg.core import clock
 from badger_k2eg.core.deadline import Deadline
+from badger_k2eg.core.model import PvAddress
 from badger_k2eg.core.settings import Settings
 from badger_k2eg.errors import CallCancelled, LockRefused, SetpointBlocked, SettingsError
 from badger_k2eg.journal import Journal
@@ -202,6 +203,44 @@ def test_a_place_that_cannot_be_used_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="lock_dir: locks cannot be kept in .*BADGER_K2EG_LOCK_DIR"):
         Locks(tmp_path / "file").take(["A"])
+
+
+def addresses(*names: str) -> list[PvAddress]:
+    return [PvAddress.parse(name) for name in names]
+
+
+def test_a_claim_locks_all_or_none(folder: Path) -> None:
+    ours = Locks(folder)
+    with another_process(folder, "QUAD:10"), ours.claim("our-run") as claim:
+        assert claim.add(addresses("FIRST")) == {}
+        refused = claim.add(addresses("QUAD:1", "QUAD:10", "QUAD:2"))
+        # By its name, and not by how that begins.
+        assert list(refused) == addresses("QUAD:10")
+        assert refused[PvAddress.parse("QUAD:10")].startswith("QUAD:10 is locked by")
+        assert (ours.owner("QUAD:1"), ours.owner("QUAD:2")) == (None, None)
+        # It keeps what it had before.
+        assert "our-run" in str(ours.owner("FIRST"))
+    assert ours.locked() == {}
+
+
+def test_a_claim_by_force_locks_what_is_free(folder: Path) -> None:
+    ours = Locks(folder)
+    with another_process(folder, "B"):
+        with ours.claim() as claim:
+            assert list(claim.add(addresses("A", "B", "C"), force=True)) == addresses("B")
+            assert ours.locked().keys() == {"A", "B", "C"}
+            # What it has it does not take again.
+            assert claim.add(addresses("A", "C")) == {}
+        assert ours.locked().keys() == {"B"}
+
+
+def test_a_claim_notices_that_a_lock_was_taken_away(folder: Path) -> None:
+    ours = Locks(folder)
+    with ours.claim() as claim:
+        claim.add(addresses("A"))
+        assert ours.unlock("A") is not None
+        assert "its lock was taken away" in claim.add(addresses("A", "B"))[PvAddress.parse("A")]
+        assert ours.owner("B") is None
 
 
 def test_by_the_names_for_users(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

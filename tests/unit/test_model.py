@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
+import re
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from badger_k2eg.core.model import (
     SetReport,
     plain,
 )
+from badger_k2eg.core.owner import Owner
 from badger_k2eg.errors import PvError, PvNameError
 
 # -- addresses --------------------------------------------------------------------------------------------------------
@@ -64,9 +66,9 @@ def test_names_of_real_sites_are_read(text: str, scheme: str | None, name: str) 
         ("http://A", "unknown scheme 'http'"),
         ("pva://ca://A", "malformed"),
         ("A$B", "malformed"),
-        (5, "by int"),
-        (None, "by NoneType"),
-        (b"A", "by bytes"),
+        (5, "not int"),
+        (None, "not NoneType"),
+        (b"A", "not bytes"),
     ],
     ids=repr,
 )
@@ -224,3 +226,8 @@ def test_every_error_survives_a_pickle_with_its_words(kind: type[Exception]) -> 
         assert str(error) == "X:PV: words"
     if isinstance(error, PvError | errors.LockRefused):
         assert copy.pv == "X:PV"
+
+
+def test_an_owner_tells_what_is_known_of_it() -> None:
+    assert re.fullmatch(r"ada@desk \(process 7, run R, since [\d-]+ [\d:]+\)", str(Owner("ada", "desk", 7, "R", 1.0)))
+    assert re.fullmatch(r"unknown user \(since [\d-]+ [\d:]+\)", str(Owner(since=1.0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import getpass
 import json
+import math
 import os
 import socket
 import subprocess
@@ -214,6 +215,22 @@ def test_a_restore(invoke: Invoke, memory: MemoryBackend, journal: Journal) -> N
     assert event.pv == "B" and told in (event.message or "")
     last = [record for record in about(journal, "B") if record.kind is RecordKind.SETPOINT][-1]
     assert (last.run, last.asked, last.outcome, (last.data or {})["before"]) == (recorded.id, 2.0, "applied", 6.0)
+
+
+def test_a_restore_writes_json_that_every_reader_takes(invoke: Invoke, memory: MemoryBackend, journal: Journal) -> None:
+    """NaN and infinity are no numbers of JSON: they are texts, as in the other commands."""
+    memory.add("W", [1.0, 2.0])
+    run.Attachment().attach(Control(memory)).set({"A": 5.0, "W": [3.0, 4.0]})
+    run.end()
+    memory.post("A", math.nan)
+    memory.post("W", [math.inf, 4.0])
+    looked = invoke("runs", "restore", "last", "--dry-run", "--json")
+
+    def refused(word: str) -> None:
+        raise AssertionError(word)
+
+    told = {each["pv"]: each["now"] for each in json.loads(looked.stdout, parse_constant=refused)["pvs"]}
+    assert told == {"A": "nan", "W": ["inf", 4.0]}
 
 
 def test_a_restore_is_not_kept_by_a_full_disk(memory: MemoryBackend, journal: Journal, monkeypatch: Any) -> None:

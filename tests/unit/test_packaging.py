@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import badger_k2eg
-from badger_k2eg import plugin_root as module
-from badger_k2eg.plugin_root import plugin_root
+from badger_k2eg import plugin_root
+from badger_k2eg import plugins as module
 
 CLONE = Path(__file__).resolve().parents[2]
 PLUGIN_FOLDERS = ("interfaces", "environments")
@@ -94,7 +94,7 @@ def test_from_a_clone_the_plugin_root_is_the_clone() -> None:
 def test_from_a_wheel_the_plugin_root_lies_inside_the_package(installed: Path) -> None:
     if not _plugin_files(CLONE):
         pytest.skip("there is no plugin yet")
-    code = "from badger_k2eg.plugin_root import plugin_root; print(plugin_root())"
+    code = "from badger_k2eg import plugin_root; print(plugin_root())"
     environment = {"PYTHONPATH": str(installed)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=installed, env=environment)
     assert Path(done.stdout.strip()) == installed / "badger_k2eg" / "plugins", done.stderr

@@ -148,8 +148,8 @@ def test_naming_the_field_value_changes_nothing_and_other_fields_are_refused(to:
     good = {Kind.STRING: "on", Kind.ENUM: "on"}.get(to.kind, [1.0] if to.array else 1)
     direct, by_field = (convert(each, to, ("off", "on")) for each in (good, Fields({"value": good})))
     assert np.array_equal(direct, by_field)
-    assert "value alone" in str(refused(Fields({"display.limitHigh": 1.0}), to))
-    assert "value alone" in str(refused(Fields({"value": good, "alarm.severity": 0}), to))
+    assert "only value" in str(refused(Fields({"display.limitHigh": 1.0}), to))
+    assert "only value" in str(refused(Fields({"value": good, "alarm.severity": 0}), to))
     assert refused(Fields({"value": math.nan}), to)
 
 

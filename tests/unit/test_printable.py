@@ -99,7 +99,7 @@ def test_a_terminal_of_another_encoding_gets_what_it_can_show(tmp_path: Path) ->
     (file := tmp_path / "中\x1b.zip").write_bytes(b"")
     done = CliRunner(charset="latin-1").invoke(cli.main, ["runs", "verify", str(file)], prog_name="badger-k2eg")
     assert done.exit_code == 1
-    assert r"\u4e2d\x1b.zip: is no export of a run" in done.stderr
+    assert r"\u4e2d\x1b.zip: is not an export of a run" in done.stderr
 
 
 def test_a_mistake_is_told_in_one_line_that_is_shown_and_not_obeyed() -> None:

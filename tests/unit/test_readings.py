@@ -24,7 +24,7 @@ def test_the_quantity_of_a_reading() -> None:
     assert amperes().quantity == 2 * unit.ampere and amperes().unit == unit.ampere
     assert Reading(np.array([1.0, 2.0]), units="mm").quantity[1] == 2 * unit.mm
     for no_number in ("text", {"a": 1}, None):
-        with pytest.raises(TypeError, match="no number"):
+        with pytest.raises(TypeError, match="not a number"):
             _ = Reading(no_number).quantity
 
 

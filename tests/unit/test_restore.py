@@ -26,12 +26,11 @@ from badger_k2eg.core.records import RecordKind
 from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import NoSuchRecord, SetpointBlocked, SettingsError
 from badger_k2eg.journal import Journal
-from badger_k2eg.run.manifest import recorded_way, way_of
+from badger_k2eg.run.manifest import recorded_way, validator_of, way_of
 from badger_k2eg.run.outside_puts import LockGate
 from badger_k2eg.run.pv_locks import locks
 from badger_k2eg.run.restore import Restore
 from badger_k2eg.run.restore_plan import Fate
-from badger_k2eg.run.validators import validator_of
 
 START = {"A": 1.0, "B": 2.0, "MODE": 0, "WF": [1.0, 2.0]}
 
@@ -170,7 +169,7 @@ def test_with_the_validators_that_are_on_record(memory: MemoryBackend, journal: 
     tied.set({"A": 5.0, "B": 6.0}, {"A": partial(wait_for_readback, readback_pv="READ", tolerance=0.1, count_down=2)})
     tied.set({"A": 7.0}, {"A": within("READ", tolerance=0.1, timeout=1.5)})
     run.end()
-    recorded = {pv: validator_of(told).parts for pv, told in journal.run("last").validators().items()}
+    recorded = {pv: validator_of(told).parts for pv, told in journal.run("last").history().validators.items()}
     assert recorded == {"A": (within("READ", tolerance=0.1, timeout=1.5),)}
     restore = Restore(control(memory), journal, "last")
     restore.run()

@@ -78,7 +78,7 @@ def test_a_baseline_that_was_edited_does_not_go_back(made: str, memory: MemoryBa
     assert steps(restore) == {
         "C": (Fate.TO_DO, ""),
         "B": (Fate.TO_DO, ""),
-        "A": (Fate.UNREADABLE, f"{words}; --force puts it back all the same"),
+        "A": (Fate.UNREADABLE, f"{words}; --force restores it all the same"),
     }
     restore.run()
     assert {pv: memory.value(pv) for pv in "ABC"} == {"A": 30.0, "B": 2.0, "C": 3.0}
@@ -118,7 +118,7 @@ def test_a_put_that_can_be_read_no_more_may_have_been_of_any_pv(
     line = edit(journal, is_of(K.SETPOINT, "B", 2), lambda text: "x" * len(text))
     told = steps(Restore(control(memory), journal, made, to=2))
     assert {fate for fate, _ in told.values()} == {Fate.UNREADABLE}
-    assert f"line {line} of the run can be read no more" in told["A"][1]
+    assert f"line {line} of the run cannot be read" in told["A"][1]
     # Neither what was before it, nor the state before.
     for to in (1, "start"):
         assert {fate for fate, _ in steps(Restore(control(memory), journal, made, to=to)).values()} == {Fate.TO_DO}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -235,6 +237,37 @@ def test_an_end_within_a_call_does_not_wait_for_that_call(
     assert memory.puts == [("R", 6.0), ("Q", 0.0), ("R", 0.0)]
 
 
+def test_ctrl_c_while_the_end_waits_keeps_nothing_from_it(
+    make: Make, memory: Machine, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core, "_CALLS_END", PATIENCE)
+    control = make()
+    ours = run.begin({}, {"on_exception": "restore"})
+    control.set({"R": 6.0})
+    waits, go_on = threading.Event(), threading.Event()
+
+    def validator(**_: object) -> None:
+        waits.set()
+        go_on.wait()
+
+    future = background(control.set, {"Q": 0.0, "S": 7.0}, {"Q": validator})
+    assert waits.wait(PATIENCE)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run.end(run.Reason.FAILED, "no beam")
+        assert not future.done()
+        assert ours.ended.is_set() and run.current() is None
+        assert memory.value("R") == 0.0
+        assert (journal.run("last").reason, kinds(journal)[-1]) == ("failed", RecordKind.RUN_END)
+        assert another_process_may_set("R")
+    finally:
+        timer.join()
+        go_on.set()
+    assert "is over: no beam" in blocked(future, "S")
+
+
 def test_a_call_that_does_not_end_is_waited_for_in_bounded_time_only(
     make: Make, memory: Machine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -254,7 +287,7 @@ def test_a_call_that_does_not_end_is_waited_for_in_bounded_time_only(
     try:
         assert ender.result(PATIENCE)
         assert not future.done()
-        assert "still under way" in caplog.text
+        assert "has not ended; it sends nothing more" in caplog.text
         assert memory.value("R") == 0.0
     finally:
         go_on.set()

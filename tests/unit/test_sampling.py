@@ -18,7 +18,7 @@ from badger_k2eg.errors import CallCancelled, InvalidReading, ReadTimeout
 from badger_k2eg.testing.virtual_clock import VirtualClock
 from badger_k2eg.tuning import Buffer, Expression, Observable, Sampler
 from badger_k2eg.tuning.formula import Formula
-from badger_k2eg.tuning.reducers import reducer
+from badger_k2eg.tuning.observables import reducer
 
 
 @pytest.fixture
@@ -154,7 +154,7 @@ def test_a_buffer_without_beam_or_too_short(sampler: Sampler, memory_context: Me
     with pytest.raises(InvalidReading, match="the beam rate is '0 Hz'"):
         sampler.measure({"w": Buffer("WAVE", points=2, rate="RATE")})
     beam(memory_context, "WAVE", [[1.0, 2.0, 3.0]], first=0.1)
-    with pytest.raises(InvalidReading, match="3 points, and 7 are wanted"):
+    with pytest.raises(InvalidReading, match="3 points, and 7 are needed"):
         sampler.measure({"w": Buffer("WAVE", points=7, rate=100.0)})
 
 
@@ -191,8 +191,8 @@ def test_close_ends_every_subscription(sampler: Sampler, memory_context: MemoryB
         (lambda: Observable("X", samples=2, at_least=3), "at_least"),
         (lambda: Observable("X", reduce="average"), "no reducer 'average'"),
         (lambda: Buffer("X", points=3, rate=0.0), "rate"),
-        (lambda: Expression("a + b", a="X"), "what b is"),
-        (lambda: Expression("exec(a)", a="X"), "nothing says what exec is"),
+        (lambda: Expression("a + b", a="X"), "unknown name b"),
+        (lambda: Expression("exec(a)", a="X"), "unknown name exec"),
         (lambda: Expression("a(1)", a="X"), "not a call"),
         (lambda: Expression("a.real", a="X"), "Attribute"),
         (lambda: Expression("'text'"), "not a number"),
@@ -200,14 +200,14 @@ def test_close_ends_every_subscription(sampler: Sampler, memory_context: MemoryB
         (lambda: reducer("percentile 101"), "no reducer"),
         (lambda: Observable("X", sample=3), "Observable X: there is no 'sample'; did you mean 'samples'?"),
         (lambda: Buffer("X", 5, rat=1.0), "Buffer X: there is no 'rat'; did you mean 'rate'?"),
-        (lambda: Observable("X", samples="3"), "X: samples is a whole number from 1 on, not '3'"),
-        (lambda: Observable("X", timeout="3"), "X: the timeout is a number of seconds, not '3'"),
-        (lambda: Observable(3), "a PV is a text, not 3"),
+        (lambda: Observable("X", samples="3"), "X: samples must be a whole number >= 1, not '3'"),
+        (lambda: Observable("X", timeout="3"), "X: the timeout must be a number of seconds, not '3'"),
+        (lambda: Observable(3), "a PV must be a text, not 3"),
         (lambda: Buffer("X", 5, rate=None), "rate"),
-        (lambda: Expression("x", x="A", sample=3), "sample is a PV, an Observable or a Buffer, not 3"),
+        (lambda: Expression("x", x="A", sample=3), "sample must be a PV, an Observable or a Buffer, not 3"),
         (lambda: Expression("x", x="A", z="B"), "formula 'x' has no z"),
-        (lambda: Expression("sqrt", x="A"), "nothing says what sqrt is"),
-        (lambda: Expression(3, x="A"), "a formula is a text, not 3"),
+        (lambda: Expression("sqrt", x="A"), "unknown name sqrt"),
+        (lambda: Expression(3, x="A"), "a formula must be a text, not 3"),
     ],
 )
 def test_a_wrong_declaration_says_so(wrong: object, message: str) -> None:

@@ -64,21 +64,24 @@ def refusal(path: Path) -> str:
 WRONG = {
     "an unknown section": (
         "[Badger_k2eg]\nmax_step = 0.5\n",
-        "nobody reads the section [Badger_k2eg]; did you mean [badger_k2eg]?",
+        "unknown section [Badger_k2eg]; did you mean [badger_k2eg]?",
     ),
     "another section beside ours": (
         f"{GOOD}[limits]\nQUAD:1 = 0..1\n",
-        "nobody reads the section [limits]; options belong into [badger_k2eg]",
+        "unknown section [limits]; options belong in [badger_k2eg]",
     ),
     "a misspelt section beside ours": (f"{GOOD}[badger-k2eg]\nread_only = yes\n", "did you mean [badger_k2eg]?"),
-    "the defaults' section": ("[DEFAULT]\nmax_step = 0.5\n", "[DEFAULT] has no effect; move it into [badger_k2eg]"),
+    "the defaults' section": (
+        "[DEFAULT]\nmax_step = 0.5\n",
+        "[DEFAULT] has no effect; move its options to [badger_k2eg]",
+    ),
     "defaults beside ours": (f"[DEFAULT]\nread_only = yes\n{GOOD}", "[DEFAULT] has no effect"),
     "the same key among the defaults": (f"[DEFAULT]\nmax_step = 0.5\n{GOOD}", "[DEFAULT] has no effect"),
-    "no section": ("max_step = 0.5\n", "line 1 belongs to no section; write [badger_k2eg] on a line of its own"),
+    "no section": ("max_step = 0.5\n", "line 1 is outside any section; write [badger_k2eg] on a line of its own"),
     "a wrong name": ("[badger_k2eg]\nmaxstep = 0.5\n", "there is no option 'maxstep'; did you mean 'max_step'?"),
-    "a key twice": (f"{GOOD}max_step = 5\n", "line 3: 'max_step' stands twice in [badger_k2eg]"),
-    "a key twice, in capitals": (f"{GOOD}Max_Step = 5\n", "line 3: 'max_step' stands twice in [badger_k2eg]"),
-    "our section twice": (f"{GOOD}{GOOD}", "line 3: the section [badger_k2eg] stands twice"),
+    "a key twice": (f"{GOOD}max_step = 5\n", "line 3: 'max_step' appears twice in [badger_k2eg]"),
+    "a key twice, in capitals": (f"{GOOD}Max_Step = 5\n", "line 3: 'max_step' appears twice in [badger_k2eg]"),
+    "our section twice": (f"{GOOD}{GOOD}", "line 3: section [badger_k2eg] appears twice"),
     "a name without a value": ("[badger_k2eg]\nread_only\n", "line 2 is neither a [section] nor NAME = VALUE"),
     "an option behind the section": ("[badger_k2eg] read_only = yes\n", "line 1"),
     "an option behind our second section": (f"{GOOD}[badger_k2eg] read_only = yes\n", "[badger_k2eg] read_only"),
@@ -101,7 +104,7 @@ def test_what_says_nothing_where_it_stands_is_an_error(place: Place, source: str
 def test_a_policy_without_its_section_is_an_error(place: Place, source: str, text: str) -> None:
     path = place(source)
     path.write_text(text)
-    assert "has no section [badger_k2eg]; write" in refusal(path)
+    assert "there is no section [badger_k2eg]; write" in refusal(path)
 
 
 @pytest.mark.parametrize("source", PLACES[2:])
@@ -174,13 +177,13 @@ def text_of_sixteen_bits(path: Path) -> None:
 
 THINGS = {
     a_folder: "is a folder",
-    a_dangling_link: "gone, which is not there",
+    a_dangling_link: "gone, which does not exist",
     a_link_to_itself: "cannot be read",
-    a_folder_that_is_a_dangling_link: "gone, which is not there",
+    a_folder_that_is_a_dangling_link: "gone, which does not exist",
     a_folder_that_is_a_file: "cannot be read",
-    a_fifo: "is no regular file",
-    a_device: "is no regular file",
-    a_socket: "is no regular file",
+    a_fifo: "is not a regular file",
+    a_device: "is not a regular file",
+    a_socket: "is not a regular file",
     bytes_that_are_no_text: "is not UTF-8",
     text_of_sixteen_bits: "is not UTF-8",
 }
@@ -312,6 +315,6 @@ def test_while_listing_it_is_a_warning(
             scheme = "pva"
 
     (record,) = caplog.records
-    assert record.getMessage() == f"{path}: is a folder; put a file there, or nothing"
+    assert record.getMessage() == f"{path}: is a folder; put a regular file there, or remove it"
     with pytest.raises(SettingsError, match="is a folder"):
         _ = Loaded().settings

@@ -293,7 +293,7 @@ def test_first_exception_and_all_completed() -> None:
 
 
 def test_what_is_no_future_is_named() -> None:
-    with pytest.raises(TypeError, match="a future is expected"):
+    with pytest.raises(TypeError, match="expected a future"):
         gather(5)  # type: ignore[arg-type]
 
 

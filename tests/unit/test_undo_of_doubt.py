@@ -208,7 +208,7 @@ def test_the_tolerance_of_a_record_is_not_left_with_the_control(lost: Journal, m
 @pytest.mark.parametrize("option", ["limits", "max_step", "put_tolerance"])
 def test_one_pattern_stands_once(option: str) -> None:
     value = {"limits": "Q=0..1, Q=0..100"}.get(option, "Q=1, Q=50")
-    with pytest.raises(SettingsError, match=f"{option}.*Q stands there twice"):
+    with pytest.raises(SettingsError, match=f"{option}.*Q appears twice"):
         parse({option: value}, lambda name: f"option {name}")
 
 
@@ -224,7 +224,7 @@ def test_a_setpoint_in_alarm_has_its_unit_and_its_place(memory: MemoryBackend) -
 def test_an_approach_from_nowhere_is_refused(memory: MemoryBackend) -> None:
     memory.add("K", 5.0, limits=Limits(0.0, 10.0))
     memory.fault("K", "missing")
-    with pytest.raises(SetpointBlocked, match="does not tell where it is"):
+    with pytest.raises(SetpointBlocked, match="its present value cannot be read"):
         Mover(control(memory)).move({"k": 3.0}, {"k": Knob("K", approach="below", dwell=0.0)})
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from badger_k2eg.core import units
-from badger_k2eg.core.units import Quantity, parse, text_of, unit
+from badger_k2eg.core.units import Quantity, parse_unit, text_of, unit
 from badger_k2eg.errors import SettingsError, UnknownUnit
 
 READ_AS = {
@@ -49,34 +49,34 @@ def own_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize(("text", "means"), READ_AS.items())
 def test_a_known_text_is_read(text: str, means: str) -> None:
-    assert str(parse(text)) == means
+    assert str(parse_unit(text)) == means
 
 
 @pytest.mark.parametrize("text", OPAQUE)
 def test_an_unknown_text_is_an_opaque_unit(text: str) -> None:
-    one = parse(text)
-    assert one == parse(text) and one != parse("") and text_of(one) == text
+    one = parse_unit(text)
+    assert one == parse_unit(text) and one != parse_unit("") and text_of(one) == text
     assert (Quantity(2.0, one) + Quantity(3.0, one)).magnitude == 5.0
     for other in ("A", "m", "s", "", "deg", "V"):
         with pytest.raises(TypeError):
-            Quantity(1.0, one).to(parse(other))
+            Quantity(1.0, one).to(parse_unit(other))
 
 
 def test_opaque_units_differ_from_each_other_and_can_be_part_of_a_product() -> None:
-    ratio = parse("arb") / parse("s")
-    assert parse("arb") != parse("egu")
-    assert parse(text_of(ratio)) == ratio and ratio * parse("s") == parse("arb")
-    assert parse(text_of(parse("a b") * parse("A"))) == parse("a b") * parse("A")
+    ratio = parse_unit("arb") / parse_unit("s")
+    assert parse_unit("arb") != parse_unit("egu")
+    assert parse_unit(text_of(ratio)) == ratio and ratio * parse_unit("s") == parse_unit("arb")
+    assert parse_unit(text_of(parse_unit("a b") * parse_unit("A"))) == parse_unit("a b") * parse_unit("A")
 
 
 @given(st.text(max_size=12))
 def test_no_text_crashes(text: str) -> None:
-    assert parse(text) == parse(text)
+    assert parse_unit(text) == parse_unit(text)
 
 
 @given(st.text(st.sampled_from("AmVsgTGkMuC/*-.^2 "), max_size=6))
 def test_what_is_read_is_written_so_that_it_is_read_again(text: str) -> None:
-    assert parse(text_of(parse(text))) == parse(text)
+    assert parse_unit(text_of(parse_unit(text))) == parse_unit(text)
 
 
 def test_gauss_is_of_the_same_system_as_tesla() -> None:
@@ -85,7 +85,7 @@ def test_gauss_is_of_the_same_system_as_tesla() -> None:
 
 def test_units_by_name_with_prefixes() -> None:
     assert (3 * unit.ampere).to(unit.milliampere).magnitude == 3000.0
-    assert unit.mm == parse("mm") and unit("kG/m") == parse("kG/m")
+    assert unit.mm == parse_unit("mm") and unit("kG/m") == parse_unit("kG/m")
     assert Quantity(5, "mA") == 0.005 * unit.A
 
 
@@ -109,8 +109,8 @@ def test_a_quantity_of_another_registry_is_taken_by_its_unit() -> None:
 
 def test_a_file_adds_texts(own_file: Path) -> None:
     own_file.write_text("# of this site\nAmpTurns = ampere * turn\nS = second  # ours\n", encoding="utf-8")
-    assert str(parse("AmpTurns")) == "ampere * turn" and str(parse("S")) == "second"
-    assert units.named("AmpTurns") == parse("AmpTurns")
+    assert str(parse_unit("AmpTurns")) == "ampere * turn" and str(parse_unit("S")) == "second"
+    assert units.named("AmpTurns") == parse_unit("AmpTurns")
 
 
 @pytest.mark.parametrize(
@@ -119,16 +119,16 @@ def test_a_file_adds_texts(own_file: Path) -> None:
 def test_a_wrong_line_of_the_file_is_named(own_file: Path, line: str, says: str) -> None:
     own_file.write_text(f"\n{line}\n", encoding="utf-8")
     if line == "X =":
-        assert str(parse("X")) == "dimensionless"
+        assert str(parse_unit("X")) == "dimensionless"
         return
     with pytest.raises(SettingsError, match="line 2") as caught:
-        parse("A")
+        parse_unit("A")
     assert says in str(caught.value) and str(own_file) in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(own_file: Path) -> None:
     with pytest.raises(SettingsError, match=units.FILE_VARIABLE):
-        parse("A")
+        parse_unit("A")
 
 
 def test_pint_is_imported_only_for_a_quantity() -> None:

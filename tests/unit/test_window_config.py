@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from badger_k2eg import plugin_root
 from badger_k2eg.badger_app import window_config
 from badger_k2eg.errors import SettingsError
-from badger_k2eg.plugin_root import plugin_root
 
 
 @pytest.fixture(autouse=True)

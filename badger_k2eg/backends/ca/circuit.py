@@ -1,6 +1,6 @@
-"""One TCP connection to a Channel Access server, and the channels that it carries.
+"""A TCP connection to a Channel Access server, and its channels.
 
-Owns how a get, a put and a subscription are spoken. Everything here runs in the thread of ``client.Client``: nothing
+Owns how gets, puts and subscriptions are spoken. Everything here runs in the thread of ``client.Client``: nothing
 blocks, and nothing needs a lock. Imports caproto, and no other client library.
 
 Sources: Channel Access Protocol Specification; for the order of answers and the errors of puts, epics-base
@@ -14,30 +14,27 @@ import getpass
 import selectors
 import socket
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import caproto
 
 from ...core.errors import PvNotConnected, PvRefused
 from ...core.model import Outcome, PutAnswer
 from .dbr import Answer, Native, encode
-from .operations import CaSubscription, Operation
-
-if TYPE_CHECKING:
-    from .client import Client
+from .operations import CaOperation, CaSubscription
 
 _READ, _WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-# Seconds until the first search for what was lost.
+# Seconds until the first search for a lost channel.
 FIRST_PAUSE = 0.03
 # Seconds for a server to greet, and to answer an echo.
 _PATIENCE = 5.0
-# caproto copies what is left of a chunk for every message in it.
+# Small, as caproto copies the rest of a chunk for every message in it.
 _CHUNK = 1 << 16
 _VALUE_OR_ALARM = 1 | 4  # DBE_VALUE, DBE_ALARM
-# The requests that carry a number of ours: EVENT_ADD, WRITE, READ_NOTIFY, WRITE_NOTIFY.
+# The requests that carry a number of the client: EVENT_ADD, WRITE, READ_NOTIFY, WRITE_NOTIFY.
 _NUMBERED = {1, 4, 15, 19}
-_BUSY = "an earlier put of it, with wait, is not answered yet"
+_BUSY = "an earlier put to it with wait is not answered yet"
 _LOST = PutAnswer(Outcome.UNKNOWN, "disconnected after it was sent; it may have happened")
 
 #: Takes the answer to a request; None when the connection was lost.
@@ -45,9 +42,9 @@ Handler = Callable[[Any], None]
 
 
 class Channel:
-    """One PV: searched for while somebody wants it, kept once it is connected.
+    """A PV: searched for while a call or a subscription wants it, and kept once it is connected.
 
-    :raises caproto.CaprotoError: for a name that cannot be asked for.
+    :raises caproto.CaprotoError: for a name that Channel Access cannot search for.
     """
 
     def __init__(self, name: str, number: int) -> None:
@@ -63,32 +60,48 @@ class Channel:
         self.control: Any = None
         #: Whether a write notify is not answered yet.
         self.busy = False
-        self.waiting: list[Operation] = []
+        self.waiting: list[CaOperation] = []
         self.subscriptions: set[CaSubscription] = set()
 
     @property
     def native(self) -> Native:
-        """What the server told of it."""
+        """The type and size that the server reported."""
         return Native(self.name, int(self.link.native_data_type), int(self.link.native_data_count))
 
     def answer(self, command: Any) -> Answer:
-        """Put together what came with what is known."""
+        """Return a received value with what else is known of the channel."""
         rights = self.link.access_rights
         writable = None if rights is None else bool(rights & caproto.AccessRights.WRITE)
         return Answer(self.native, command.data, command.metadata, self.control, writable)
 
 
 class Circuit:
-    """The connection to one server; opens itself, is dropped by the client."""
+    """The connection to one server. It opens itself; the client drops it.
 
-    def __init__(self, client: Client, address: tuple[str, int]) -> None:
+    :param numbers: for requests.
+    :param silence: seconds of silence after which the server is sent an echo.
+    :param search_for: called with a channel that has no server any more, and when to search for it.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        *,
+        selector: selectors.BaseSelector,
+        numbers: Iterator[int],
+        silence: float,
+        search_for: Callable[[Channel, float | None], None],
+    ) -> None:
         """Begin to connect."""
         self.address = address
         self.socket = socket.socket()
-        self._client = client
+        self._selector = selector
+        self._numbers = numbers
+        self._silence = silence
+        self._search_for = search_for
         self._state = _new_state(address)
         self._channels: dict[int, Channel] = {}
-        # By the number of the request; the one of a subscription stays.
+        # By the number of the request; a subscription's stays.
         self._handlers: dict[int, Handler] = {}
         self._connected = self._greeted = False
         self._heard = time.monotonic()
@@ -99,7 +112,7 @@ class Circuit:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.connect_ex(address)
-        client.selector.register(self.socket, self._mask, self._event)
+        selector.register(self.socket, self._mask, self._event)
         self._send(
             caproto.VersionRequest(0, caproto.DEFAULT_PROTOCOL_VERSION),
             caproto.HostNameRequest(socket.gethostname()),
@@ -115,30 +128,30 @@ class Circuit:
         self._out += b"".join(self._state.send(*commands))
 
     def flush(self) -> None:
-        """Send what has come together, as much as goes."""
+        """Send as much of the collected requests as the socket takes."""
         if self._connected and self._out:
             with contextlib.suppress(BlockingIOError):
                 del self._out[: self.socket.send(self._out)]
         mask = _READ | _WRITE if self._out or not self._connected else _READ
         if mask != self._mask:
             self._mask = mask
-            self._client.selector.modify(self.socket, mask, self._event)
+            self._selector.modify(self.socket, mask, self._event)
 
     def check(self, now: float) -> None:
-        """Ask a server that is silent for long whether it is there.
+        """Send an echo to a server that has been silent for long.
 
-        :raises ConnectionError: when it has not answered that, or never greeted.
+        :raises ConnectionError: when it has not answered an echo, or never greeted.
         """
         if self._greeted and self._asked is None:
-            if now - self._heard > self._client.silence:
+            if now - self._heard > self._silence:
                 self._asked = now
                 self._send(caproto.EchoRequest())
         elif now - (self._asked or self._heard) > _PATIENCE:
             raise ConnectionError("it does not answer")
 
     def drop(self) -> None:
-        """Close it: its channels are searched for, gets are sent again, what became of puts is unknown."""
-        self._client.selector.unregister(self.socket)
+        """Close it: its channels are searched for, gets are sent again, and puts in flight are unknown."""
+        self._selector.unregister(self.socket)
         self.socket.close()
         for channel in self._channels.values():
             self._lose(channel)
@@ -147,7 +160,7 @@ class Circuit:
             handler(None)
 
     def _event(self, mask: int) -> None:
-        """Take up what the socket is ready for."""
+        """Handle a ready socket."""
         if mask & _WRITE and not self._connected:
             if error := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(error, "cannot connect")
@@ -189,7 +202,7 @@ class Circuit:
     # -- channels -------------------------------------------------------------------------------------------------
 
     def add(self, channel: Channel) -> None:
-        """Take a channel that this server has."""
+        """Add a channel that this server has."""
         channel.circuit = self
         self._channels[channel.number] = channel
         if self._greeted:
@@ -209,15 +222,15 @@ class Circuit:
         channel.circuit = channel.link = channel.control = None
         channel.busy = False
         # Not at once: a server may close every connection that it takes.
-        self._client.search_for(channel, FIRST_PAUSE if connected else None)
+        self._search_for(channel, FIRST_PAUSE if connected else None)
         if connected:
             for subscription in channel.subscriptions:
-                subscription.push(PvNotConnected(subscription.address.text, "disconnected"))
+                subscription.put(PvNotConnected(subscription.address.text, "disconnected"))
 
     # -- requests -------------------------------------------------------------------------------------------------
 
     def serve(self, channel: Channel) -> None:
-        """Send what waits for the channel, as far as it can be sent now."""
+        """Send the waiting operations of a channel, as far as possible now."""
         if channel.link is None:
             return
         waiting, channel.waiting = channel.waiting, []
@@ -231,13 +244,13 @@ class Circuit:
                 self._get(channel, operation)
 
     def _request(self, handler: Handler, make: Callable[[int], Any]) -> int:
-        number = next(self._client.numbers)
+        number = next(self._numbers)
         self._handlers[number] = handler
         self._send(make(number))
         return number
 
     def _describe(self, channel: Channel, then: Handler | None = None) -> None:
-        """Read units, limits and labels: they do not come with the time."""
+        """Read units, limits and labels, which do not come with value and time."""
 
         def described(answer: Any) -> None:
             if answer is not None and answer.status.success:
@@ -247,7 +260,7 @@ class Circuit:
 
         self._request(described, lambda number: channel.link.read("control", 1, number))
 
-    def _get(self, channel: Channel, operation: Operation) -> None:
+    def _get(self, channel: Channel, operation: CaOperation) -> None:
         def read(answer: Any) -> None:
             if answer is None:
                 operation.give_back()
@@ -260,7 +273,7 @@ class Circuit:
         self._describe(channel)
         self._request(read, lambda number: channel.link.read("time", _elements(channel), number))
 
-    def _put(self, channel: Channel, operation: Operation) -> None:
+    def _put(self, channel: Channel, operation: CaOperation) -> None:
         link = channel.link
         try:
             data, count = encode(operation.value, channel.native)
@@ -291,7 +304,7 @@ class Circuit:
             return
 
         def passed(answer: Any) -> None:
-            # The server has come past the write; an error to it would have been here first.
+            # The server has processed the write: an error reply to it would have come first.
             if self._handlers.pop(write, None) is not None:
                 operation.done(_LOST if answer is None else PutAnswer(Outcome.APPLIED))
 
@@ -307,7 +320,7 @@ class Circuit:
             if answer is None or subscription not in channel.subscriptions:
                 return
             if not answer.status.success:
-                subscription.push(PvRefused(subscription.address.text, _words(answer)))
+                subscription.put(PvRefused(subscription.address.text, _words(answer)))
                 return
             subscription.number = self._request(
                 changed,
@@ -316,9 +329,9 @@ class Circuit:
 
         def changed(answer: Any) -> None:
             if answer is not None and answer.status.success:
-                subscription.push(channel.answer(answer))
+                subscription.put(channel.answer(answer))
             elif answer is not None:
-                subscription.push(PvRefused(subscription.address.text, _words(answer)))
+                subscription.put(PvRefused(subscription.address.text, _words(answer)))
 
         self._describe(channel, described)
 
@@ -333,7 +346,7 @@ def _new_state(address: tuple[str, int]) -> Any:
 
 
 def _elements(channel: Channel) -> int:
-    """Say how many elements to ask for: 0 stands for as many as there are now (Channel Access 4.13)."""
+    """Return the number of elements to request: 0 means the present number (Channel Access 4.13)."""
     return 0 if channel.native.elements > 1 else 1
 
 

@@ -1,14 +1,14 @@
 """The Channel Access client: finds PVs, holds the circuits to their servers, and drives it all from one thread.
 
-Stands on caproto's protocol core (commands, ``VirtualCircuit``, ``Broadcaster``) with one selector of our own, and not
-on ``caproto.threading.client`` [M, caproto 1.3.0]: that one gives nobody the error reply to a plain put; its search
-thread ends for good when a server that was found refuses the connection, and no further PV connects; it takes 0.4 to
-5 s to end, at each fork too.
+Uses caproto's protocol core (commands, ``VirtualCircuit``, ``Broadcaster``) with a selector of its own, not
+``caproto.threading.client`` (measured with caproto 1.3.0): that one does not report the error reply to a plain put; its
+search thread ends for good when a server that was found refuses the connection, and no further PV connects; it takes
+0.4 to 5 s to end, at each fork too.
 
 A PV is searched for while a call or a subscription wants it, and only then. Beacons are not listened to, so nothing
 here speaks to a CA repeater or starts one (``caproto.sync.client`` and ``caproto-get`` do start one, which outlives
-them). Everything but ``call`` and ``close`` runs in the thread "ca client", so that nothing needs a lock; what comes in
-is handed on through queues. Imports caproto, and no other client library.
+them). Everything but ``call`` and ``close`` runs in the thread "ca client", so that nothing needs a lock; answers are
+passed on through queues. Imports caproto, and no other client library.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import caproto
 
 from ...core.errors import PvNotConnected
 from .circuit import FIRST_PAUSE, Channel, Circuit
-from .operations import CaSubscription, Operation
+from .operations import CaOperation, CaSubscription
 
 logger = logging.getLogger(__name__)
 
@@ -40,14 +40,14 @@ _CHUNK = 1 << 16
 
 
 class Client:
-    """All that one process has of Channel Access."""
+    """The Channel Access client of a process."""
 
     def __init__(self) -> None:
         """Open the socket for searches and start the thread."""
         environment = caproto.get_environment_variables()
-        #: Seconds after which a silent server is asked whether it is there.
+        #: Seconds of silence after which a server is sent an echo.
         self.silence = float(environment["EPICS_CA_CONN_TMO"])
-        #: One count for channels, requests and subscriptions.
+        #: Numbers for channels, requests and subscriptions.
         self.numbers = itertools.count(1)
         self.selector = selectors.DefaultSelector()
         self._addresses = _search_addresses(environment)
@@ -73,9 +73,9 @@ class Client:
     # -- for other threads ----------------------------------------------------------------------------------------
 
     def call(self, function: Callable[[], None]) -> None:
-        """Run it in the client's thread, soon."""
+        """Run a function in the client's thread soon."""
         self._calls.append(function)
-        with contextlib.suppress(OSError):  # it rings already so often that no more fits, or it is closed
+        with contextlib.suppress(OSError):  # the buffer is full of wake-ups already, or it is closed
             self._bell.send(b"!")
 
     def close(self) -> None:
@@ -107,13 +107,13 @@ class Client:
         self.selector.close()
 
     def _guarded(self, function: Callable[..., None], *arguments: Any) -> None:
-        """Call it; the circuit whose method raises is dropped."""
+        """Call a function; drop the circuit whose method raises."""
         circuit = getattr(function, "__self__", None)
         if isinstance(circuit, Circuit) and self._circuits.get(circuit.address) is not circuit:
             return
         try:
             function(*arguments)
-        except Exception as error:  # what one server breaks or sends must not end the client for the others
+        except Exception as error:  # a fault of one server must not end the client for the others
             if not isinstance(error, OSError):
                 logger.exception("Channel Access, %r", circuit)
             if isinstance(circuit, Circuit):
@@ -122,7 +122,7 @@ class Client:
                 circuit.drop()
 
     def _until_next(self) -> float | None:
-        """Search if it is time; give the seconds until something is due."""
+        """Search if it is time, and return the seconds until something is due; None if nothing is."""
         now = time.monotonic()
         if self._lost and now >= self._search_at:
             self._search()
@@ -134,7 +134,7 @@ class Client:
     def _search(self) -> None:
         in_a_call = False
         for number, channel in list(self._lost.items()):
-            channel.waiting = [operation for operation in channel.waiting if operation.wanted]
+            channel.waiting = [operation for operation in channel.waiting if operation.is_wanted]
             in_a_call = in_a_call or bool(channel.waiting)
             if not channel.waiting and not channel.subscriptions:
                 del self._lost[number], self._channels[channel.name]
@@ -143,17 +143,23 @@ class Client:
         for batch in caproto.batch_requests(searches, _DATAGRAM - len(version)):
             datagram = self._broadcaster.send(version, *batch)
             for address in self._addresses:
-                with contextlib.suppress(OSError):  # no way to one of them; another may know the PV
+                with contextlib.suppress(OSError):  # one address may be unreachable; another may know the PV
                     self._udp.sendto(datagram, address)
         self._pause = min(2 * self._pause, _PAUSE_IN_A_CALL if in_a_call else _LONGEST_PAUSE)
 
     def _found(self, _mask: int) -> None:
-        """Connect to the server that answered a search; the first answer counts."""
+        """Connect to the server that answered a search first."""
         for command in self._broadcaster.recv(*self._udp.recvfrom(_CHUNK)):
             if isinstance(command, caproto.SearchResponse) and (channel := self._lost.get(command.cid)):
                 address = caproto.extract_address(command)
                 if address not in self._circuits:
-                    self._circuits[address] = Circuit(self, address)
+                    self._circuits[address] = Circuit(
+                        address,
+                        selector=self.selector,
+                        numbers=self.numbers,
+                        silence=self.silence,
+                        search_for=self.search_for,
+                    )
                 self._circuits[address].add(channel)
                 del self._lost[command.cid]
 
@@ -162,12 +168,12 @@ class Client:
         while self._calls:
             self._guarded(self._calls.popleft())
 
-    # -- in the thread: what calls and circuits ask for -----------------------------------------------------------
+    # -- in the thread: for calls and circuits --------------------------------------------------------------------
 
     def search_for(self, channel: Channel, pause: float | None = None) -> None:
         """Search for a channel that is not connected.
 
-        :param pause: seconds from now, and often then; None: when the others are searched for that are.
+        :param pause: seconds until the first search of a quick series; None to join the present rhythm.
         """
         self._lost[channel.number] = channel
         if pause is not None:
@@ -182,7 +188,7 @@ class Client:
             self.search_for(channel, 0.0)
         return channel
 
-    def want(self, operations: Iterable[Operation]) -> None:
+    def want(self, operations: Iterable[CaOperation]) -> None:
         """Start gets and puts, each as soon as its PV is connected."""
         for operation in operations:
             try:
@@ -199,7 +205,7 @@ class Client:
         try:
             channel = self._channel(subscription.address.name)
         except caproto.CaprotoError as error:
-            subscription.push(PvNotConnected(subscription.address.text, str(error)))
+            subscription.put(PvNotConnected(subscription.address.text, str(error)))
             return
         subscription.number = 0
         channel.subscriptions.add(subscription)
@@ -216,7 +222,7 @@ class Client:
 
 
 def _search_addresses(environment: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Give the addresses to search at, as caproto reads them from the environment.
+    """Return the addresses to search at, as caproto reads them from the environment.
 
     With one difference, as in EPICS base: an empty list with ``EPICS_CA_AUTO_ADDR_LIST=NO`` reaches nothing, where
     caproto would broadcast to the whole site.
@@ -226,7 +232,7 @@ def _search_addresses(environment: Mapping[str, Any]) -> list[tuple[str, int]]:
     addresses = []
     for host, port in caproto.get_client_address_list():
         try:
-            # Once: the thread of the client must not wait for a name server at every search.
+            # Only once: the client's thread must not wait for a name server at every search.
             addresses.append((socket.gethostbyname(host), port))
         except OSError as error:
             logger.warning("EPICS_CA_ADDR_LIST: %s: %s", host, error)

@@ -1,4 +1,4 @@
-"""Wire <-> values: what an answer of Channel Access says as a ``Reading``, and how a value is sent.
+"""Wire <-> values: answers of Channel Access as ``Reading``, and the encoding of values to be sent.
 
 Pure decisions over the DBR structures of caproto; imports no client library.
 
@@ -40,7 +40,7 @@ _CONDITIONS = (
 
 
 class Native(NamedTuple):
-    """What a server tells of a channel when it is connected."""
+    """A channel's name, and the type and size that its server reports."""
 
     name: str
     dbr: int
@@ -48,7 +48,7 @@ class Native(NamedTuple):
 
     @property
     def long_text(self) -> bool:
-        """Whether it is a text longer than 39 bytes: a field named with a ``$`` at its end."""
+        """Whether it is a text of more than 39 bytes: a field whose name ends in ``$``."""
         return self.dbr == _CHAR and self.name.endswith("$")
 
     @property
@@ -63,11 +63,11 @@ class Native(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A value as it came.
+    """A value as received.
 
     :ivar data: the elements: numbers, or the bytes of each text.
     :ivar time: its DBR_TIME structure: alarm and time.
-    :ivar control: the DBR_CTRL structure of the channel; for texts there is none but alarm and time.
+    :ivar control: the DBR_CTRL structure of the channel, if its type has one.
     """
 
     native: Native
@@ -78,13 +78,13 @@ class Answer(NamedTuple):
 
 
 def update(address: PvAddress, answer: Answer | PvError) -> Update:
-    """Read an answer; an error stays what it is."""
+    """Decode an answer; an error is returned as it is."""
     if isinstance(answer, PvError):
         return answer
     try:
         return _reading(answer)
     except UnicodeDecodeError:
-        return PvInvalid(address.text, "its text is not UTF-8: a record cuts a long text anywhere")
+        return PvInvalid(address.text, "its text is not UTF-8: records may cut a long text inside a character")
 
 
 def _reading(answer: Answer) -> Reading:
@@ -102,7 +102,7 @@ def _reading(answer: Answer) -> Reading:
 
 
 def _tree(answer: Answer) -> dict[str, Any]:
-    """Lay an answer out as a normative type: what pvAccess's own provider for Channel Access has, in its order."""
+    """Return an answer as a normative type, like pvAccess's own provider for Channel Access, in its order."""
     stamp, control = answer.time.stamp, answer.control
     status = answer.time.status
     tree: dict[str, Any] = {
@@ -140,7 +140,7 @@ def _tree(answer: Answer) -> dict[str, Any]:
         "highWarningLimit": _limit(control.upper_warning_limit),
         "highAlarmLimit": _limit(control.upper_alarm_limit),
     }
-    # Which severity a limit has, Channel Access does not tell.
+    # Channel Access does not report the severities of the limits.
     severities = dict.fromkeys((name.replace("Limit", "Severity") for name in limits), 0)
     tree["valueAlarm"] = {"active": False, **limits, **severities, "hysteresis": 0}
     return tree
@@ -170,7 +170,7 @@ def _limit(limit: Any) -> Any:
 
 
 def _label(text: bytes) -> str:
-    """Decode units and labels: many IOCs hold them in Latin-1."""
+    """Decode units and labels, which many IOCs store in Latin-1."""
     try:
         return text.decode()
     except UnicodeDecodeError:
@@ -178,10 +178,10 @@ def _label(text: bytes) -> str:
 
 
 def encode(value: Any, native: Native) -> tuple[bytes, int]:
-    """Bring a value into the form of the wire.
+    """Encode a value for the wire.
 
-    :returns: its bytes, and the number of elements.
-    :raises ValueError: when the PV cannot hold it as it is.
+    :returns: its bytes and the number of elements.
+    :raises ValueError: when the PV cannot hold the value unchanged.
     """
     if isinstance(value, Fields):
         raise ValueError("Channel Access has no structures")
@@ -195,7 +195,7 @@ def encode(value: Any, native: Native) -> tuple[bytes, int]:
     asked = np.atleast_1d(np.asarray(value))
     if asked.dtype.kind not in "biuf":
         raise ValueError(f"{value!r} is not a number")
-    with np.errstate(all="ignore"):  # what does not fit is found by comparing
+    with np.errstate(all="ignore"):  # overflow is found by the comparison below
         sent = asked.astype(_WIRE[native.dbr])
     if sent.dtype.kind in "iu" and not np.array_equal(sent, asked):
         raise ValueError(f"{value!r} does not fit into {native.type}")

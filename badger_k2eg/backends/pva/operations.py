@@ -1,62 +1,65 @@
-"""One get or put of one PV on the wire, and the batch of one call. Part of the room ``pva``.
+"""Gets and puts of single PVs with p4p's raw operations. Part of ``pva``.
 
 Builders and handlers run in p4p's thread: they append to a queue, and take no lock that is held while waiting.
 """
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Collection
 from typing import Any
 
+from p4p.client.raw import Cancelled, RemoteError
 from p4p.client.raw import Context as RawContext
-from p4p.client.raw import RemoteError
 
-from ...core.deadline import Deadline
+from ...core.errors import PvTimeout
 from ...core.model import Fields, Kind, Outcome, PutAnswer, PvAddress
+from ..in_flight import Batch, Operation
 from ..normative_types import pv_type
 
-#: Stands for "no answer"; None is p4p's answer to a put that was done.
-NO_ANSWER = object()
 _BLOCK = "field()record[block=true]"
 
 
-class Operation:
-    """One get or put of one PV on the wire."""
+class PvaOperation(Operation):
+    """A get or put of one PV over PVAccess. A get may be on the wire more than once; the first answer counts."""
 
-    __slots__ = ("abandoned", "address", "batch", "handles", "lock", "sent", "value")
+    __slots__ = ("handles",)
 
-    def __init__(self, batch: Batch, address: PvAddress, value: Any = None) -> None:
-        self.batch = batch
-        self.address = address
-        self.value = value
+    def __init__(self, batch: Batch[PvaOperation], address: PvAddress, value: Any) -> None:
+        """Begin as not sent."""
+        super().__init__(batch, address, value, "nobody serves it, or it does not answer")
         self.handles: list[Any] = []
-        self.sent = False
-        self.abandoned = False
-        # Held for an instant only, so that "was it sent?" has one answer when a put is given up.
-        self.lock = threading.Lock()
+
+    def start(self, context: Any) -> None:
+        """Put it on the wire."""
+        name = self.address.name
+        if self.batch.puts:
+            request = _BLOCK if self.address in self.batch.wait else None
+            handle = RawContext.put(context, name, self.done, builder=self.build, request=request, get=False)
+        else:
+            handle = RawContext.get(context, name, self.done)
+        self.handles.append(handle)
 
     def done(self, answer: Any) -> None:
-        """Take the answer (p4p's thread)."""
-        self.batch.answers.put((self, answer))
+        """Report the answer (p4p's thread)."""
+        # One whose handle was closed for a fork is started again: that it was cancelled is not an answer.
+        if not isinstance(answer, Cancelled):
+            super().done(answer)
 
     def build(self, structure: Any) -> None:
-        """Fill in what is to be sent (p4p's thread, just before sending)."""
-        with self.lock:
-            if self.abandoned:
+        """Fill in the value of a put (p4p's thread, just before sending)."""
+        with self._lock:
+            if self._abandoned:
                 raise TimeoutError("given up before it was sent")
-            if self.sent:
-                # The server was lost and is back: p4p would send it once more [M]. Nobody knows what became of it.
+            if self._sent:
+                # The server went away and came back: p4p would send the put again, whatever became of the first one.
                 raise ConnectionError("disconnected after it was sent")
             _fill(structure, self.value)
-            self.sent = True
+            self._sent = True
 
-    def close(self) -> None:
-        """Make sure that it is not sent any more."""
-        with self.lock:
-            self.abandoned = True
+    def give_up(self) -> PutAnswer | PvTimeout:
+        """Make sure that it will not be sent any more, and return how it stands (the caller's thread)."""
+        answer = super().give_up()
         self.let_go()
+        return answer
 
     def let_go(self) -> None:
         """Close p4p's handles.
@@ -68,31 +71,19 @@ class Operation:
         for handle in handles:
             handle.close()
 
-
-class Batch:
-    """The operations of one call; answers come in through a queue that needs no lock of ours."""
-
-    def __init__(self, deadline: Deadline, *, puts: bool, wait: Collection[PvAddress] = ()) -> None:
-        self.deadline = deadline
-        self.puts = puts
-        self.wait = frozenset(wait)
-        self.answers: queue.SimpleQueue[tuple[Operation, Any] | None] = queue.SimpleQueue()
-        self.pending: dict[PvAddress, Operation] = {}
-        self.finished = threading.Event()
-
-    def start(self, context: Any, operation: Operation) -> None:
-        """Put an operation on the wire."""
-        name = operation.address.name
-        if self.puts:
-            request = _BLOCK if operation.address in self.wait else None
-            handle = RawContext.put(context, name, operation.done, builder=operation.build, request=request, get=False)
-        else:
-            handle = RawContext.get(context, name, operation.done)
-        operation.handles.append(handle)
+    def put_answer(self, answer: Any) -> PutAnswer:
+        """Return what is known of a put from p4p's answer and from whether it was sent."""
+        if answer is None:
+            return PutAnswer(Outcome.APPLIED)
+        if isinstance(answer, RemoteError):
+            return PutAnswer(Outcome.REFUSED, str(answer))
+        if self._sent:
+            return PutAnswer(Outcome.UNKNOWN, "disconnected after it was sent")
+        return PutAnswer(Outcome.REFUSED, f"cannot be written: {answer}")
 
 
 def _fill(structure: Any, value: Any) -> None:
-    """Put a value into the structure that is to be sent; only what is touched is sent."""
+    """Put a value into the structure of a put; only the fields that are set are sent."""
     if isinstance(value, Fields):
         for name, item in value.items():
             structure[name] = item
@@ -100,19 +91,3 @@ def _fill(structure: Any, value: Any) -> None:
         structure["value.index"] = value
     else:
         structure["value"] = value
-
-
-def put_answer(operation: Operation, answer: Any) -> PutAnswer:
-    """Say what is known of a put, from its answer and from whether it was sent."""
-    if answer is NO_ANSWER:
-        waited = f"no answer within {operation.batch.deadline.seconds:g} s"
-        if operation.sent:
-            return PutAnswer(Outcome.UNKNOWN, f"{waited}; it was sent and may have happened, or may still happen")
-        return PutAnswer(Outcome.NOT_SENT, f"{waited}: nobody serves it, or it does not answer")
-    if answer is None:
-        return PutAnswer(Outcome.APPLIED)
-    if isinstance(answer, RemoteError):
-        return PutAnswer(Outcome.REFUSED, str(answer))
-    if operation.sent:
-        return PutAnswer(Outcome.UNKNOWN, "disconnected after it was sent")
-    return PutAnswer(Outcome.REFUSED, f"cannot be written: {answer}")

@@ -1,6 +1,6 @@
-"""Which member of a union a value is: p4p's dicts leave it out, and the wire of K2EG has it. Part of the room ``pva``.
+"""The selected members of unions, which p4p's dicts omit and K2EG's wire includes. Part of ``pva``.
 
-A union is written as a map of one key, the selected member; a variant one ("any") has the empty text for a key.
+A union is a map of one key, the selected member; the key of a variant union ("any") is the empty text.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ..normative_types import pv_type
 
 
 def whole_tree(structure: Any) -> dict[str, Any]:
-    """Give a structure as nested dicts with its unions named."""
+    """Return a structure as nested dicts that name the members of its unions."""
     tree: dict[str, Any] = _named(structure.todict(None, dict), structure.type().aspy())
     return tree
 
@@ -36,7 +36,7 @@ def _named(value: Any, code: Any) -> Any:
 
 
 def _selected(value: Any, members: Sequence[tuple[str, Any]]) -> tuple[str, Any]:
-    """Find the member that holds such a value; of several that do, the first."""
+    """Return the first member whose type holds the value."""
     for name, code in members:
         if _holds(code, value):
             return name, code

@@ -1,6 +1,7 @@
-"""The backend of a recorded run: what was put and read then, and no machine. It reaches nothing, so it writes nothing.
+"""The backend of a recorded run: it returns what was read then, and reaches no machine.
 
-A put moves it to the recorded point that the setpoints stand for; a read gives what the PV gave there. Imports journal.
+A put moves it to the recorded point that matches the setpoints; a read returns what the PV returned there. Imports
+journal.
 """
 
 from __future__ import annotations
@@ -24,18 +25,18 @@ __all__ = ["Matching", "Recording", "ReplayBackend"]
 
 logger = logging.getLogger("badger_k2eg")
 
-#: Seconds between two looks at what has come due, in ``time``.
+#: Seconds between two looks for updates, with matching ``time``.
 _TICK = 0.02
 
 
 class Matching(StrEnum):
-    """What stands for setpoints that the run may never have had."""
+    """How a recorded point is found for setpoints that the run may never have had."""
 
-    #: The very point, or an error that tells what differs.
+    #: The identical point, or an error that tells what differs.
     STRICT = "strict"
-    #: The nearest point; how far it is away is logged.
+    #: The nearest point; its distance is logged.
     NEAREST = "nearest"
-    #: The time since the first call, times the speed, whatever is put.
+    #: The time since the first call, multiplied by the speed, whatever is put.
     TIME = "time"
 
 
@@ -43,24 +44,24 @@ class ReplayBackend:
     """PVs as a run recorded them.
 
     :param recording: the run.
-    :param matching: how a point is found for what is put.
-    :param speed: for ``time``: how much faster than then.
-    :ivar last_match: the point that was read last, and how far it is from what was put.
+    :param matching: how a point is found for the setpoints.
+    :param speed: how much faster the run is replayed, for ``time``.
+    :ivar last_match: the point that was read last, and its distance from the setpoints.
     """
 
     def __init__(self, recording: Recording, matching: Matching | str = Matching.STRICT, speed: float = 1.0) -> None:
-        """Stand at the beginning of the run."""
+        """Begin before the first point of the run."""
         self.recording = recording
         self.matching = Matching(matching)
         self.speed = speed
         self.last_match: Match | None = None
         self._began: float | None = None
-        #: Every setpoint that was put here, by its own name, and how each of the present call ended then.
+        #: Every setpoint that was put here, by its own name, and how those of the present call ended in the run.
         self._vector: dict[str, Any] = {}
         self._ended: Mapping[str, Record] = {}
-        #: What each setpoint was before its last put, which one that was refused has left as it was.
+        #: Each setpoint's value before its last put, which a refused put leaves unchanged.
         self._stood: dict[str, Update] = {}
-        #: Whether ``last_match`` still stands for what was put.
+        #: Whether ``last_match`` still matches the setpoints.
         self._present = False
         self._begin()
         fork.register(self)
@@ -71,24 +72,24 @@ class ReplayBackend:
         self._clock: threading.Thread | None = None
         self._over = clock.event()
 
-    # -- where it stands --------------------------------------------------------------------------------------------
+    # -- the present point --------------------------------------------------------------------------------------------
 
     def now_ns(self) -> int:
-        """Give the present time of the run, for ``time``; nanoseconds since the Unix epoch."""
+        """Return the present time of the run, for ``time``; nanoseconds since the Unix epoch."""
         with self._lock:
             if self._began is None:
                 self._began = clock.monotonic()
             return (self.recording.began_ns or 0) + int((clock.monotonic() - self._began) * self.speed * 1e9)
 
     def expect(self, setpoints: Mapping[str, Any]) -> Mapping[str, Record]:
-        """Tell, before a call to set, how each of its setpoints ended then.
+        """Return, before a call to set, how each of its setpoints ended in the run.
 
-        :param setpoints: by the PVs' own names.
-        :returns: the last line on each; empty where the run had no such point. A call may be one of several that make
-            a point, so that this is no error: the read after them tells.
+        :param setpoints: values by the PVs' own names.
+        :returns: the last record of each; empty if the run had no such point. That is not an error yet, as the call may
+            be one of several that make a point: the read after them tells.
         """
         with self._lock:
-            # Before it is told how they end: what one that is refused leaves as it is.
+            # First, as a refused put leaves the value as it is.
             self._stood = {name: self._update(PvAddress.parse(name)) for name in setpoints}
             self._ended = {}
             if self.matching is not Matching.TIME:
@@ -98,9 +99,9 @@ class ReplayBackend:
             return self._ended
 
     def point(self) -> Point:
-        """Give the recorded point that stands for what was put; before the first put, what was read before the first.
+        """Return the recorded point that matches the setpoints; before the first put, the state before the first point.
 
-        :raises ReplayMismatch: in ``strict``, when the run had no such point; says what differs.
+        :raises ReplayMismatch: with ``strict``, when the run had no such point; says what differs.
         """
         with self._lock:
             if not self._vector or self.matching is Matching.TIME:
@@ -127,7 +128,7 @@ class ReplayBackend:
         return self.recording.match(vector, after=self.last_match.point.number if self.last_match is not None else 0)
 
     def observed(self, name: str) -> Update | None:
-        """Give what an observable was at the present point; None where the run did not record one of that name.
+        """Return an observable's value at the present point; None if the run did not record it.
 
         :raises ReplayMismatch: as ``point``.
         """
@@ -143,7 +144,7 @@ class ReplayBackend:
     # -- the protocol -----------------------------------------------------------------------------------------------
 
     def get_many(self, addresses: Sequence[PvAddress], deadline: Deadline) -> dict[PvAddress, Update]:
-        """Give what each PV gave at the present point, or was put to since."""
+        """Return each PV's value at the present point, or the value that was put to it since."""
         return {address: self._update(address) for address in addresses}
 
     def _update(self, address: PvAddress) -> Update:
@@ -173,7 +174,7 @@ class ReplayBackend:
             return self._stood[name]
         if line is not None and line.outcome is not Outcome.APPLIED:
             if line.value is None:
-                return PvTimeout(address.text, "it was not answered then")
+                return PvTimeout(address.text, "it was not answered in the run")
             return self.recording.update(line)
         value = self._vector[name]
         before = self.recording.baseline.get(name)
@@ -186,7 +187,7 @@ class ReplayBackend:
     def put_many(
         self, values: Mapping[PvAddress, Any], deadline: Deadline, wait: Collection[PvAddress] = ()
     ) -> dict[PvAddress, PutAnswer]:
-        """Move to another point; each put ends as it did then."""
+        """Move to another point; each put ends as it did in the run."""
         with self._lock:
             self._present = False
             for address, value in values.items():
@@ -200,8 +201,8 @@ class ReplayBackend:
         return PutAnswer(line.outcome, line.message or "")
 
     def monitor(self, address: PvAddress, callback: Callable[[Update], None], queue: int = 16) -> _Watcher:
-        """Call back with the present value, and at every point that is read; in ``time``, as it came."""
-        watcher = _Watcher(self, address, callback)
+        """Call back with the present value and at every point that is read; with ``time``, at the recorded times."""
+        watcher = _Watcher(self._forget, address, callback)
         with self._lock:
             self._watchers.append(watcher)
             if self.matching is Matching.TIME and self._clock is None:
@@ -217,21 +218,21 @@ class ReplayBackend:
             for watcher in watchers:
                 watcher.tell(self._update(watcher.address))
 
-    def forget(self, watcher: _Watcher) -> None:
-        """Tell a watcher nothing any more."""
+    def _forget(self, watcher: _Watcher) -> None:
+        """Forget a closed watcher."""
         with self._lock:
             if watcher in self._watchers:
                 self._watchers.remove(watcher)
 
     def snapshot(self, addresses: Sequence[PvAddress], window: float, deadline: Deadline) -> dict[PvAddress, Update]:
-        """Read: a point is one instant."""
+        """Read PVs: a point is one instant."""
         return self.get_many(addresses, deadline)
 
     def suspend(self) -> None:
-        """Nothing is live."""
+        """Do nothing: there are no handles."""
 
     def close(self) -> None:
-        """End the clock."""
+        """End the thread of matching ``time``."""
         self._over.set()
         with self._lock:
             self._watchers.clear()
@@ -239,24 +240,26 @@ class ReplayBackend:
     # -- around a fork ----------------------------------------------------------------------------------------------
 
     def before_fork(self) -> None:
-        """Let nobody be inside."""
+        """Lock, so that the child copies a consistent state."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Unlock."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin with no watchers: they are the parent's."""
+        """Start over without watchers: they are the parent's."""
         self._begin()
 
 
 class _Watcher:
-    """One monitor; tells each update once."""
+    """A monitor, which reports each update once."""
 
-    def __init__(self, backend: ReplayBackend, address: PvAddress, callback: Callable[[Update], None]) -> None:
+    def __init__(
+        self, forget: Callable[[_Watcher], None], address: PvAddress, callback: Callable[[Update], None]
+    ) -> None:
         self.address = address
-        self._backend = backend
+        self._forget = forget
         self._callback = callback
         self._last: object = None
 
@@ -267,5 +270,5 @@ class _Watcher:
             self._callback(update)
 
     def close(self) -> None:
-        """End it."""
-        self._backend.forget(self)
+        """End the monitor."""
+        self._forget(self)

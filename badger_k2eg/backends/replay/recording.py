@@ -1,6 +1,6 @@
-"""``Recording``: one run, read whole from its lines: its points, and what every PV gave at each of them.
+"""``Recording``: a recorded run in memory: its points, and the readings of every PV at each of them.
 
-Pure: where the lines come from (a journal, an exported file) is the caller's affair. Imports journal, records, model.
+Pure: the caller gets the records from a journal or an exported file. Imports journal, records and model.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ...core.model import Outcome, PvAddress, Reading
 from ...core.records import Record, RecordKind
 from ...journal.reading_fields import profile_of, update_of
 
-#: Nothing was sent, so it is no point of the run.
+#: Outcomes of setpoints that were not sent, which make no point of the run.
 _NOTHING = (Outcome.BLOCKED, Outcome.SKIPPED)
-#: Floats that went through a text and back are the same.
+#: Relative difference of floats that count as the same, after a conversion to text and back.
 _SAME = 1e-12
 
 
@@ -27,10 +27,10 @@ class Point:
     """One evaluation.
 
     :ivar number: from 1; 0 is the state before the first set.
-    :ivar setpoints: every setpoint PV as it was asked for, by its own name; those of earlier points stay.
-    :ivar ended: the last word on each setpoint that was set here.
-    :ivar reads: the last line of each PV that was read here.
-    :ivar observed: the line of each observable, by its name.
+    :ivar setpoints: the requested value of every setpoint, by its PV's own name, including those of earlier points.
+    :ivar ended: the last record of each setpoint that was set here.
+    :ivar reads: the last record of each PV that was read here.
+    :ivar observed: the record of each observable, by its name.
     """
 
     number: int
@@ -42,9 +42,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The recorded point that stands for a vector.
+    """The recorded point that is nearest to a vector of setpoints.
 
-    :ivar distance: 0 for the very point; otherwise the norm of the differences, each over the PV's range in the run.
+    :ivar distance: 0 for the identical point; otherwise the norm of the differences, each divided by the PV's range in
+        the run.
     :ivar differences: ``{pv: (asked, recorded)}``.
     """
 
@@ -58,23 +59,23 @@ class Match:
 
 
 class Recording:
-    """What a run left.
+    """The records of a run, arranged by points.
 
     :param run: its id.
-    :param records: its lines, in order.
-    :raises NoSuchRecord: when they tell of no set at all.
-    :ivar points: those of the run, in order.
-    :ivar baseline: the line of each PV before the run moved anything.
-    :ivar damaged: the numbers of lines whose checksum does not fit.
+    :param records: its records, in order.
+    :raises NoSuchRecord: when the run set nothing.
+    :ivar points: the points of the run, in order.
+    :ivar baseline: the record of each PV before the run moved anything.
+    :ivar damaged: the numbers of lines with a wrong checksum.
     """
 
     def __init__(self, run: str, records: Iterable[Record]) -> None:
-        """Read them all."""
+        """Read all records."""
         self.run = run
         self.manifest: Mapping[str, Any] = {}
         self.baseline: dict[str, Record] = {}
         self.damaged: list[int] = []
-        #: What was read before the first set.
+        #: The state before the first set.
         self.before = Point(0)
         self.points: list[Point] = []
         self.profiles: dict[str, Mapping[str, Any]] = {}
@@ -86,13 +87,13 @@ class Recording:
                 self.damaged.append(record.line)
             if record.kind in (RecordKind.RESTORE_BEGIN, RecordKind.RESTORE_END):
                 restoring = record.kind is RecordKind.RESTORE_BEGIN
-            # What a restore puts back is no point of the run.
+            # A restore makes no points of the run.
             elif not restoring:
                 self._take(record)
-        # Where nothing was sent, the machine stayed at the point before.
+        # If nothing was sent, the machine stayed at the previous point.
         self.points = [point for point in self.points if point.ended]
         if not self.points:
-            raise NoSuchRecord(f"run {run} set nothing: there is nothing to replay")
+            raise NoSuchRecord(f"run {run} set nothing, so there is nothing to replay")
 
     def _take(self, record: Record) -> None:
         self.began_ns = record.time_ns if self.began_ns is None else self.began_ns
@@ -121,13 +122,13 @@ class Recording:
         elif record.kind in (RecordKind.READ, RecordKind.SAMPLE, RecordKind.BASELINE):
             self._history.setdefault(name, []).append(record)
 
-    # -- which point ------------------------------------------------------------------------------------------------
+    # -- matching ------------------------------------------------------------------------------------------------
 
     def match(self, vector: Mapping[str, Any], after: int = 0) -> Match:
-        """Find the point that is nearest to a vector.
+        """Return the point that is nearest to a vector.
 
-        :param vector: by the own names of setpoint PVs; a PV that the run never set tells points apart by nothing.
-        :param after: number of the point served before: of several that are equally near the next one is taken.
+        :param vector: values by the setpoint PVs' own names; a PV that the run never set makes no difference.
+        :param after: the number of the previous point: of several equally near points the next one is taken.
         """
         ranges = self._ranges()
         matches = [self._compare(point, vector, ranges) for point in self.points]
@@ -136,7 +137,7 @@ class Recording:
         return next((match for match in nearest if match.point.number > after), nearest[-1])
 
     def unknown(self, vector: Iterable[str]) -> list[str]:
-        """Name the setpoints that the run never set."""
+        """Return the names of the setpoints that the run never set."""
         known = set(self.points[-1].setpoints)
         return [name for name in vector if name not in known]
 
@@ -159,30 +160,30 @@ class Recording:
             found[name] = max(values) - min(values) if values else 0.0
         return found
 
-    # -- what it gave -----------------------------------------------------------------------------------------------
+    # -- values -----------------------------------------------------------------------------------------------
 
     def at(self, name: str, time_ns: int) -> Record | None:
-        """Give the newest line of a PV at a time of the run; before its first one, the first."""
+        """Return the newest record of a PV at a time of the run; before its first one, the first."""
         lines = self._history.get(name, [])
         if not lines:
             return None
         return lines[max(0, bisect_right(lines, time_ns, key=lambda record: record.time_ns) - 1)]
 
     def update(self, record: Record) -> Reading | PvError:
-        """Make of a line what the PV gave then."""
+        """Translate a record into the reading or error of its PV."""
         return update_of(record, self.profiles.get(read_name(record.pv or "")))
 
 
 def read_name(text: str) -> str:
-    """Give the name by which a PV is known here, however it was written."""
+    """Return the PV's own name, however it was written."""
     try:
         return PvAddress.parse(text).read_name if text else ""
-    except PvNameError:  # in a record that somebody edited; nobody will ask for it
+    except PvNameError:  # in an edited record; it will not be asked for
         return text
 
 
 def same_value(one: Any, other: Any) -> bool:
-    """Whether two setpoints are the same."""
+    """Return whether two setpoints are the same."""
     if _numbers(one, other):
         return math.isclose(one, other, rel_tol=_SAME, abs_tol=0.0)
     return bool(one == other)

@@ -1,4 +1,4 @@
-"""Where a recorded run comes from, and which one: ``BADGER_K2EG_REPLAY_*``, or ``replay_*`` in the ini file."""
+"""The choice and source of a recorded run: ``BADGER_K2EG_REPLAY_*``, or ``replay_*`` in the ini file."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ class ReplaySettings(BaseModel):
 
 
 def load() -> ReplaySettings:
-    """Read the options.
+    """Load the options.
 
-    :raises SettingsError: naming the wrong one and its source.
+    :raises SettingsError: naming the wrong option and its source.
     """
     return settings.family("replay_", ReplaySettings)
 
 
 def open_recording(chosen: ReplaySettings) -> Recording:
-    """Read the run that is meant.
+    """Read the chosen run.
 
     :raises NoSuchRecord: when there is no such run, or it set nothing.
     :raises JournalError: when the source is neither a journal nor an exported run.
@@ -61,7 +61,7 @@ def open_recording(chosen: ReplaySettings) -> Recording:
     if source is not None and not source.exists():
         raise SettingsError(f"{source}: no such file or directory")
     if source is not None and source.is_file():
-        # Whoever lists plugins reads no archives.
+        # Imported here, as listing plugins reads no archives.
         from ...journal.export import opened
 
         with opened(source) as run:
@@ -77,6 +77,6 @@ def open_recording(chosen: ReplaySettings) -> Recording:
 def _whole(recording: Recording) -> Recording:
     if recording.damaged:
         lines = ", ".join(map(str, recording.damaged[:_NAMED])) + (", …" if len(recording.damaged) > _NAMED else "")
-        words = "replay of run %s: line %s is damaged or was edited; what it says is replayed, and may not be what was"
+        words = "replay of run %s: line %s is damaged or was edited; it is replayed as it is, and may be wrong"
         logger.warning(words, recording.run, lines)
     return recording

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ...badger_app.window_config import read_config
 from ...core.errors import SettingsError
-from ...plugin_root import plugin_root as our_plugin_root
+from ...plugins import plugin_root as our_plugin_root
 
 #: In the order of the table.
 MODULES = ("badger", "window", "config", "settings", "journal", "locks", "k2eg", "pvs")

@@ -1,10 +1,8 @@
 """Calls that wait: with a timeout, in the background, cancelled, combined.
 
-Owns ``Future``, ``background``, ``sleep`` and what combines futures. Every call of ours that waits is a point at which
-a task in the background can be cancelled; what others wrote is not interrupted. Imports deadline and errors.
-
-Waits of the write path (before a put is sent again, between the steps of a ramp) go through ``sleep``: a unit test may
-patch it, as ``badger_k2eg.core.futures.sleep``.
+Every waiting call of this package is a point at which a task in the background can be cancelled; other code is not
+interrupted. Pauses while writing (before a put is sent again, between the steps of a ramp) go through ``sleep``: a unit
+test may patch it, as ``badger_k2eg.core.futures.sleep``.
 """
 
 from .future import (

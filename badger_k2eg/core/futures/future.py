@@ -1,4 +1,4 @@
-"""``Future``, ``background``, ``sleep``: a call in the background, and cancelled. Part of ``core.futures``."""
+"""``Future``, ``background`` and ``sleep``: calls in the background, and how they are cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, Final, Generic, TypeVar, overload
+from typing import Any, Final, Generic, Protocol, TypeVar, overload
 
 from ..deadline import FOREVER, Deadline, Scope, in_seconds, under
 from ..errors import CallCancelled, WaitingForbidden
@@ -18,14 +18,29 @@ from ..errors import CallCancelled, WaitingForbidden
 logger = logging.getLogger("badger_k2eg")
 
 T = TypeVar("T")
-#: A time span: seconds, or a Quantity of any unit of time; -1 is for ever.
-Time = Any
+
+
+class TimeSpan(Protocol):
+    """A Quantity of time, of any unit."""
+
+    @property
+    def magnitude(self) -> Any:
+        """The number."""
+
+    def to(self, other: Any = ..., /) -> Any:
+        """Convert to another unit."""
+
+
+#: Seconds, or a Quantity of time; -1 is for ever.
+Span = float | TimeSpan
+#: A timeout; None adds none to those that apply anyway.
+Time = Span | None
 
 _numbers = itertools.count(1)
 
 
 class Absent(Enum):
-    """Tells an argument that was left out from None."""
+    """The type of an argument that was left out, as distinct from None."""
 
     ABSENT = "absent"
 
@@ -35,7 +50,7 @@ ABSENT: Final = Absent.ABSENT
 Callback = Callable[["Future[Any]"], object]
 
 
-# -- where one must not wait ------------------------------------------------------------------------------------------
+# -- where waiting is forbidden ---------------------------------------------------------------------------------------
 
 
 class _Forbidden(threading.local):
@@ -47,7 +62,7 @@ _forbidden = _Forbidden()
 
 @contextmanager
 def no_waiting(reason: str) -> Iterator[None]:
-    """Let waits of this thread fail at once meanwhile: what they wait for could never come."""
+    """Make waits of this thread fail at once inside the ``with`` block, because they could never end."""
     before, _forbidden.reason = _forbidden.reason, reason
     try:
         yield
@@ -56,15 +71,15 @@ def no_waiting(reason: str) -> Iterator[None]:
 
 
 def check_waiting(what: str) -> None:
-    """Do nothing where one may wait.
+    """Raise if this thread must not wait.
 
-    :raises WaitingForbidden: where the wait would hold up the very thing that it waits for.
+    :raises WaitingForbidden: if the wait would block the very thing that it waits for.
     """
     if _forbidden.reason is not None:
-        raise WaitingForbidden(f"{what} {_forbidden.reason}; use background(...), or hand the work to another thread")
+        raise WaitingForbidden(f"{what} {_forbidden.reason}; use background(...), or do the work in another thread")
 
 
-# -- whose call it is -------------------------------------------------------------------------------------------------
+# -- who makes the call -----------------------------------------------------------------------------------------------
 
 
 class _Asked(threading.local):
@@ -75,13 +90,13 @@ _asked = _Asked()
 
 
 def asker() -> threading.Thread:
-    """Give the thread whose call goes on here: for one with ``callback=`` that which made it, else this thread."""
+    """Return the thread that made this call: the caller's for a call with ``callback=``, otherwise this thread."""
     return _asked.by or threading.current_thread()
 
 
 @contextmanager
 def asked_by(thread: threading.Thread) -> Iterator[None]:
-    """Let what this thread does meanwhile be a call of another one."""
+    """Attribute the calls of this thread inside the ``with`` block to another thread."""
     before, _asked.by = _asked.by, thread
     try:
         yield
@@ -93,7 +108,7 @@ def asked_by(thread: threading.Thread) -> Iterator[None]:
 
 
 class _Task(Scope):
-    """The calls of one function in the background. A cancel is told one time; then the function may go on."""
+    """The calls of one function in the background. A cancel is told once; then the function may go on."""
 
     __slots__ = ("_parent",)
 
@@ -109,15 +124,15 @@ class _Task(Scope):
 
 
 class Future(concurrent.futures.Future[T], Generic[T]):
-    """What will become of a call. As ``concurrent.futures.Future``, but it can be cancelled while it runs.
+    """The result of a call in the background: a ``concurrent.futures.Future`` that can be cancelled while it runs.
 
-    Made by ``background`` and by every call that takes ``callback=``.
+    ``background`` and every call with ``callback=`` return one.
     """
 
     def __init__(self, parent: Deadline | None = None) -> None:
-        """Begin a task; nothing runs yet.
+        """Create it; nothing runs yet.
 
-        :param parent: what ends it, beside a cancel.
+        :param parent: ends the call too, beside a cancel.
         """
         super().__init__()
         self._task = _Task(parent)
@@ -125,9 +140,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         self._cancelled_by: CallCancelled | None = None
 
     def cancel(self) -> bool:
-        """Ask the call to end: it raises CancelledError where it waits, or as soon as it waits.
+        """Ask the call to end: it raises CancelledError where it waits, or at its next wait.
 
-        :returns: False when it has ended already. A function may go on all the same: ``cancelled`` tells in the end.
+        :returns: False if it has ended already. The function may go on all the same; ``cancelled`` tells at the end.
         """
         if self.done():
             return False
@@ -135,15 +150,15 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return True
 
     def wait(self, timeout: Time = FOREVER) -> Future[T]:
-        """Wait until it has ended, however it did. Its own call has a deadline; this wait adds another.
+        """Wait until the call has ended, successfully or not, and return self.
 
-        :raises TimeoutError: when it has not ended in time; it goes on.
-        :raises CallCancelled: when the caller itself is cancelled.
+        :raises TimeoutError: if it has not ended in time; it goes on.
+        :raises CallCancelled: if the caller itself is cancelled.
         """
         if not self.done():
             check_waiting("waiting for a future")
             if os.getpid() != self._process:
-                raise WaitingForbidden("waiting for a future that the parent process began: it never ends here")
+                raise WaitingForbidden("waiting for a future that the parent process started: it never ends here")
             deadline = Deadline(FOREVER if timeout is None else in_seconds(timeout))
             with self._condition:
                 if not deadline.wait(self._condition, self.done, what="waiting for a future"):
@@ -151,9 +166,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return self
 
     def result(self, timeout: Time = None) -> T:
-        """Wait, and give what the call returned, or raise what it raised.
+        """Wait, and return what the call returned, or raise what it raised.
 
-        :raises CancelledError: when it was cancelled; of a set, its ``report`` says what became of each PV.
+        :raises CancelledError: if it was cancelled; for a set, ``report`` of the error says what became of each PV.
         """
         self.wait(timeout)
         if self._cancelled_by is not None:
@@ -161,9 +176,9 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return super().result(0)
 
     def exception(self, timeout: Time = None) -> BaseException | None:
-        """Wait, and give what the call raised; None when it returned.
+        """Wait, and return what the call raised; None if it returned.
 
-        :raises CancelledError: when it was cancelled.
+        :raises CancelledError: if it was cancelled.
         """
         self.wait(timeout)
         if self._cancelled_by is not None:
@@ -171,17 +186,17 @@ class Future(concurrent.futures.Future[T], Generic[T]):
         return super().exception(0)
 
     def add_done_callback(self, fn: Callback) -> None:
-        """Call ``fn(future)`` once it has ended, at once if it has. What ``fn`` raises is logged."""
+        """Call ``fn(future)`` when the call has ended, at once if it has. What ``fn`` raises is logged."""
         super().add_done_callback(lambda future: _told(fn, self))
 
     def _run(self, work: Callable[[], T]) -> None:
-        """Do the work in this thread."""
+        """Run the call in this thread."""
         try:
             with under(self._task):
                 value = work()
         except concurrent.futures.CancelledError as error:
             self._cancelled_by = error if isinstance(error, CallCancelled) else CallCancelled(str(error) or "cancelled")
-            # It was never marked as running, so that the state "cancelled" is still to be had.
+            # It was never marked as running, because only then it can become cancelled.
             super().cancel()
             self.set_running_or_notify_cancel()
         except BaseException as error:  # noqa: BLE001 - handed to whoever asks for the result
@@ -193,17 +208,17 @@ class Future(concurrent.futures.Future[T], Generic[T]):
 def _told(fn: Callback, future: Future[Any]) -> None:
     try:
         fn(future)
-    except Exception:  # a callback is not ours; whoever waits must hear of the end all the same
+    except Exception:  # a user's callback; other callbacks must be called all the same
         logger.exception("the callback %r of a future failed", fn)
 
 
 def background(func: Callable[..., T], *args: Any, callback: Callback | None = None, **kwargs: Any) -> Future[T]:
     """Run ``func(*args, **kwargs)`` in a thread of its own.
 
-    When the future is cancelled, CancelledError is raised inside ``func`` by the call of ours that it waits in, or by
-    the next one. It may catch that and go on. A daemon thread: the process does not wait for it.
+    When the future is cancelled, the call of this package that ``func`` waits in, or the next one, raises
+    CancelledError; ``func`` may catch it and go on. It is a daemon thread: the process does not wait for it.
 
-    :param callback: called with the future when it has ended, in that thread.
+    :param callback: called with the future at the end, in that thread.
     """
     future: Future[T] = Future()
     if callback is not None:
@@ -221,24 +236,30 @@ def _start(future: Future[T], work: Callable[[], T], name: str) -> None:
     ).start()
 
 
+@overload
+def call(work: Callable[[], T], callback: Absent, *, parent: Deadline | None = ..., name: str = ...) -> T: ...
+@overload
 def call(
-    work: Callable[[], T],
-    callback: Callback | Absent | None,
-    *,
-    parent: Deadline | None = None,
-    name: str = "call",
-) -> Any:
-    """Run a call as its ``callback=`` says.
+    work: Callable[[], T], callback: Callback | None, *, parent: Deadline | None = ..., name: str = ...
+) -> Future[T]: ...
+@overload
+def call(
+    work: Callable[[], T], callback: Callback | Absent | None, *, parent: Deadline | None = ..., name: str = ...
+) -> T | Future[T]: ...
+def call(
+    work: Callable[[], T], callback: Callback | Absent | None, *, parent: Deadline | None = None, name: str = "call"
+) -> T | Future[T]:
+    """Run a call as its argument ``callback=`` says.
 
-    :param callback: left out (``ABSENT``), the call blocks and its result is returned; given, or None, a Future is
-        returned at once.
-    :param parent: of a call in the background: what ends it, beside a cancel.
+    :param callback: if left out (``ABSENT``), block and return the result; for a function or None, return a Future at
+        once.
+    :param parent: ends a call in the background too, beside a cancel.
     :raises TypeError: for a callback that cannot be called.
     """
     if callback is ABSENT:
         return work()
     if callback is not None and not callable(callback):
-        raise TypeError(f"callback= takes a function of the future, or None, not {callback!r}")
+        raise TypeError(f"callback= must be a function that takes the future, or None, not {callback!r}")
     future: Future[T] = Future(parent)
     if callback is not None:
         future.add_done_callback(callback)
@@ -253,17 +274,17 @@ def call(
 
 
 @overload
-def sleep(delay: Time, deadline: Deadline | None = ...) -> None: ...
+def sleep(delay: Span, deadline: Deadline | None = ...) -> None: ...
 @overload
-def sleep(delay: Time, deadline: Deadline | None = ..., *, callback: Callback | None) -> Future[None]: ...
+def sleep(delay: Span, deadline: Deadline | None = ..., *, callback: Callback | None) -> Future[None]: ...
 def sleep(
-    delay: Time, deadline: Deadline | None = None, *, callback: Callback | Absent | None = ABSENT
+    delay: Span, deadline: Deadline | None = None, *, callback: Callback | Absent | None = ABSENT
 ) -> Future[None] | None:
-    """Wait for at least ``delay``, or less where the deadline ends earlier.
+    """Wait for at least ``delay``, or less if the deadline ends earlier.
 
     :param delay: seconds, or a Quantity.
-    :param callback: makes it a timer: a Future is returned at once, and ``callback(future)`` called after the delay.
-    :raises CallCancelled: as soon as the deadline, or the task that it runs in, is cancelled.
+    :param callback: makes it a timer: a Future is returned at once, and ``callback(future)`` is called at the end.
+    :raises CallCancelled: when the deadline, or the task that it runs in, is cancelled.
     :raises WaitingForbidden: in a callback for updates.
     """
     pause = in_seconds(delay)
@@ -276,4 +297,4 @@ def sleep(
         with condition:
             end.wait(condition, lambda: False, what="sleep")
 
-    return call(wait, callback, parent=deadline, name="sleep")  # type: ignore[no-any-return] # by the overloads
+    return call(wait, callback, parent=deadline, name="sleep")

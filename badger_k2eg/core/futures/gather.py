@@ -1,21 +1,23 @@
-"""Several futures at once: ``gather``, ``first_completed`` and their kin. Part of ``core.futures``."""
+"""Waiting for several futures: ``gather``, ``first_completed``, ``first_exception`` and ``all_completed``."""
 
 from __future__ import annotations
 
 import concurrent.futures
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar, overload
 
 from ..deadline import FOREVER, Deadline, in_seconds
-from .future import Time, check_waiting
+from .future import Span, check_waiting
+
+T = TypeVar("T")
 
 
 class Ended(NamedTuple):
-    """What has become of several futures, each by its place in the call, or by its name.
+    """The state of several futures, by their positions or names in the call.
 
     :ivar done: the results of those that returned.
-    :ivar pending: the futures that have not ended (and were asked to, unless ``cancel_pending=False``).
+    :ivar pending: the futures that have not ended; they were cancelled, unless ``cancel_pending=False``.
     :ivar error: the exceptions of those that raised; None for one that was cancelled.
     """
 
@@ -24,24 +26,37 @@ class Ended(NamedTuple):
     error: dict[Hashable, BaseException | None]
 
 
+@overload
+def gather(
+    *futures: concurrent.futures.Future[T],
+    timeout: Span = ...,
+    return_exceptions: Literal[False] = ...,
+    cancel_pending: bool = ...,
+) -> list[T]: ...
+@overload
 def gather(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = ...,
+    return_exceptions: bool = ...,
+    cancel_pending: bool = ...,
+) -> list[Any]: ...
+def gather(
+    *futures: concurrent.futures.Future[Any],
+    timeout: Span = FOREVER,
     return_exceptions: bool = False,
     cancel_pending: bool = True,
 ) -> list[Any]:
-    """Wait for all futures, and give their results in the order of the arguments.
+    """Wait for all futures, and return their results in the order of the arguments.
 
-    :param return_exceptions: give exceptions in the places of results, instead of raising the first.
-    :param cancel_pending: whether the others are cancelled when one raises, at the timeout, or when the caller itself
-        is cancelled.
-    :raises TimeoutError: when they have not all ended in time.
+    :param return_exceptions: return exceptions in the places of results, instead of raising the first.
+    :param cancel_pending: cancel the others when one raises, at the timeout, and when the caller itself is cancelled.
+    :raises TimeoutError: if they have not all ended in time.
     """
     named: dict[Hashable, concurrent.futures.Future[Any]] = dict(enumerate(futures))
     stop = (lambda: False) if return_exceptions else (lambda: any(map(_failed, futures)))
     ended = _wait(named, stop, timeout, cancel_pending, "gathering")
     if ended.error and not return_exceptions:
-        # A cancelled one among them may have been cancelled for the sake of one that raised.
+        # One that was cancelled may have been cancelled because another one raised.
         raised = [key for key, error in ended.error.items() if error is not None] or list(ended.error)
         named[raised[0]].result()
     if ended.pending:
@@ -53,13 +68,13 @@ def gather(
 
 def first_completed(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = FOREVER,
     cancel_pending: bool = True,
     **named: concurrent.futures.Future[Any],
 ) -> Ended:
-    """Wait until one has ended, however it did.
+    """Wait until one future has ended, successfully or not.
 
-    :param cancel_pending: whether the others are cancelled then.
+    :param cancel_pending: cancel the others then.
     :returns: also at the timeout, with nothing in ``done`` and ``error``.
     """
     every = _named(futures, named)
@@ -68,22 +83,22 @@ def first_completed(
 
 def first_exception(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = FOREVER,
     cancel_pending: bool = True,
     **named: concurrent.futures.Future[Any],
 ) -> Ended:
-    """Wait until one has raised or was cancelled, or all have ended; otherwise as ``first_completed``."""
+    """Wait until one future has raised or was cancelled, or all have ended; otherwise as ``first_completed``."""
     every = _named(futures, named)
     return _wait(every, lambda: any(map(_failed, every.values())), timeout, cancel_pending, "waiting for the first")
 
 
 def all_completed(
     *futures: concurrent.futures.Future[Any],
-    timeout: Time = FOREVER,
+    timeout: Span = FOREVER,
     cancel_pending: bool = True,
     **named: concurrent.futures.Future[Any],
 ) -> Ended:
-    """Wait until all have ended, however they did; otherwise as ``first_completed``."""
+    """Wait until all futures have ended, successfully or not; otherwise as ``first_completed``."""
     return _wait(_named(futures, named), lambda: False, timeout, cancel_pending, "waiting for all")
 
 
@@ -109,15 +124,13 @@ def _outcome(future: concurrent.futures.Future[Any]) -> Any:
 def _wait(
     futures: Mapping[Any, concurrent.futures.Future[Any]],
     stop: Callable[[], bool],
-    timeout: Time,
+    timeout: Span,
     cancel_pending: bool,
     what: str,
 ) -> Ended:
     for future in futures.values():
         if not isinstance(future, concurrent.futures.Future):
-            raise TypeError(
-                f"a future is expected, not {future!r}: give the call callback=None, or use background(...)"
-            )
+            raise TypeError(f"expected a future, not {future!r}: call with callback=None, or use background(...)")
     deadline = Deadline(in_seconds(timeout))
     changed = threading.Condition()
 

@@ -1,7 +1,7 @@
-"""EGU texts -> names of units: the table of what control systems write, and the grammar of products and quotients.
+"""EGU texts to names of units: the table of what control systems write, and the grammar of products and quotients.
 
-A text is read only when every word of it is known here. pint itself reads ``amps`` as attometres per second, ``pps`` as
-points and ``C`` as coulomb: so nothing is left to its guess. Pure; imports errors and wording.
+A text is understood only if every word of it is in the table. pint itself reads ``amps`` as attometres per second,
+``pps`` as points and ``C`` as coulomb: nothing is left to its guess.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from pathlib import Path
 
 import platformdirs
 
-from ..errors import SettingsError, UnknownUnit
+from ..base_errors import SettingsError, UnknownUnit
 from ..suggestions import did_you_mean
 
-#: Names a file with more texts, in place of ``units.txt`` in the user's configuration folder.
+#: Names a file of further texts, in place of ``units.txt`` in the user's configuration folder.
 FILE_VARIABLE = "BADGER_K2EG_UNITS"
 
-#: A unit as powers of pint's names; empty is dimensionless.
+#: A unit as powers of pint's names; empty means dimensionless.
 Powers = tuple[tuple[str, float], ...]
 
 _PREFIXES = {
@@ -27,8 +27,8 @@ _PREFIXES = {
     "h": "hecto", "k": "kilo", "M": "mega", "G": "giga", "T": "tera",
 }  # fmt: skip
 
-# Symbol -> pint's name, and the prefixes that are in use with it. What a site might mean otherwise is not there: MA (in
-# capitals for mA?), uS (microseconds?), KG (kilogram or kilogauss?), S, B, H.
+# Symbol -> pint's name, and the prefixes in use with it. Ambiguous ones are missing: MA (mA in capitals?), uS
+# (microseconds?), KG (kilogram or kilogauss?), S, B, H.
 _SYMBOLS = {
     "A": ("ampere", "fpnuµμmk"), "V": ("volt", "npuµμmkM"), "W": ("watt", "npuµμmkMG"), "J": ("joule", "fpnuµμmkM"),
     "s": ("second", "fpnuµμm"), "Hz": ("hertz", "mkMGT"), "m": ("meter", "fpnuµμmck"), "g": ("gram", "nuµμmk"),
@@ -43,10 +43,10 @@ _SYMBOLS = {
     "rpm": ("revolutions_per_minute", ""), "mol": ("mole", "uµμm"), "rem": ("rem", "uµμm"), "cd": ("candela", ""),
     "lm": ("lumen", ""), "lx": ("lux", ""), "d": ("day", ""),
 }  # fmt: skip
-# These have a prefix, or mean something else: C is a temperature, F too, H is anything.
+# Only with a prefix: C and F alone are temperatures, H may be anything.
 _ONLY_PREFIXED = {"C": ("coulomb", "fpnuµμm"), "F": ("farad", "fpnuµμm"), "H": ("henry", "nuµμm")}
 
-# Written out, in any case, and with a prefix written out where the second part says so.
+# Full words, in any case; with full prefixes if the second item is true.
 _WORDS = {
     "ampere": ("ampere amperes amp amps", True), "volt": ("volt volts", True), "watt": ("watt watts", True),
     "joule": ("joule joules", True), "second": ("second seconds sec secs", True), "hertz": ("hertz", True),
@@ -69,7 +69,7 @@ _WORDS = {
     "candela": ("candela", False), "lumen": ("lumen", False), "lux": ("lux", False),
 }  # fmt: skip
 
-# Whole texts: what the grammar would not read, or would misread.
+# Whole texts that the grammar would not read, or would misread.
 _TEXTS = {
     "": "", "-": "", "none": "", "None": "", "NONE": "", "N/A": "", "n/a": "", "NA": "", "unitless": "",
     "dimensionless": "", "C": "degree_Celsius", "deg C": "degree_Celsius", "Deg C": "degree_Celsius",
@@ -90,15 +90,15 @@ _TEXTS = {
 }  # fmt: skip
 
 _SUPERSCRIPTS = {"¹": 1.0, "²": 2.0, "³": 3.0}
-# A superscript counts as a letter with \w.
+# \w includes superscripts.
 _TERM = re.compile(r"([^\W\d¹²³]+|[%°][CF]?|1)(?:\*\*(-?\d+\.\d+)|(?:\*\*|\^)?(-[1-4]|[2-4])|(⁻?[¹²³]))?(?!\d)")
 _SEPARATOR = re.compile(r"[*·/]|[.-](?=[^\W\d])")
 
 
 def read(text: str) -> Powers | None:
-    """Read a text; None where one word of it is not known.
+    """Return the unit of a text; None if a word of it is unknown.
 
-    :raises SettingsError: for a wrong file of egu.
+    :raises SettingsError: for an invalid file of unit texts.
     """
     text = text.strip()
     added = _added()
@@ -115,9 +115,9 @@ def _read(text: str) -> Powers | None:
 
 
 def named(text: str) -> Powers:
-    """Read a unit that somebody asks for by name.
+    """Return the unit of a name given by a user.
 
-    :raises UnknownUnit: saying what was meant.
+    :raises UnknownUnit: if it does not exist, suggesting the closest.
     """
     if (powers := read(text)) is None:
         known = [*_symbols(), *_words(), *_TEXTS, *_added()]
@@ -133,7 +133,7 @@ def _close(text: str, known: list[str]) -> bool:
 
 
 def _expression(text: str) -> Powers | None:
-    """Read products and quotients of known words: ``kG/m``, ``mm-mrad``, ``m/s2``, ``1/s``, ``A * m ** 2``."""
+    """Return a product or quotient of known words: ``kG/m``, ``mm-mrad``, ``m/s2``, ``1/s``, ``A * m ** 2``."""
     text = re.sub(r"\s*(\*\*|[*/·^])\s*", r"\1", text)
     if not text:
         return ()
@@ -171,7 +171,7 @@ def _name(word: str) -> str | None:
 
 @lru_cache(maxsize=1)
 def _symbols() -> dict[str, str]:
-    """Every symbol, with each of its prefixes."""
+    """Return every symbol, with each of its prefixes."""
     names = {symbol: name for symbol, (name, _) in _SYMBOLS.items()}
     for symbol, (name, prefixes) in (_SYMBOLS | _ONLY_PREFIXED).items():
         names.update({prefix + symbol: _PREFIXES[prefix] + name for prefix in prefixes})
@@ -180,7 +180,7 @@ def _symbols() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _words() -> dict[str, str]:
-    """Every word, in lower case."""
+    """Return every word, in lower case."""
     names = {}
     for name, (spellings, prefixed) in _WORDS.items():
         for spelling in spellings.split():
@@ -190,7 +190,7 @@ def _words() -> dict[str, str]:
     return names
 
 
-# -- texts of the site ------------------------------------------------------------------------------------------------
+# -- the site's own texts ---------------------------------------------------------------------------------------------
 
 
 def _added() -> dict[str, Powers]:
@@ -207,7 +207,7 @@ def _usual_file() -> Path:
 
 @lru_cache(maxsize=16)
 def _file(path: Path, required: bool) -> dict[str, Powers]:
-    """Read lines ``text = unit``; ``#`` begins a comment."""
+    """Return the units of the lines ``TEXT = UNIT`` of a file; ``#`` begins a comment."""
     if not path.is_file():
         if required:
             raise SettingsError(f"environment variable {FILE_VARIABLE}: {path}: no such file")

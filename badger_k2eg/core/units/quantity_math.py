@@ -1,22 +1,24 @@
-"""Arithmetic on values that know their unit and time: operators, numpy's functions, indexing.
+"""Arithmetic on values with a unit: operators, numpy's functions, indexing.
 
-What is computed has the unit that follows, the newest time of all that went into it, and the worst severity. Imports
-nothing of the model: a class that mixes this in says how a result is made.
+The class that uses the mixin says how a result is made; this module knows nothing of readings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from . import Quantity, is_quantity, text_of
 
+if TYPE_CHECKING:
+    import pint
+
 
 class Arithmetic(NDArrayOperatorsMixin):
-    """Mixed into a value class with ``value`` and ``units`` (a text)."""
+    """A mixin for a class with ``value`` and ``units`` (a text)."""
 
     __slots__ = ()
 
@@ -25,30 +27,30 @@ class Arithmetic(NDArrayOperatorsMixin):
     units: str
 
     def computed(self, value: Any, units: str, parts: Sequence[Any]) -> Any:
-        """Make a result.
+        """Return a result.
 
-        :param parts: the values of this kind that went into it, at least one.
+        :param parts: the operands of this class, at least one.
         """
         raise NotImplementedError
 
     @property
-    def unit(self) -> Any:
-        """The unit as pint's; an opaque one where nobody knows the text."""
-        from . import parse
+    def unit(self) -> pint.Unit:
+        """The unit as pint's; an opaque one for an unknown text."""
+        from . import parse_unit
 
-        return parse(self.units)
+        return parse_unit(self.units)
 
     @property
-    def quantity(self) -> Any:
+    def quantity(self) -> pint.Quantity[Any]:
         """The value with its unit, as pint's Quantity.
 
-        :raises TypeError: for a value that is no number: a text, a table.
+        :raises TypeError: for a value that is not a number: a text, a table.
         """
         if (
             not isinstance(self.value, int | float | np.ndarray | np.generic)
             or np.asarray(self.value).dtype.kind in "OUS"
         ):
-            raise TypeError(f"{self.value!r} is no number, and has no quantity")
+            raise TypeError(f"{self.value!r} is not a number, so it has no quantity")
         return Quantity(self.value, self.unit)
 
     # -- numpy ------------------------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ class Arithmetic(NDArrayOperatorsMixin):
         operands = _bare(inputs)
         if method == "__call__" or not any(map(is_quantity, operands)):
             return self._dressed(getattr(ufunc, method)(*operands, **options), inputs)
-        # pint knows these as functions alone: add.reduce is sum, and so on.
+        # pint knows these only as functions: add.reduce is sum, and so on.
         name = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}.get(ufunc.__name__)
         if method != "reduce" or name is None:
             return NotImplemented
@@ -80,7 +82,7 @@ class Arithmetic(NDArrayOperatorsMixin):
         units = ""
         if is_quantity(result):
             if result.dimensionless and len(dict(result.unit_items())) > 1:
-                # 2 A / 500 mA is 4, and not 0.004 A/mA, which somebody would take for 0.004.
+                # 2 A / 500 mA is 4, not 0.004 A/mA, which could be mistaken for 0.004.
                 result = result.to("")
             result, units = result.magnitude, text_of(result.units)
         if not isinstance(result, int | float | np.ndarray | np.generic):
@@ -99,7 +101,7 @@ class Arithmetic(NDArrayOperatorsMixin):
         return bool(self.value)
 
     def __divmod__(self, other: Any) -> Any:
-        return self // other, self % other  # pint knows no divmod of its own
+        return self // other, self % other  # pint has no divmod
 
     def __round__(self, digits: int | None = None) -> Any:
         return self.computed(round(self.value, digits), self.units, [self])
@@ -116,7 +118,7 @@ class Arithmetic(NDArrayOperatorsMixin):
 
 
 def _bare(item: Any, parts: list[Any] | None = None) -> Any:
-    """Take the plain value or the quantity out of every operand, also inside lists."""
+    """Return operands as plain values or quantities, also inside lists."""
     if isinstance(item, Arithmetic):
         if parts is not None:
             parts.append(item)

@@ -1,6 +1,7 @@
-"""The one pint registry of this process, made when a quantity is first asked for.
+"""The pint registry of this package, made at the first use of a quantity.
 
-Its own, so that no definition of ours reaches a program that uses pint for itself. Imports pint inside its functions.
+It is separate from pint's own, so that its definitions do not affect a program that uses pint itself. pint is imported
+inside the functions.
 """
 
 from __future__ import annotations
@@ -23,30 +24,30 @@ _names: dict[str, str] = {}
 
 @lru_cache(maxsize=1)
 def registry() -> pint.UnitRegistry[Any]:
-    """Give the registry."""
+    """Return the registry."""
     import pint
     from pint.compat import upcast_type_map
 
     made: pint.UnitRegistry[Any] = pint.UnitRegistry()
-    # pint's own gauss is of the Gaussian system, and does not convert to tesla.
+    # pint's gauss belongs to the Gaussian system, and does not convert to tesla.
     made.define("Gauss = 1e-4 * tesla")
-    # In arithmetic with a reading, the reading is asked what becomes of it.
+    # In arithmetic with a reading, the reading computes the result.
     upcast_type_map["badger_k2eg.core.model.Reading"] = None  # type: ignore[index] # pint says it is for that
     return made
 
 
-def unit_of(powers: egu.Powers) -> Any:
-    """Make pint's unit."""
-    made = registry().Unit("")
+def unit_of(powers: egu.Powers) -> pint.Unit:
+    """Return pint's unit."""
+    made: pint.Unit = registry().Unit("")
     for name, power in powers:
         made = made * getattr(registry(), name) ** (int(power) if power == int(power) else power)
     return made
 
 
-def opaque(text: str) -> Any:
-    """Make a unit of which nothing is known but its text: it equals itself, and converts to nothing.
+def opaque(text: str) -> pint.Unit:
+    """Return a unit of which only the text is known: it equals itself, and converts to nothing.
 
-    A text with spaces around its operators is a product of such, as pint writes it.
+    A text with spaces around its operators is a product of such units, as pint writes it.
     """
     if " * " in text or " / " in text or " ** " in text:
         return _composed(text)
@@ -62,8 +63,9 @@ def opaque(text: str) -> Any:
         return registry().Unit(_names[text])
 
 
-def _composed(text: str) -> Any:
-    made, sign = registry().Unit(""), 1
+def _composed(text: str) -> pint.Unit:
+    made: pint.Unit = registry().Unit("")
+    sign = 1
     for part in re.split(r" ([*/]) ", text):
         if part in ("*", "/"):
             sign = 1 if part == "*" else -1
@@ -78,7 +80,7 @@ def _composed(text: str) -> Any:
 
 
 def text_of(unit: Any) -> str:
-    """Write a unit as an EGU text that is read back as the same."""
+    """Return a unit as an EGU text that is read as the same unit."""
     if unit == registry().Unit(""):
         return ""
     text = str(unit)

@@ -2,14 +2,14 @@
 
 A client encodes commands and decodes records; a gateway decodes commands and encodes records::
 
-    names           PV URIs, topic names
-    serialization   msgpack and JSON, the header that says which, the value of a put
-    commands        what a client asks for
-    messages        what a gateway answers and publishes
+    names           PV URIs and topic names
+    serialization   msgpack and JSON, the header that tells them apart, the value of a put
+    commands        requests of a client
+    messages        replies and events of a gateway
 
-Bytes from outside never raise: what cannot be read is a ``BadRecord`` or a ``BadCommand``. Revision B of the protocol
-adds sequence numbers to recurring snapshots, revision A has none; everything else is the same. Imports msgpack, model
-and errors; never Kafka.
+Received bytes never raise: unreadable ones become a ``BadRecord`` or a ``BadCommand``. Revision B of the protocol
+adds sequence numbers to recurring snapshots, revision A has none; the rest is the same. Imports msgpack, numpy and
+errors; never Kafka.
 
 Source: slaclab/k2eg (gateway) and k2eg-python, with their traffic as recorded (tests/golden).
 """
@@ -33,9 +33,9 @@ from .commands import (
 from .messages import (
     PARSE_FAILURE_KEY,
     BadRecord,
+    EncodedRecord,
     Message,
     MonitorEvent,
-    Record,
     Reply,
     SnapshotData,
     SnapshotDone,
@@ -56,6 +56,7 @@ __all__ = [
     "BadPutValue",
     "BadRecord",
     "Command",
+    "EncodedRecord",
     "Get",
     "Message",
     "Monitor",
@@ -63,7 +64,6 @@ __all__ = [
     "MultiMonitor",
     "Put",
     "PvUri",
-    "Record",
     "RepeatingSnapshot",
     "Reply",
     "Serialization",

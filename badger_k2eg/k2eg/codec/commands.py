@@ -1,6 +1,6 @@
-"""What a client asks a gateway for. Commands are always JSON; their names and keys are the gateway's own.
+"""Commands of a client to a gateway. They are always JSON; their names and keys are the gateway's own.
 
-Imports the codec's serialization alone.
+Imports names and serialization.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class SnapshotType(StrEnum):
-    """What an iteration of a recurring snapshot holds."""
+    """The contents of an iteration of a recurring snapshot."""
 
     #: The last known value of each PV.
     NORMAL = "normal"
@@ -30,11 +30,11 @@ class SnapshotType(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """What every command has.
+    """The fields of every command.
 
-    :ivar reply_topic: where the reply goes.
-    :ivar reply_id: comes back in the reply.
-    :ivar serialization: of the reply, and of the events or values that follow.
+    :ivar reply_topic: the topic of the reply.
+    :ivar reply_id: repeated in the reply.
+    :ivar serialization: the encoding of the reply and of the events or values that follow.
     """
 
     reply_topic: str
@@ -64,7 +64,7 @@ class Put(Command):
 class Monitor(Command):
     """Publish a PV's updates.
 
-    :ivar monitor_dest_topic: where to; empty for the reply topic.
+    :ivar monitor_dest_topic: the topic of the events; empty for the reply topic.
     """
 
     pv_name: str
@@ -73,7 +73,7 @@ class Monitor(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MultiMonitor(Command):
-    """Publish the updates of PVs, each to the topic of its name."""
+    """Publish the updates of PVs, each to the topic named after it."""
 
     pv_name_list: tuple[str, ...]
 
@@ -90,12 +90,13 @@ class Snapshot(Command):
 class RepeatingSnapshot(Command):
     """Publish iterations of values until stopped.
 
-    :ivar time_window_msec: the period of iterations.
-    :ivar repeat_delay_msec: a pause between two of them. The real gateway knows none.
-    :ivar sub_push_delay_msec: of a time-buffered one: push this often within a window; 0: once per window or second.
-    :ivar triggered: publish an iteration for a trigger, instead of periodically.
-    :ivar type: a plain text for a word that is no type.
-    :ivar pv_field_filter_list: of a time-buffered one: keep these top-level fields alone.
+    :ivar time_window_msec: the period of the iterations.
+    :ivar repeat_delay_msec: the pause between two iterations; the real gateway makes none.
+    :ivar sub_push_delay_msec: for a time-buffered snapshot, the period of pushes within a window; 0 for one push per
+        window or second.
+    :ivar triggered: publish an iteration for each trigger instead of periodically.
+    :ivar type: a plain text if the word is not a known type.
+    :ivar pv_field_filter_list: for a time-buffered snapshot, the only top-level fields to keep.
     """
 
     snapshot_name: str
@@ -110,9 +111,9 @@ class RepeatingSnapshot(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotTrigger(Command):
-    """Make a triggered snapshot publish an iteration. Triggers in quick succession can make one together.
+    """Make a triggered snapshot publish an iteration. Triggers in quick succession may share one.
 
-    :ivar tags: the real gateway throws them away.
+    :ivar tags: ignored by the real gateway.
     """
 
     snapshot_name: str
@@ -128,9 +129,9 @@ class SnapshotStop(Command):
 
 @dataclass(frozen=True, slots=True)
 class BadCommand:
-    """A record that is no command.
+    """A record that is not a command.
 
-    :ivar reply_topic: where to say so; empty where nothing can be read of it.
+    :ivar reply_topic: the topic of the error reply; empty if it cannot be read.
     """
 
     reason: str
@@ -140,7 +141,7 @@ class BadCommand:
 
     @property
     def answerable(self) -> bool:
-        """Whether the sender can be told."""
+        """Whether the sender can be sent a reply."""
         return bool(self.reply_topic and self.reply_id)
 
 
@@ -157,20 +158,20 @@ _WORDS: dict[type[Command], str] = {
 
 
 def encode_command(command: Command) -> bytes:
-    """Write a command (client)."""
+    """Encode a command (client)."""
     body: dict[str, Any] = {"command": _WORDS[type(command)]}
     for name in command.__dataclass_fields__:
         value = getattr(command, name)
-        # An empty destination is none.
+        # An empty destination is left out.
         if value is not None and (name, value) != ("monitor_dest_topic", ""):
             body[name] = list(value) if isinstance(value, tuple) else value
     return json.dumps(body).encode()
 
 
 def command_key(command: Command) -> bytes | None:
-    """Give a record key by which all commands for one PV or snapshot reach one gateway of several, in order.
+    """Return the record key by which all commands for one PV or snapshot reach the same gateway of several, in order.
 
-    A gateway ignores keys; Kafka's partitioner does not. A command to monitor many PVs has one if they are of one
+    A gateway ignores keys; Kafka's partitioner does not. A command to monitor many PVs has a key if they share one
     ``monitor_share``.
     """
     match command:
@@ -187,11 +188,11 @@ def command_key(command: Command) -> bytes | None:
 
 
 class _Rejected(ValueError):
-    """A field that a command cannot do without."""
+    """A required field is missing or of the wrong type."""
 
 
 def decode_command(value: bytes | None) -> Command | BadCommand:
-    """Read a command (gateway). Letter case counts; unknown keys do not."""
+    """Decode a command (gateway). Letter case matters; unknown keys are ignored."""
     try:
         body = json.loads(value or b"")
     except Exception as error:  # foreign bytes may make the decoder raise anything, RecursionError included
@@ -206,7 +207,7 @@ def decode_command(value: bytes | None) -> Command | BadCommand:
 
 
 class _Fields:
-    """The fields of one command. Strict ones must be there in their type; of soft ones a wrong type is the default."""
+    """The fields of one command. A strict field must have its type; a soft one of the wrong type takes its default."""
 
     def __init__(self, body: dict[str, Any]) -> None:
         self._body = body
@@ -215,7 +216,7 @@ class _Fields:
         if word in tuple(Serialization):
             self.serialization = Serialization(word)
         else:
-            logger.warning("unknown serialization %r in a command: msgpack is used", word)
+            logger.warning("unknown serialization %r in a command; using msgpack", word)
 
     def read(self) -> Command:
         word = self._body.get("command")
@@ -235,7 +236,7 @@ class _Fields:
         # JSON's true is an int to Python alone.
         if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
             return value
-        logger.warning("%s in a command is not of type %s: %r is used", name, kind.__name__, default)
+        logger.warning("%s in a command is not of type %s; using %r", name, kind.__name__, default)
         return default
 
     def _int32(self, name: str, default: int) -> int:
@@ -243,7 +244,7 @@ class _Fields:
         return value if -(2**31) <= value < 2**31 else default
 
     def _texts(self, name: str) -> tuple[str, ...]:
-        """Read a list of texts, each once; what is not a text is left out."""
+        """Return the distinct texts of a list; other items are left out."""
         return tuple(dict.fromkeys(item for item in self._soft(name, list, []) if isinstance(item, str)))
 
     def _pvs(self) -> tuple[str, ...]:
@@ -267,7 +268,7 @@ class _Fields:
         common = self._common()
         destination = self._soft("monitor_dest_topic", str, "")
         if not (destination or common["reply_topic"]):
-            raise _Rejected("neither monitor_dest_topic nor reply_topic: no destination")
+            raise _Rejected("no destination: monitor_dest_topic and reply_topic are both missing")
         return Monitor(pv_name=self._strict("pv_name"), monitor_dest_topic=destination, **common)
 
     def multi_monitor(self) -> MultiMonitor:
@@ -320,7 +321,7 @@ def _text(body: Mapping[str, Any], name: str) -> str:
 
 
 def _unreadable(value: bytes, reason: str) -> BadCommand:
-    """Find where to answer to in JSON that was cut off: its sender waits for a reply."""
+    """Find the reply address in JSON that was cut off: its sender is waiting for a reply."""
     found = [re.search(rf'"{name}"\s*:\s*"([^"\\]+)"'.encode(), value) for name in ("reply_topic", "reply_id")]
     topic, reply_id = (match[1].decode(errors="replace") if match else "" for match in found)
     return BadCommand(reason, topic, reply_id)

@@ -1,6 +1,6 @@
-"""What a gateway sends: replies, monitor events, values and iterations of snapshots.
+"""Messages of a gateway: replies, monitor events, values and iterations of snapshots.
 
-Imports the codec's serialization and commands.
+Imports serialization and commands.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import Any, NamedTuple
 from .commands import Command, Get, Monitor, MultiMonitor, Put, Snapshot
 from .serialization import HEADER, Serialization, Undecodable, dumps, loads, serialization_of
 
-#: The key of the reply to what is no command, in the gateway's own spelling.
+#: The record key of the reply to a record that is not a command, in the gateway's own spelling.
 PARSE_FAILURE_KEY = "comand-parse-error-reply"
 
 _HEADER_TYPE, _DATA_TYPE, _TAIL_TYPE = 0, 1, 2
 _SNAPSHOT_DONE = 1
+_CANCELLED = "cancelled"
 
 
-class Record(NamedTuple):
-    """A Kafka record as it is to be produced."""
+class EncodedRecord(NamedTuple):
+    """A Kafka record, ready to be produced."""
 
     key: bytes
     value: bytes
@@ -29,11 +30,11 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a command but for the value of a PV.
+    """The answer to a command, unless it is the value of a PV.
 
-    :ivar error: 0 for success, else negative; the meaning of a number depends on the command.
-    :ivar message: the gateway's words; None for what it could not read as a command.
-    :ivar publishing_topic: of a recurring snapshot that was started; None when it was running already.
+    :ivar error: 0 for success, otherwise negative; the meaning of a code depends on the command.
+    :ivar message: the gateway's words; None when it could not read the command.
+    :ivar publishing_topic: the topic of a recurring snapshot that was started; None when it was running already.
     """
 
     reply_id: str
@@ -41,13 +42,21 @@ class Reply:
     message: str | None = None
     publishing_topic: str | None = None
 
+    @property
+    def is_cancellation(self) -> bool:
+        """Whether the gateway lost the PV while the command was under way.
+
+        The code is that of a refusal (-2); on this wire the words alone tell the two apart.
+        """
+        return self.error < 0 and _CANCELLED in (self.message or "").lower()
+
 
 @dataclass(frozen=True, slots=True)
 class ValueReply:
-    """The value of a PV: the answer to a get, or one of those to a one-shot snapshot.
+    """The value of a PV: the answer to a get, or one of the answers to a one-shot snapshot.
 
     :ivar pv: the PV's name without scheme and field.
-    :ivar tree: its whole structure. No type travels with it: a float may come as an int.
+    :ivar tree: its whole structure. It carries no types: a float may arrive as an int.
     """
 
     reply_id: str
@@ -57,7 +66,7 @@ class ValueReply:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotDone:
-    """A one-shot snapshot is complete; nothing more comes for this id."""
+    """The end of a one-shot snapshot: no more replies have this id."""
 
     reply_id: str
 
@@ -72,9 +81,9 @@ class MonitorEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotHeader:
-    """An iteration of a recurring snapshot begins.
+    """The beginning of an iteration of a recurring snapshot.
 
-    :ivar iter_index: 1 for the first since the start of the snapshot.
+    :ivar iter_index: 1 for the first iteration since the start of the snapshot.
     :ivar timestamp: when it was sent, milliseconds since the Unix epoch.
     :ivar msg_seq: revision B: the number of this message in its iteration, 1. None in revision A.
     :ivar submission_seq: revision B with sub-push: the number of the batch.
@@ -89,7 +98,7 @@ class SnapshotHeader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotData:
-    """One value of one PV in an iteration.
+    """A value of a PV in an iteration.
 
     :ivar msg_seq: revision B: 2 and up, unique in the iteration.
     :ivar last_submission_data: revision B with sub-push: whether it is the last of its batch.
@@ -106,9 +115,9 @@ class SnapshotData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotTail:
-    """An iteration is complete.
+    """The end of an iteration.
 
-    :ivar msg_seq: revision B: the last number of the iteration; as ``total_messages``, the number of all its messages.
+    :ivar msg_seq: revision B: the last number of the iteration, and like ``total_messages`` the count of its messages.
     """
 
     snapshot_name: str
@@ -126,13 +135,13 @@ Message = Reply | ValueReply | SnapshotDone | MonitorEvent | SnapshotHeader | Sn
 
 @dataclass(frozen=True, slots=True)
 class BadRecord:
-    """A record that is none of K2EG's messages."""
+    """A record that is not a K2EG message."""
 
     reason: str
 
 
 def reply_key(command: Command) -> str:
-    """Give the record key of the replies to a command."""
+    """Return the record key of the replies to a command."""
     match command:
         case Get() | Put():
             return command.pv_name
@@ -143,20 +152,20 @@ def reply_key(command: Command) -> str:
     return "repeating-snapshot-events"
 
 
-def encode_record(message: Message, key: str, serialization: Serialization = Serialization.MSGPACK) -> Record:
-    """Write a message (gateway).
+def encode_record(message: Message, key: str, serialization: Serialization = Serialization.MSGPACK) -> EncodedRecord:
+    """Encode a message (gateway).
 
-    :param key: ``reply_key`` of the command; of an event the PV's name; of an iteration the snapshot's name.
-    :raises TypeError: for a tree that holds what cannot be written.
+    :param key: ``reply_key`` of the command, the PV's name of an event, or the snapshot's name of an iteration.
+    :raises TypeError: for a tree that holds an unsupported type.
     """
     value = dumps(_body(message, serialization), serialization)
-    return Record(key.encode(errors="replace"), value, ((HEADER, serialization.header),))
+    return EncodedRecord(key.encode(errors="replace"), value, ((HEADER, serialization.header),))
 
 
 def decode_record(
     value: bytes | None, headers: Iterable[tuple[str, bytes | str | None]] | None = None
 ) -> Message | BadRecord:
-    """Read a record from any topic of a gateway (client). The key tells nothing that the body does not."""
+    """Decode a record from any topic of a gateway (client). Its key adds nothing to its body."""
     try:
         body = loads(value or b"", serialization_of(headers))
         return _message(body)
@@ -165,7 +174,7 @@ def decode_record(
 
 
 def _body(message: Message, serialization: Serialization) -> dict[str, Any]:
-    """Lay out a body; keys in the order of the gateway's msgpack."""
+    """Return the body of a message, its keys in the order of the gateway's msgpack."""
     match message:
         case Reply():
             optional = {"message": message.message, "publishing_topic": message.publishing_topic}
@@ -198,7 +207,7 @@ def _body(message: Message, serialization: Serialization) -> dict[str, Any]:
                 message.pv: message.tree,
             }
         case SnapshotTail():
-            # Empty, it is left out of msgpack, and never of JSON.
+            # An empty text is left out of msgpack, but not of JSON.
             text = message.error_message or (None if serialization is Serialization.MSGPACK else "")
             return {
                 "message_type": _TAIL_TYPE,
@@ -228,7 +237,7 @@ def _message(body: dict[str, Any]) -> Message:
     if "message_type" in body:
         return _of_iteration(body, trees)
     if "reply_id" not in body:
-        raise Undecodable(f"neither reply nor event: keys {', '.join(sorted(body))[:100] or '(none)'}")
+        raise Undecodable(f"neither a reply nor an event: keys {', '.join(sorted(body))[:100] or '(none)'}")
     reply_id, error = _text(body, "reply_id"), _integer(body, "error")
     if error == _SNAPSHOT_DONE:
         return SnapshotDone(reply_id)

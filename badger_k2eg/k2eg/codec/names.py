@@ -1,4 +1,4 @@
-"""PV URIs as K2EG can carry them, and the topics that follow from names. Imports errors alone."""
+"""PV URIs that K2EG supports, and the topics that follow from names. Imports errors only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ...core.errors import PvNameError
 
-# The gateway's own expression. ``pv`` passes by accident, and is served over Channel Access.
+# The gateway's own expression. It accepts ``pv`` by accident, and serves it over Channel Access.
 _URI = re.compile(
     r"(?P<scheme>pva?|ca)://(?P<name>[A-Za-z0-9_-]+(?::[A-Za-z0-9_-]+)*)(?:\.(?P<field>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_]+)*))?"
 )
@@ -23,10 +23,10 @@ _SHARES = 8
 class PvUri:
     """A URI that a gateway accepts.
 
-    :ivar text: as it was written; the key of the replies.
+    :ivar text: the URI as written; the key of the replies.
     :ivar scheme: ``pva`` or ``ca``.
     :ivar name: the PV's name without a field; the key of values.
-    :ivar field: what follows the name's dot. K2EG drops it: a put to ``X.HIHI`` writes to ``X``.
+    :ivar field: the part after the dot. K2EG drops it: a put to ``X.HIHI`` writes to ``X``.
     """
 
     text: str
@@ -36,37 +36,38 @@ class PvUri:
 
 
 def parse_uri(text: object) -> PvUri | None:
-    """Read a URI by the gateway's rule; None for what a gateway calls malformed."""
+    """Parse a URI by the gateway's rule; return None for one that a gateway calls malformed."""
     if not isinstance(text, str) or (match := _URI.fullmatch(text)) is None:
         return None
     return PvUri(text, "pva" if match["scheme"] == "pva" else "ca", match["name"], match["field"])
 
 
 def check_uri(text: object) -> PvUri:
-    """Read a URI that a client may send: one that a gateway serves as it is meant.
+    """Parse a URI that a client may send: one that a gateway serves as the client means it.
 
-    A gateway takes a monitor of a malformed URI for a success, and drops a field without a word.
+    A gateway reports success for a monitor of a malformed URI, and drops a field silently.
 
-    :raises PvNameError: for a malformed one, one with a field, ``pv://``, and one without a topic name.
+    :raises PvNameError: for a malformed URI, one with a field, ``pv://``, and one too long for a topic name.
     """
     uri = parse_uri(text)
     if uri is None:
         raise PvNameError(
-            str(text), "not a PV of K2EG: pva://NAME or ca://NAME, of letters, digits, _ and - with single colons"
+            str(text),
+            "not a PV name that K2EG accepts: pva://NAME or ca://NAME, of letters, digits, _ and - with single colons",
         )
     if uri.text.startswith("pv://"):
         raise PvNameError(uri.text, "unknown scheme 'pv'; use pva:// or ca://")
     if uri.field is not None:
-        raise PvNameError(uri.text, f"K2EG knows no fields: it would drop .{uri.field} and use {uri.name}")
+        raise PvNameError(uri.text, f"K2EG does not support fields: it would drop .{uri.field} and use {uri.name}")
     if len(uri.name) > LONGEST_TOPIC:
-        raise PvNameError(uri.text, f"longer than {LONGEST_TOPIC} characters: Kafka has no topic for it")
+        raise PvNameError(uri.text, f"longer than {LONGEST_TOPIC} characters: Kafka allows no topic of this name")
     return uri
 
 
 def check_field_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Check the top-level fields that a recurring snapshot shall keep.
+    """Check the names of the top-level fields that a recurring snapshot is to keep.
 
-    :raises ValueError: for anything but plain names: a dotted one ends the real gateway's process.
+    :raises ValueError: for anything but plain names: a dotted one crashes the real gateway.
     """
     fields = tuple(names)
     for name in fields:
@@ -76,15 +77,15 @@ def check_field_names(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def monitor_topic(name: str) -> str:
-    """Give the topic of a PV's monitor events. Different PVs can share one (``A:B`` and ``A_B``)."""
+    """Return the topic of a PV's monitor events. Different PVs can share one (``A:B`` and ``A_B``)."""
     return name.replace(":", "_")
 
 
 def monitor_share(uri: str) -> str:
-    """Give the share to which a PV's monitor belongs: PVs are divided by their names into a few, each with its key."""
+    """Return the share of a PV's monitor: PVs are divided by name into a few shares, each with its record key."""
     return f"monitors-{zlib.crc32(uri.partition('://')[2].encode()) % _SHARES}"
 
 
 def snapshot_topic(name: str) -> str:
-    """Give the topic of a recurring snapshot, which is its identity too: names that give the same are the same."""
+    """Return the topic of a recurring snapshot. It is the identity too: names with one topic are one snapshot."""
     return re.sub(r"[^A-Za-z0-9-]", "_", name).lower()

@@ -1,6 +1,6 @@
-"""Msgpack and JSON, the header that says which of them a record is, and the value of a put.
+"""Msgpack and JSON, the header that tells them apart, and the value of a put.
 
-Imports msgpack and numpy. What cannot be decoded raises ``Undecodable`` inside the codec, and nowhere else.
+Imports msgpack and numpy. Undecodable bytes raise ``Undecodable``, which does not leave the codec.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ import numpy as np
 #: The one header of every record that a gateway sends.
 HEADER = "k2eg-ser-type"
 
-# What JSON has no number for is a text: the gateway's own way for a scalar.
+# Numbers that JSON does not have are written as texts, as the gateway does for a scalar.
 _NOT_NUMBERS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-# Fields of Normative Types that hold texts, which may be "NaN".
+# Fields of Normative Types that hold texts: a "NaN" there is a text.
 _TEXTS = frozenset({"message", "units", "description", "format", "descriptor", "name", "source", "labels", "choices"})
 
 
 class Serialization(StrEnum):
-    """How a record is written; the value is the word in a command."""
+    """The encoding of a record; the value is the word in a command."""
 
     MSGPACK = "msgpack"
     JSON = "json"
@@ -39,21 +39,21 @@ class Serialization(StrEnum):
 
 
 class Undecodable(ValueError):
-    """Bytes that are not what they should be. Caught inside the codec."""
+    """The bytes are not a message. Caught inside the codec."""
 
 
 @dataclass(frozen=True, slots=True)
 class BadPutValue:
-    """Why the value of a put is none, as the code and the message of the gateway's reply; None: no message."""
+    """The gateway's reply to an unreadable put value: error code and message, which may be None."""
 
     error: int
     message: str | None
 
 
 def dumps(body: Mapping[str, Any], serialization: Serialization) -> bytes:
-    """Write a record's body; numpy arrays become lists, numpy numbers plain ones.
+    """Encode a record's body; numpy arrays become lists, numpy numbers plain ones.
 
-    :raises TypeError: for what neither form can hold.
+    :raises TypeError: for a type that neither encoding supports.
     """
     if serialization is Serialization.MSGPACK:
         packed = msgpack.packb(body, default=_plain, unicode_errors="replace")
@@ -67,13 +67,13 @@ def dumps(body: Mapping[str, Any], serialization: Serialization) -> bytes:
 
 
 def loads(value: bytes, serialization: Serialization) -> dict[str, Any]:
-    """Read a record's body.
+    """Decode a record's body.
 
-    :raises Undecodable: for anything that is not a map with texts as keys.
+    :raises Undecodable: for anything but a map with texts as keys.
     """
     try:
         if serialization is Serialization.MSGPACK:
-            # A record cuts a long text anywhere: a broken character is shown as such, and costs no more than itself.
+            # A record may cut a long text inside a character: that character alone is replaced.
             body = msgpack.unpackb(value, raw=False, unicode_errors="replace", strict_map_key=True)
         else:
             body = _numbers_back(json.loads(value))
@@ -85,9 +85,9 @@ def loads(value: bytes, serialization: Serialization) -> dict[str, Any]:
 
 
 def serialization_of(headers: Iterable[tuple[str, bytes | str | None]] | None) -> Serialization:
-    """Find the header that says how a record is written; letter case does not matter.
+    """Return the encoding that the headers name, in any letter case.
 
-    :raises Undecodable: when there is none, or an unknown word in it.
+    :raises Undecodable: when the header is missing or its word unknown.
     """
     for name, value in headers or ():
         if name == HEADER:
@@ -100,12 +100,12 @@ def serialization_of(headers: Iterable[tuple[str, bytes | str | None]] | None) -
 
 
 def encode_put_value(fields: Mapping[str, Any]) -> str:
-    """Write the value of a put: a map of the PV's fields from the top, ``{"value": 3.5}``."""
+    """Encode the value of a put: a map of the PV's top-level fields, ``{"value": 3.5}``."""
     return base64.b64encode(dumps(fields, Serialization.MSGPACK)).decode()
 
 
 def decode_put_value(text: str) -> dict[str, Any] | BadPutValue:
-    """Read the value of a put."""
+    """Decode the value of a put."""
     try:
         packed = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
@@ -130,7 +130,7 @@ def _plain(value: Any) -> Any:
 
 
 def _without_nan(value: Any) -> Any:
-    """Put texts in the place of numbers that JSON does not have."""
+    """Replace numbers that JSON does not have by texts."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
@@ -141,7 +141,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _numbers_back(body: Any) -> Any:
-    """Read the texts in trees of PVs that stand for numbers; texts beside the trees stay as they are."""
+    """Replace texts that stand for numbers in the trees of PVs; texts beside the trees stay."""
     if not isinstance(body, dict):
         return body
     return {key: _with_nan(item, key) if isinstance(item, dict) else item for key, item in body.items()}

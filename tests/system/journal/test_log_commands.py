@@ -86,13 +86,13 @@ def test_excluded_types_and_the_newest_first(journal: Journal) -> None:
         (("log", "query", "--level", "warn"), "there is no level 'warn'; did you mean 'warning'?"),
         (("log", "query", "--pv", "Q:7"), "no line of the journal has the PV 'Q:7'; did you mean 'Q:"),
         (("log", "query", "--host", "mars"), "no line of the journal has the host 'mars'"),
-        (("log", "query", "--since", "soon"), "'soon' is no time; write 2026-11-21 12:00,"),
+        (("log", "query", "--since", "soon"), "'soon' is not a time; write 2026-11-21 12:00,"),
         (("log", "query", "--lines", "a:b"), "--lines a:b: write A:B, A: or :B, with numbers of lines"),
-        (("log", "query", "--run", "2026"), f"'2026' may be any of 2 runs: {FIRST}, {SECOND}"),
+        (("log", "query", "--run", "2026"), f"'2026' matches 2 runs: {FIRST}, {SECOND}"),
         (("log", "show", "2027"), f"there is no run '2027'; the newest is {SECOND}"),
         (("log", "mark", "end", "shot"), "no mark 'shot' is open; open ones are none"),
         (("runs", "list", "--state", "succes"), "there is no state 'succes'; did you mean 'success'?"),
-        (("runs", "list", "--tag", "charge>lots"), "'charge>lots': a range of a tag needs numbers"),
+        (("runs", "list", "--tag", "charge>lots"), "'charge>lots': the range of a tag needs numbers"),
         (("runs", "tag", "last", "charge"), "'charge' is not NAME=VALUE"),
         (("runs", "note", "last", " "), "a note without words"),
         (("runs", "rename", "last", "2026"), "'2026' would be taken for the id of a run"),
@@ -132,7 +132,7 @@ def test_marks_reindex_archive(journal: Journal, folder: Path, tmp_path: Path) -
 def test_while_a_run_goes_on_it_is_not_torn_apart(journal: Journal) -> None:
     record_run(journal, "20260103-now", 1, end=None)
     done = command("log", "archive", code=1)
-    assert "run 20260103-now goes on; archive when it has ended" in done.stderr
+    assert "run 20260103-now is still going: archive after its end" in done.stderr
     assert "segments moved" in command("log", "archive", "--force").stdout
 
 

@@ -79,7 +79,7 @@ def test_tags_notes_names_and_parents(journal: Journal) -> None:
     assert answer("runs", "show", "last")["parent"] == FIRST
     shown = command("runs", "show", "golden").stdout
     assert "beam was good" in shown and "charge=0.25" in shown
-    assert "a parent cannot be its own child" in command("runs", "link", FIRST, SECOND, code=1).stderr
+    assert "a run cannot be its own ancestor" in command("runs", "link", FIRST, SECOND, code=1).stderr
 
 
 def test_diff_of_two_runs(journal: Journal) -> None:
@@ -161,7 +161,7 @@ def _change(file: Path, name: str, content: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("puts.csv", b"pv\n", "puts.csv: its checksum does not fit"),
+        ("puts.csv", b"pv\n", "puts.csv: its checksum does not match"),
         ("records.ndjson", None, "records.ndjson: is missing, or damaged"),
         ("virus.exe", b"MZ", "virus.exe: does not belong to the export"),
     ],
@@ -174,10 +174,10 @@ def test_a_changed_export_is_found_out(exported: Path, name: str, content: bytes
 
 def test_what_is_no_export_is_one_line(journal: Journal, tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_bytes(b"no zip at all")
-    assert "is no export of a run, or damaged" in command("runs", "verify", "x.zip", code=1).stderr
+    assert "is not an export of a run, or is damaged" in command("runs", "verify", "x.zip", code=1).stderr
     with zipfile.ZipFile(tmp_path / "y.zip", "w") as archive:
         archive.writestr("a", b"b")
-    assert "is no export of a run: it has no manifest.json" in command("runs", "verify", "y.zip", code=1).stderr
+    assert "is not an export of a run: it has no manifest.json" in command("runs", "verify", "y.zip", code=1).stderr
     assert "No such file" in command("runs", "verify", "z.zip", code=2).stderr
 
 
@@ -188,6 +188,6 @@ def test_a_run_changed_by_hand_is_found_out(journal: Journal, exported: Path, fo
     done = command("runs", "verify", FIRST, code=1)
     said = [line for line in done.stderr.splitlines() if line.startswith("run ")]
     assert len(said) == 2
-    assert re.search(r"line \d+ was edited by hand: its checksum does not fit", said[0])
-    assert said[1].endswith("screen.txt: its checksum does not fit")
+    assert re.search(r"line \d+ was edited by hand: its checksum does not match", said[0])
+    assert said[1].endswith("screen.txt: its checksum does not match")
     assert "[edited by hand]" in command("log", "show", FIRST).stdout

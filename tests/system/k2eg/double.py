@@ -32,7 +32,7 @@ from badger_k2eg.k2eg.codec import (
     snapshot_topic,
 )
 from badger_k2eg.k2eg.environment import K2egEnvironment
-from badger_k2eg.kafka import KafkaRecord, Reader, Writer
+from badger_k2eg.kafka import KafkaRecord, Producer, TopicReader
 from badger_k2eg.testing.broker import Broker
 from badger_k2eg.testing.soft_ioc import random_prefix
 
@@ -77,9 +77,9 @@ class Double:
         self.snapshots: dict[str, RepeatingSnapshot] = {}
         self.instead: dict[type, Callable[[Any], Any]] = {}
         self.broker = broker
-        self._writer = Writer(broker.connection, name="double")
+        self._writer = Producer(broker.connection, name="double")
         self._writer.connect()
-        self._reader = Reader(broker.connection, self._command, name="double")
+        self._reader = TopicReader(broker.connection, self._command, name="double")
         topic = f"{self.prefix}-cmd"
         self.environment = K2egEnvironment("double", broker.bootstrap, topic, kafka=dict(broker.connection.options))
         self.listening(True)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 WAYS = {"direct": [], "k2eg": ["--via", "k2eg"]}
+ONE_OF_THEM = ["direct", pytest.param("k2eg", marks=pytest.mark.extended)]
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "badger_k2eg.cli", *words]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ONE_OF_THEM)
 def test_get(run: Run, soft_ioc: Any, way: str) -> None:
     dbl, enum, gone = soft_ioc.pv("DBL"), soft_ioc.pv("ENUM"), soft_ioc.pv("NOBODY")
     shown = run("get", *WAYS[way], dbl, enum)
@@ -77,7 +78,7 @@ time.sleep(60)
 """
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ONE_OF_THEM)
 def test_a_put_is_locked_and_on_record(
     run: Run, soft_ioc: Any, way: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,7 +105,7 @@ def test_a_put_is_locked_and_on_record(
     assert ends[0][::2] == (7, "blocked") and ends[1:] == [(8, ends[0][1], "applied"), (1, 8.0, "applied")]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ONE_OF_THEM)
 def test_monitor(run: Run, soft_ioc: Any, way: str) -> None:
     count = soft_ioc.pv("COUNT")
     told = run("monitor", "--json", "--count", "3", *WAYS[way], count)
@@ -121,7 +122,7 @@ def test_monitor_ends_with_ctrl_c(run: Run, soft_ioc: Any) -> None:
     process.stdout.close()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", ONE_OF_THEM)
 def test_snapshot(run: Run, soft_ioc: Any, way: str) -> None:
     static = soft_ioc.pv("STATIC")
     told = run("snapshot", "--json", "--window", "0.3", *WAYS[way], static)

@@ -108,7 +108,8 @@ def test_the_gateways_own_timeout_is_the_pvs(double: Double, client: K2egClient)
     double.instead[Get] = lambda command: double.refuse(command, -3, "Timeout operation") or True
     with pytest.raises(OperationTimeout, match="nobody serves it") as caught:
         client.get(double.uri("A"))
-    assert caught.value.culprit == "pv"
+    assert caught.value.culprit == "pv" and caught.value.what == f"get of {double.uri('A')}"
+    assert str(caught.value) == f"{caught.value.what}: {caught.value.message}"
 
 
 def test_a_refusal_has_the_gateways_words_and_code(double: Double, client: K2egClient) -> None:
@@ -117,7 +118,7 @@ def test_a_refusal_has_the_gateways_words_and_code(double: Double, client: K2egC
         client.get(double.uri("A"))
     assert (caught.value.error, caught.value.message) == (-2, "no rights")
     double.instead[Get] = lambda command: double.refuse(command, -1, None) or True
-    with pytest.raises(OperationError, match="the gateway rejects the command"):
+    with pytest.raises(OperationError, match="the gateway rejected the command"):
         client.get(double.uri("A"))
 
 
@@ -309,7 +310,7 @@ def test_errors_of_a_snapshot_are_not_its_end(double: Double, client: K2egClient
 
 def test_a_rejected_snapshot_is_an_error_and_a_silent_one_a_timeout(double: Double, client: K2egClient) -> None:
     double.instead[Snapshot] = lambda command: double.reply(command, Reply(command.reply_id, -1)) or True
-    with pytest.raises(OperationError, match="rejects"):
+    with pytest.raises(OperationError, match="rejected the command"):
         client.snapshot_sync([double.uri("A")], window=0.2)
     double.instead[Snapshot] = lambda command: True
     with pytest.raises(OperationTimeout):

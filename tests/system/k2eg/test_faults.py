@@ -97,7 +97,7 @@ def test_a_broker_that_makes_no_topics_is_one_clear_error(broker: Broker, monkey
             raise TopicRefused(f"topic {topic} cannot be made: not allowed", broker.bootstrap)
 
         monkeypatch.setattr(client._link.topics, "create", refuse)
-        with pytest.raises(KafkaError, match="no reply topic no-such-app-at-all-reply.*not allowed"):
+        with pytest.raises(KafkaError, match="reply topic no-such-app-at-all-reply does not exist.*not allowed"):
             client.get("pva://X", 2.0)
 
 

@@ -165,9 +165,9 @@ def warned(caplog: pytest.LogCaptureFixture) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        (b'"asked":1.25', b'"asked":1.26', "line 7 was edited by hand: its checksum does not fit"),
-        (b'"asked":1.25', b'"asked":111.25', "line 7 was edited by hand: its checksum does not fit"),
-        (b'{"v":1,"line":7', b'{{"v":1,"line":7', "line 7 is no record: torn, or edited by hand"),
+        (b'"asked":1.25', b'"asked":1.26', "line 7 was edited by hand: its checksum does not match"),
+        (b'"asked":1.25', b'"asked":111.25', "line 7 was edited by hand: its checksum does not match"),
+        (b'{"v":1,"line":7', b'{{"v":1,"line":7', "line 7 is not a record: torn, or edited by hand"),
     ],
     ids=["same length", "longer", "no JSON"],
 )
@@ -197,11 +197,11 @@ def test_lines_taken_out_and_put_in_by_hand_are_told(
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join(lines[:8] + lines[10:]))
     assert len(list(open_journal().records())) == len(lines) - 2
-    assert warned(caplog) == f"{path}: line 9 is missing, and all up to 10"
+    assert warned(caplog) == f"{path}: line 9 is missing, as are all up to 10"
     caplog.clear()
     path.write_bytes(b"".join([*lines[:8], lines[3], *lines[8:]]))
     assert len(list(open_journal().records())) == len(lines)
-    assert warned(caplog) == f"{path}: line 9 is line 4 once more"
+    assert warned(caplog) == f"{path}: line 9 repeats line 4"
 
 
 def test_an_event_that_began_before_a_changed_segment_keeps_its_end(
@@ -243,7 +243,7 @@ def test_an_archive_is_a_journal_of_its_own(open_journal: Make, filled: tuple[An
 
 
 def test_while_a_run_goes_on_nothing_is_archived(open_journal: Make, filled: tuple[Any, ...], folder: Path) -> None:
-    with pytest.raises(JournalError, match="run two goes on; archive when it has ended"):
+    with pytest.raises(JournalError, match="run two is still going: archive after its end"):
         open_journal().archive()
     assert not (folder / "archive").exists()
 

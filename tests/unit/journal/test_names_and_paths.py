@@ -13,7 +13,7 @@ import pytest
 from badger_k2eg.core.records import BadLine, NewerSchema, Record, RecordKind, from_line
 from badger_k2eg.errors import JournalError
 from badger_k2eg.journal import Journal, annotate
-from badger_k2eg.journal.export import attached, export, opened, verify_export, verify_run
+from badger_k2eg.journal.export import LARGEST, export, opened, verify_export, verify_run
 from badger_k2eg.journal.naming import file_name, inside
 from badger_k2eg.journal.segments import listed
 
@@ -97,8 +97,8 @@ def test_a_forged_attachment_has_a_name_in_the_export(
     assert len(set(names)) == 2 and names[0] == f"attachments/{file_name(name or '')}"
     assert all(each.count("/") == 1 for each in names)
     assert len(verify_run(journal, journal.run(run))) == 5
-    with pytest.raises(JournalError, match="is no attachment of this journal"):
-        attached(journal.directory, Record(kind=K.ATTACH, data={"path": "a\0b"}))
+    with pytest.raises(JournalError, match="is not an attachment of this journal"):
+        annotate.attached(journal.directory, Record(kind=K.ATTACH, data={"path": "a\0b"}))
 
 
 @pytest.mark.parametrize("damage", ["manifest", "schema", "files", "records", "no records", "entry", "nothing"])
@@ -177,3 +177,36 @@ def test_a_line_of_a_wrong_type_is_none(text: bytes) -> None:
     line = b'%b,"crc":"%08x"}' % (body, zlib.crc32(body))
     with pytest.raises((BadLine, NewerSchema)):
         from_line(line)
+
+
+@pytest.mark.parametrize("member", ["records.ndjson", "attachments/zeros"])
+def test_an_export_that_would_fill_the_disk_is_not_read(
+    member: str, journal: Journal, record_run: Callable[..., str], tmp_path: Path
+) -> None:
+    made = export(journal, journal.run(record_run("r")), tmp_path / "r.zip")
+    (bomb := tmp_path / "bomb.zip").touch()
+    with zipfile.ZipFile(made) as whole, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name in whole.namelist():
+            if name != member:
+                archive.writestr(name, whole.read(name))
+        with archive.open(member, "w") as zeros:
+            for _ in range(LARGEST // 2**20 + 1):
+                zeros.write(bytes(2**20))
+    assert bomb.stat().st_size < LARGEST / 100
+    for look in (verify_export, lambda file: opened(file).__enter__()):
+        with pytest.raises(
+            JournalError, match=r"bomb.zip: was not read: its \d+ bytes would unpack to \d+, more"
+        ) as told:
+            look(bomb)
+        assert "\n" not in str(told.value)
+
+
+def test_a_manifest_too_long_to_be_one_is_not_read(
+    journal: Journal, record_run: Callable[..., str], tmp_path: Path
+) -> None:
+    made = export(journal, journal.run(record_run("r")), tmp_path / "r.zip")
+    with zipfile.ZipFile(made) as whole, zipfile.ZipFile(tmp_path / "long.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("manifest.json", whole.read("manifest.json") + b" " * 2**24)
+        archive.writestr("records.ndjson", whole.read("records.ndjson"))
+    with pytest.raises(JournalError, match=r"it has no manifest.json of one"):
+        verify_export(tmp_path / "long.zip")

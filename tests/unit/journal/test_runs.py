@@ -75,10 +75,10 @@ def test_a_run_is_found_by_what_is_unique_of_it(journal: Journal, record_run: An
     journal.write(Record(kind=K.RENAME, run="20260101-130000-bbbb", name="golden"))
     assert journal.run("golden").id == "20260101-130000-bbbb"
     for text, said in (
-        ("202601", "'202601' may be any of 2 runs: 20260101-120000-aaaa, 20260101-130000-bbbb"),
+        ("202601", "'202601' matches 2 runs: 20260101-120000-aaaa, 20260101-130000-bbbb"),
         ("20260101-12000-aaaa", "there is no run '20260101-12000-aaaa'; did you mean '20260101-120000-aaaa'?"),
         ("", "there is no run ''; the newest is 20260202-120000-cccc"),
-        ("morning", "'morning' may be any of 2 runs: 20260101-120000-aaaa, 20260202-120000-cccc"),
+        ("morning", "'morning' matches 2 runs: 20260101-120000-aaaa, 20260202-120000-cccc"),
     ):
         with pytest.raises(NoSuchRecord) as error:
             journal.run(text)
@@ -124,7 +124,7 @@ def test_what_was_last_written_counts_what_may_have_been(journal: Journal) -> No
     begin(A=2.0, D=2.0)
     # And then it was killed: D may have been sent once more.
     journal.write(put("r", 2, "D", 2.0, Outcome.NOT_SENT))
-    written = journal.run("r").last_written()
+    written = journal.run("r").history().last_written
     assert {pv: (record.asked, record.outcome) for pv, record in written.items()} == {
         "A": (2.0, Outcome.UNKNOWN),
         "B": (1.0, Outcome.APPLIED),
@@ -277,7 +277,7 @@ def test_points_in_time(text: str, expected: float) -> None:
 
 @pytest.mark.parametrize("text", ["tomorrow-ish", "", "25:00", "12:61", "2026-13-01", "5 parsecs ago"])
 def test_what_is_no_time_is_told(text: str) -> None:
-    with pytest.raises(NoSuchRecord, match="is no time; write 2026-11-21 12:00"):
+    with pytest.raises(NoSuchRecord, match="is not a time; write 2026-11-21 12:00"):
         query.moment(text)
 
 
@@ -345,5 +345,5 @@ def test_a_run_tells_of_a_pv_by_the_name_of_its_baseline(journal: Journal) -> No
     journal.write(Record(kind=K.RUN_END, run="one", begin=begin, name="success"), sync=True)
     run = journal.run("one")
     assert run.setpoints() == {"pva://X.VAL": 2.0} and list(run.baseline()) == ["pva://X.VAL"]
-    assert {pv: record.asked for pv, record in run.last_written().items()} == {"pva://X.VAL": 3.0}
-    assert run.validators() == {"pva://X.VAL": "v"}
+    assert {pv: record.asked for pv, record in run.history().last_written.items()} == {"pva://X.VAL": 3.0}
+    assert run.history().validators == {"pva://X.VAL": "v"}

@@ -171,8 +171,8 @@ def test_a_known_put_value():
         (b"\x80", [("k2eg-ser-type", b"Msgpack-Compact")], "unknown serialisation 'Msgpack-Compact'"),
         (None, HEADERS, "not msgpack"),
         (b"\x93\x01\x02\x03", HEADERS, "of a list"),
-        (b"\x80", HEADERS, "neither reply nor event"),
-        (msgpack.packb({"error": 0}), HEADERS, "neither reply nor event: keys error"),
+        (b"\x80", HEADERS, "neither a reply nor an event"),
+        (msgpack.packb({"error": 0}), HEADERS, "neither a reply nor an event: keys error"),
         (msgpack.packb({"error": "0", "reply_id": "a"}), HEADERS, "error is not an integer"),
         (msgpack.packb({"error": True, "reply_id": "a"}), HEADERS, "error is not an integer"),
         (msgpack.packb({"error": 0, "reply_id": 5}), HEADERS, "reply_id is not a text"),
@@ -312,8 +312,8 @@ def test_the_gateways_grammar(text: object, expected: tuple[str, str, str | None
     [
         ("pv://A", "unknown scheme"),
         ("pva://A.HIHI", "would drop .HIHI and use A"),
-        ("pva://A::B", "not a PV of K2EG"),
-        ("A", "not a PV of K2EG"),
+        ("pva://A::B", "not a PV name that K2EG accepts"),
+        ("A", "not a PV name that K2EG accepts"),
         ("pva://" + "A" * 250, "longer than 249"),
     ],
 )

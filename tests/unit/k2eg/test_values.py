@@ -99,7 +99,7 @@ def test_lost_signs_are_warned_of_once(caplog: pytest.LogCaptureFixture) -> None
         learn([1, 65236], WHOLE_FLOAT, book)
         learn([1, -300], WHOLE_FLOAT, TypeBook())
         learn([1, 70000], WHOLE_FLOAT, TypeBook())
-    assert len([r for r in caplog.records if "lost those" in r.getMessage()]) == 1
+    assert len([r for r in caplog.records if "lost their signs" in r.getMessage()]) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,13 @@
-"""The Kafka side of a client: requests that wait for their replies, and topics that somebody listens to.
+"""Requests to a gateway over Kafka: commands with their replies, and the topics that a client listens to.
 
-Owns one reader, one writer, the table of requests under way and the counters. Knows commands and messages as such, not
-what they are for. Imports kafka, the codec and what lies below.
+Owns one reader, one writer, the table of pending requests and the counters. Handles commands and messages as such,
+without knowing what they are for. Imports kafka, the codec and the rooms below.
 
-Which thread does what::
+Threads::
 
     the caller's        sends, and waits on the queue of its own exchange until one absolute deadline
-    "k2eg replies"      the reader's: decodes, finds who waits or listens, appends to a queue
-    "k2eg commands"     the writer's: delivery reports, into the same queues
+    "k2eg replies"      the reader's: decodes, finds the waiting request or the listener, appends to a queue
+    "k2eg commands"     the writer's: puts delivery reports into the same queues
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ..core import clock, fork
 from ..core.deadline import Deadline
 from ..core.errors import CallCancelled, KafkaError, OperationTimeout, TopicMissing, TopicRefused
-from ..kafka import BrokerTrouble, Delivery, KafkaConnection, KafkaRecord, Reader, Topics, Writer
+from ..kafka import BrokerTrouble, Delivery, KafkaConnection, KafkaRecord, Producer, TopicReader, Topics
 from .codec import (
     BadRecord,
     Command,
@@ -38,39 +39,73 @@ from .codec import (
     encode_command,
 )
 from .environment import K2egEnvironment
-from .tickets import Counters, Ticket
 
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
 
-#: Makes a command from what every command needs: ``reply_topic=`` and ``reply_id=``.
+#: Makes a command, given ``reply_topic=`` and ``reply_id=``.
 MakeCommand = Callable[..., Command]
-#: Called in the reader's thread with what came on a topic, and its bytes; must only hand over.
+#: Called in the reader's thread with a message of a topic and its bytes; must only hand over.
 Listener = Callable[[Message, bytes], None]
 
-# Ids of requests that were given up: a reply to one of them is late, not foreign.
+# So many ids of abandoned requests are remembered: a reply to one of them is late, not foreign.
 _REMEMBERED = 10_000
-# Bad records are logged one by one up to this many, and counted beyond.
+# So many bad records are logged; further ones are only counted.
 _LOGGED = 20
 _LONGEST_WAIT = 3600.0
 _NEW_TOPIC_PAUSE = 0.05
-# By partition. Of a new topic that need not be asked for, which a broker answers late while it makes many.
+# Offsets by partition. A broker that is busy creating topics is slow to tell the offsets of a new one.
 _FROM_THE_START = dict.fromkeys(range(256), 0)
 
 
+@dataclass(slots=True)
+class Counters:
+    """Counts of what a client has seen since it was made.
+
+    :ivar requests: commands sent.
+    :ivar timeouts: requests that were not answered in time.
+    :ivar late: replies to such requests that came afterwards; dropped.
+    :ivar foreign: replies to other clients on the same topic; dropped.
+    :ivar bad_records: records that are not K2EG messages; dropped.
+    :ivar lost: messages of monitors and snapshots dropped because a handler was too slow.
+    """
+
+    requests: int = 0
+    timeouts: int = 0
+    late: int = 0
+    foreign: int = 0
+    bad_records: int = 0
+    lost: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A pending request.
+
+    :ivar what: the request in words, for messages.
+    :ivar news: receives replies and failed deliveries: ``(ticket, message, bytes of the record)``.
+    """
+
+    reply_id: str
+    what: str
+    news: queue.SimpleQueue[Any]
+    sent_at: float
+    delivery: Delivery | None = None
+
+
 class Link:
-    """One application's connection to the gateways of an environment, open from the first use on.
+    """The connection of one application to the gateways of an environment, opened at the first use.
 
-    Safe to use from many threads. A parent's goes on through a fork; a child's begins anew.
+    Safe to use from many threads. The parent's connection survives a fork; a child opens its own.
 
-    :param unique_reply_topic: have a topic of this process's own, which is deleted on close.
+    :param unique_reply_topic: use a reply topic for this process alone, which is deleted on close.
     """
 
     def __init__(self, environment: K2egEnvironment, app_name: str, *, unique_reply_topic: bool = False) -> None:
         """Open nothing yet.
 
-        :raises SettingsError: when there can be no reply topic of this name.
+        :raises SettingsError: when the reply topic cannot have this name.
         """
         self.environment = environment
         self.app_name = app_name
@@ -78,8 +113,8 @@ class Link:
         self._unique = unique_reply_topic
         connection = KafkaConnection(environment.broker, environment.kafka)
         self.topics = Topics(connection)
-        self.reader = Reader(connection, self._received, topics=self.topics, name="k2eg replies")
-        self.writer = Writer(connection, name="k2eg commands")
+        self.reader = TopicReader(connection, self._received, topics=self.topics, name="k2eg replies")
+        self.writer = Producer(connection, name="k2eg commands")
         self.counters = Counters()
         self._begin()
         fork.register(self)
@@ -87,28 +122,28 @@ class Link:
     def _begin(self) -> None:
         # Held for an instant only.
         self._lock = threading.Lock()
-        # Held while opening: threads that come meanwhile wait for it, each until its own deadline.
+        # Held while opening: other threads wait for it, each until its own deadline.
         self._opening = threading.Lock()
         self._opened = False
         self._closed = False
-        # Of this process alone: a forked child that used its parent's ids would take its parent's replies.
+        # Unique to this process: a forked child that used its parent's ids would take its parent's replies.
         self._identity = secrets.token_hex(8)
         self._numbers = itertools.count(1)
         self._pending: dict[str, Ticket] = {}
         self._given_up: OrderedDict[str, None] = OrderedDict()
         self._listeners: dict[str, Listener] = {}
         self._heard_at = 0.0
-        #: Seconds that the time of the last record was ahead of this host when it came; NaN before the first.
+        #: By how many seconds the last record's timestamp was ahead of this host's clock; NaN before the first.
         self.ahead = math.nan
         self.reply_topic = f"{self._shared_topic}-{self._identity}" if self._unique else self._shared_topic
 
     # -- life -----------------------------------------------------------------------------------------------------
 
     def open(self, deadline: Deadline) -> None:
-        """Connect, and read the reply topic from now on. Does nothing when it is open.
+        """Connect and start reading the reply topic, unless it is open already.
 
         :raises OperationTimeout: when no broker answers in time.
-        :raises KafkaError: when the broker refuses us, or there is no reply topic and none can be made.
+        :raises KafkaError: when the broker refuses the client, or the reply topic is missing and cannot be created.
         """
         if self._opened:
             return
@@ -135,11 +170,11 @@ class Link:
         try:
             self.topics.create(self.reply_topic, deadline, config={"retention.ms": "3600000"})
         except TopicRefused as error:
-            raise TopicRefused(f"there is no reply topic {self.reply_topic}, and {error}", error.broker) from None
+            raise TopicRefused(f"reply topic {self.reply_topic} does not exist, and {error}", error.broker) from None
         self.reader.assign([self.reply_topic], deadline)
 
     def close(self) -> None:
-        """End the threads; what waits for a reply runs into its deadline, or is cancelled by its owner. Idempotent."""
+        """End the threads. A pending request times out, or is cancelled by its caller. Idempotent."""
         fork.unregister(self)
         with self._lock:
             closed, self._closed = self._closed, True
@@ -151,18 +186,18 @@ class Link:
             try:
                 self.topics.delete(self.reply_topic, Deadline(2.0))
             except (KafkaError, TimeoutError) as error:
-                logger.info("the reply topic %s is left: %s", self.reply_topic, error)
+                logger.info("the reply topic %s was not deleted: %s", self.reply_topic, error)
         self.writer.close()
         self.topics.close()
 
     def before_fork(self) -> None:
-        """Let the parent go on: the Kafka room sees to its handles itself."""
+        """Do nothing: the Kafka handles look after themselves."""
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Do nothing: the connection is still open."""
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the threads that waited here exist in the parent alone."""
+        """Start over: the waiting threads exist in the parent only."""
         closed = self._closed
         self._begin()
         self._closed = closed
@@ -172,7 +207,7 @@ class Link:
     def send(self, make: MakeCommand, what: str, news: queue.SimpleQueue[Any]) -> Ticket:
         """Send a command whose replies go into a queue, until ``done`` or ``give_up``.
 
-        :raises KafkaError: when it certainly is not sent.
+        :raises KafkaError: when it was certainly not sent.
         """
         with self._lock:
             reply_id = f"{self._identity}-{next(self._numbers)}"
@@ -197,12 +232,12 @@ class Link:
         return ticket
 
     def done(self, ticket: Ticket) -> None:
-        """Take no more replies to a request that has its answer."""
+        """Forget a request that has its answer."""
         with self._lock:
             self._pending.pop(ticket.reply_id, None)
 
     def give_up(self, ticket: Ticket, *, timed_out: bool = True) -> None:
-        """Take no more replies to a request; one that comes all the same is late."""
+        """Abandon a request; a reply that still comes is counted as late."""
         with self._lock:
             if self._pending.pop(ticket.reply_id, None) is None:
                 return
@@ -214,11 +249,11 @@ class Link:
     def exchange(
         self, commands: Mapping[K, tuple[MakeCommand, str]], deadline: Deadline
     ) -> dict[K, tuple[Message, bytes] | OperationTimeout | KafkaError]:
-        """Send commands all at once, and wait for one reply to each.
+        """Send commands at the same time and wait for one reply to each.
 
-        :param commands: what makes each command, and what it is in words.
-        :returns: for each its reply and the bytes of that, or why there is none. On a cancelled deadline too: what may
-            be on its way has ``sent``.
+        :param commands: for each key the function that makes the command, and the command in words.
+        :returns: for each key the reply with its bytes, or why there is none; also when the deadline is cancelled.
+            ``sent`` of an error tells whether the command may have left.
         """
         answers: dict[K, tuple[Message, bytes] | OperationTimeout | KafkaError] = {}
         news: queue.SimpleQueue[Any] = clock.simple_queue()
@@ -233,7 +268,7 @@ class Link:
         try:
             for key, (make, what) in commands.items():
                 if deadline.expired:
-                    answers[key] = OperationTimeout(f"{what}: no time left to send it", "broker", sent=False)
+                    answers[key] = OperationTimeout("no time left to send it", "broker", sent=False, what=what)
                     continue
                 try:
                     waiting[self.send(make, what, news)] = key
@@ -249,7 +284,7 @@ class Link:
             remove()
             for ticket in waiting:
                 self.give_up(ticket, timed_out=not deadline.cancelled)
-        # The last answers may have come in while the rest was given up.
+        # The last answers may have arrived while the others were given up.
         while not news.empty():
             self._take(news.get(), waiting, answers)
         for ticket, key in waiting.items():
@@ -261,7 +296,7 @@ class Link:
             return
         ticket, message, raw = got
         if isinstance(message, Delivery):
-            # What may have arrived after all is waited for.
+            # A command that may have reached the broker after all may still be answered.
             if not message.sent:
                 answers[waiting.pop(ticket)] = self._undelivered(ticket)
                 self.done(ticket)
@@ -271,33 +306,35 @@ class Link:
 
     @property
     def trouble(self) -> BrokerTrouble | None:
-        """The broker that does not answer at the moment; None as far as is known."""
+        """The broker that does not answer at present, if any."""
         return self.writer.trouble or self.reader.trouble
 
     @property
-    def nobody(self) -> str:
-        """Say that there is no gateway, and where."""
+    def no_gateway(self) -> str:
+        """The words for a gateway that does not answer."""
         return f"no gateway answers on topic {self.environment.command_topic} of broker {self.environment.broker}"
 
-    # -- who is to blame ------------------------------------------------------------------------------------------
+    # -- what is to blame -----------------------------------------------------------------------------------------
 
     def silence(self, ticket: Ticket, seconds: float) -> OperationTimeout:
-        """Say why a request has got no answer, as far as can be told."""
+        """Explain why a request was not answered, as far as can be told."""
         if (delivery := ticket.delivery) is not None and delivery.error is not None:
             return self._undelivered(ticket)
-        waited = f"{ticket.what}: no answer within {seconds:g} s"
+        waited = f"no answer within {seconds:g} s"
         if trouble := self.trouble:
-            return OperationTimeout(f"{waited}; {trouble}", "broker")
-        if delivery is None:
-            return OperationTimeout(f"{waited}; broker {self.environment.broker} has not taken the command", "broker")
-        if self._heard_at > ticket.sent_at:
-            return OperationTimeout(f"{waited}; the gateway answers others: it waits for the PV", "pv")
-        return OperationTimeout(f"{waited}: {self.nobody}, or it still waits for the PV", "gateway")
+            reason, culprit = f"{waited}; {trouble}", "broker"
+        elif delivery is None:
+            reason, culprit = f"{waited}; broker {self.environment.broker} has not taken the command", "broker"
+        elif self._heard_at > ticket.sent_at:
+            reason, culprit = f"{waited}; the gateway answers other requests: it is waiting for the PV", "pv"
+        else:
+            reason, culprit = f"{waited}: {self.no_gateway}, or it is still waiting for the PV", "gateway"
+        return OperationTimeout(reason, culprit, what=ticket.what)
 
     def _undelivered(self, ticket: Ticket) -> OperationTimeout:
         delivery = ticket.delivery
-        assert delivery is not None  # noqa: S101 - for the type checker; that is when this is called
-        return OperationTimeout(f"{ticket.what}: {delivery.error}", "broker", sent=delivery.sent)
+        assert delivery is not None  # noqa: S101 - for the type checker; true of every caller
+        return OperationTimeout(str(delivery.error), "broker", sent=delivery.sent, what=ticket.what)
 
     def _cancelled(self, *, sent: bool) -> OperationTimeout:
         return OperationTimeout("cancelled" if not sent else "cancelled after it was sent", "caller", sent=sent)
@@ -307,7 +344,7 @@ class Link:
     def listen(self, listeners: Mapping[str, Listener], deadline: Deadline) -> frozenset[str]:
         """Hand over what is written to topics from now on.
 
-        :returns: those that do not exist: whoever makes them come into being calls ``listen_to_new`` afterwards.
+        :returns: the topics that do not exist; call ``listen_to_new`` once they have been created.
         :raises OperationTimeout: when no broker answers in time.
         """
         self.open(deadline)
@@ -321,9 +358,9 @@ class Link:
         return missing
 
     def listen_to_new(self, topics: Collection[str], deadline: Deadline) -> None:
-        """Hand over all that was ever written to topics that have just come into being.
+        """Hand over everything that was written to topics that have just been created.
 
-        :raises OperationTimeout: when one does not come into being in time.
+        :raises OperationTimeout: when one of them is not created in time.
         """
         left = frozenset(topics)
         while left:
@@ -333,12 +370,12 @@ class Link:
             except TimeoutError as error:
                 raise OperationTimeout(str(error), "broker") from None
             if missing and deadline.expired:
-                raise OperationTimeout(f"the gateway has not made topic {min(missing)}", "gateway")
+                raise OperationTimeout(f"the gateway has not created topic {min(missing)}", "gateway")
             if left := missing:
                 clock.sleep(min(_NEW_TOPIC_PAUSE, deadline.remaining()))
 
     def leave(self, topics: Collection[str]) -> None:
-        """Listen to topics no more."""
+        """Stop listening to topics."""
         with self._lock:
             for topic in topics:
                 self._listeners.pop(topic, None)
@@ -348,7 +385,7 @@ class Link:
     # -- what comes in --------------------------------------------------------------------------------------------
 
     def _received(self, record: KafkaRecord) -> None:
-        """Find who waits for a record (the reader's thread)."""
+        """Hand a record to the request or listener that it is for (the reader's thread)."""
         self.ahead = record.timestamp - clock.time()
         message = decode_record(record.value, record.headers)
         raw = record.value or b""
@@ -356,7 +393,7 @@ class Link:
             self.counters.bad_records += 1
             if self.counters.bad_records <= _LOGGED:
                 logger.warning(
-                    "a record on topic %s is no message of K2EG, and is skipped: %s", record.topic, message.reason
+                    "skipped a record on topic %s that is not a K2EG message: %s", record.topic, message.reason
                 )
         elif isinstance(message, Reply | ValueReply | SnapshotDone):
             self._replied(message, raw)

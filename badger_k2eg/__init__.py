@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 _MODULES = {
     # PVs, read and set
     "control": ["Control"],
+    "control.reader": ["Reader"],
     "backends": ["ThroughK2eg"],
     "backends.router": ["connect"],
     "backends.memory": ["MemoryBackend"],

@@ -10,6 +10,7 @@ from .badger_app.interface import ControlInterface as ControlInterface
 from .badger_app.interface import K2egInterface as K2egInterface
 from .badger_app.replay import ReplayInterface as ReplayInterface
 from .control import Control as Control
+from .control.reader import Reader as Reader
 from .control.validators import all_of as all_of
 from .control.validators import reaches as reaches
 from .control.validators import wait_for_readback as wait_for_readback

@@ -1,4 +1,4 @@
-"""Waiting for the machine to arrive: watched readbacks together, without a thread each; foreign validators in theirs.
+"""Waiting for the machine to arrive: readbacks are watched together, foreign validators run in threads of their own.
 
 Watches start before the put, so that no update between the two is lost, and are judged after it.
 """
@@ -26,7 +26,7 @@ from .validators import AllOf, Watch, name_of
 
 # Seconds for a subscription to tell of itself; then its PV is read.
 _FIRST_PATIENCE = 0.3
-# Seconds after the end of a call for validators that are not ours.
+# Seconds after the end of a call for foreign validators.
 _GRACE = 0.3
 
 
@@ -38,7 +38,7 @@ class Arrival:
     ) -> None:
         """Watch nothing yet.
 
-        :param context: for validators that are not ours.
+        :param context: for foreign validators.
         :param deadline: of the call.
         :param settings: of the call.
         :param patience: seconds that a validator without a time of its own waits.
@@ -55,7 +55,7 @@ class Arrival:
         self.unusable: dict[Setpoint, str] = {}
 
     def watch(self, setpoints: Iterable[Setpoint]) -> None:
-        """Begin to watch the readback of each setpoint that has a validator of ours."""
+        """Start watching the readback of each setpoint that has a shipped validator."""
         for setpoint in setpoints:
             if not isinstance(setpoint.validator, AllOf):
                 continue
@@ -81,7 +81,7 @@ class Arrival:
                     self._subscriptions.append(self._reader.monitor(address, watch.update))
 
     def missing(self, setpoints: Iterable[Setpoint], deadline: Deadline) -> dict[Setpoint, str]:
-        """Wait for a first value of every readback; name those that there is none of."""
+        """Wait for a first value of every readback, and return those that do not answer, with the reason."""
         waiting = [(s, watch) for s in setpoints for watch in s.watches if not watch.known]
         soon = deadline.child(_FIRST_PATIENCE)
         with _wakes(deadline, self._news):
@@ -97,7 +97,7 @@ class Arrival:
         return {s: f"its readback {w.validator.pv} does not answer (waited {deadline.seconds:g} s)" for s, w in waiting}
 
     def arm(self, setpoints: Iterable[Setpoint]) -> None:
-        """The puts are done: from now on, what the readbacks show counts."""
+        """Count what the readbacks show from now on: the puts are done."""
         for setpoint in setpoints:
             if isinstance(setpoint.validator, AllOf):
                 slowest = setpoint.validator.rise
@@ -106,7 +106,7 @@ class Arrival:
                     watch.arm(self._deadline, grace=slowest, rise=rise)
 
     def _still_to_rise(self, setpoint: Setpoint, rise: float) -> float:
-        """Find out how long a flag may still take to rise.
+        """Return the seconds that a flag may still take to rise.
 
         Where the setpoint held the very value before, this put moves nothing; the one that brought it there may be too
         young for its move to show. The record's time tells; without one, or with one of the future, nothing is known.
@@ -149,7 +149,7 @@ class Arrival:
                             0.0 if self._is_doubtful(w) and w not in sure else w.time_left() for w in setpoint.watches
                         )
                         due[setpoint] = clock.monotonic() + min(rests)
-                # One that is not ours may hang; what of ours it waits in ends with the call, and says more.
+                # A foreign one may hang; a call of this package that it waits in ends with the set, and tells more.
                 over = self._deadline.expires + _GRACE
                 if running and clock.monotonic() > over:
                     words = f"its validator has not ended within the call's {self._deadline.seconds:g} s"
@@ -211,7 +211,7 @@ class Arrival:
         """Call a foreign validator, by the convention."""
         validate: Any = setpoint.validator
         try:
-            # Whatever of ours it waits in ends with the call.
+            # A call of this package that it waits in ends with the set.
             with under(self._deadline):
                 setpoint.arrived = validate(
                     set_pv=setpoint.key,
@@ -225,7 +225,7 @@ class Arrival:
                 raise failure
         except (ValueError, TimeoutError) as error:
             self._failed(setpoint, error)
-        except (Exception, SystemExit) as error:  # a validator is not ours: whatever it raises is named with its PV
+        except (Exception, SystemExit) as error:  # whatever a foreign validator raises is named with its PV
             if isinstance(error, CallCancelled):
                 self._deadline.check("validation")
             self._crashed(setpoint, error)
@@ -263,7 +263,7 @@ class Arrival:
 
 
 class _wakes:  # noqa: N801 - reads as a verb where it is used
-    """While inside, a cancel of the deadline wakes who waits on the queue."""
+    """Context in which a cancel of the deadline wakes the thread that waits on the queue."""
 
     def __init__(self, deadline: Deadline, news: queue.SimpleQueue[Any]) -> None:
         self._deadline, self._news = deadline, news
@@ -276,5 +276,5 @@ class _wakes:  # noqa: N801 - reads as a verb where it is used
 
 
 def _bounded(seconds: float) -> float:
-    """Fit a wait for a queue: not negative, not for ever."""
+    """Return the seconds as a timeout that a queue accepts: neither negative nor infinite."""
     return min(max(0.0, seconds), 3600.0) + 1e-4

@@ -17,12 +17,12 @@ from ..core.deadline import Deadline
 from ..core.model import Kind, PvAddress, Reading
 from ..core.pv_names import record_and_field
 
-# A server that has the field answers at once; one that is no IOC never does.
+# A server that has the field answers at once; one that is not an IOC never does.
 _PATIENCE = 1.0
 
 
 class Capacities:
-    """What was found out about each PV, for as long as an interface lives."""
+    """The capacities of PVs found out so far, for as long as an interface lives."""
 
     def __init__(self) -> None:
         """Know nothing yet."""
@@ -31,7 +31,7 @@ class Capacities:
     def find(
         self, backend: Backend, wanted: Mapping[PvAddress, tuple[Any, Reading]], deadline: Deadline
     ) -> dict[PvAddress, int]:
-        """Ask for those PVs whose value is longer than what certainly fits.
+        """Return the capacity of those PVs whose value may be too long for it, as far as it is known.
 
         :param wanted: the value to set, and the present reading.
         """
@@ -43,7 +43,7 @@ class Capacities:
 
 
 def _doubt(value: Any, reading: Reading) -> bool:
-    """Whether the value may be too long: a text beyond 39 bytes, an array longer than the present one."""
+    """Return whether the value may be too long: a text beyond 39 bytes, an array longer than the present one."""
     if reading.type.max_length is not None:
         return False  # the way that the reading came by has told
     if reading.type.kind is Kind.STRING and not reading.type.array:
@@ -59,7 +59,7 @@ def _long(text: object) -> bool:
 
 
 def _record_of(address: PvAddress) -> str | None:
-    """Name the record whose VAL the PV is; None when it is another field."""
+    """Return the record whose VAL field the PV is; None for another field."""
     record, field = record_and_field(address.name)
     return None if field else record
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 class Control(SynchronousCalls):
-    """Guards, writes, validates, records and reports; and reads.
+    """The reads and the sets of one interface: guarded, validated, recorded and reported.
 
     Safe to use from many threads. Nothing happens in the constructor.
 
@@ -43,7 +43,7 @@ class Control(SynchronousCalls):
     :param gate: who may write now.
     :param reader: in the place of one of its own for this backend and these settings.
 
-    :ivar reader: its reads, for who must not set.
+    :ivar reader: its reads, for code that must not set.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class Control(SynchronousCalls):
         callback: Callback | Absent | None,
         name: str,
     ) -> Any:
-        """Do a call here, or in the background."""
+        """Run a call here, or in the background."""
         if callback is ABSENT and deadline is not None:
             return work(deadline if seconds == FOREVER else deadline.child(seconds))
         return futures.call(lambda: work(Deadline(seconds)), callback, parent=deadline or self.life, name=name)
@@ -178,7 +178,7 @@ class Control(SynchronousCalls):
         settings: Settings,
         patience: float,
     ) -> SetCall:
-        """Make a call of its parts.
+        """Make a set call of its parts, with the settings of that call.
 
         :param patience: seconds that a validator without a time of its own waits.
         """
@@ -350,5 +350,5 @@ class Control(SynchronousCalls):
 
 
 def _exactly(names: Iterable[str]) -> tuple[str, ...]:
-    """Make patterns that match these PVs alone."""
+    """Return patterns that match these PVs alone."""
     return tuple(escape(PvAddress.parse(name).own_name) for name in names)

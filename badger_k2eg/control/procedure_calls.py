@@ -24,11 +24,11 @@ Several = list[str] | tuple[str, ...]
 
 
 class SynchronousCalls:
-    """Mixed into what can read and set; the first methods say how it does, so that its own record knows of it."""
+    """Mixin of the calls of a procedure; the class it is mixed into says how it reads and sets."""
 
     @property
     def _reader(self) -> Reader:
-        """What it reads with."""
+        """The Reader that every wait uses."""
         raise NotImplementedError
 
     def _put(self, values: Mapping[str, Any], validators: Mapping[str, Any], **how: Any) -> Any:
@@ -40,7 +40,7 @@ class SynchronousCalls:
         raise NotImplementedError
 
     def _enclosed(self) -> AbstractContextManager[None]:
-        """Enclose a wait, where somebody must know of it."""
+        """Return the context in which a wait or a read in the background runs."""
         return nullcontext()
 
     # -- setting ----------------------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class SynchronousCalls:
         """Set PVs in the background, by the same guard and with the same record. A failure is logged.
 
         :param values: ``{pv: value}``, or one PV with its ``value`` beside it.
-        :returns: a Future of the SetReport, for who wants to know all the same.
+        :returns: a Future of the SetReport.
         """
         future: Future[SetReport] = self._put(_values(values, value), {}, callback=_log_failure)
         return future
@@ -102,16 +102,16 @@ class SynchronousCalls:
     def execute(
         self, pv: str, value: Any = 1, *, timeout: Time = None, callback: Callback | Absent | None = ABSENT
     ) -> Any:
-        """Give a command: put to a command PV (like ``REC.PROC``), and wait until it is done. It is never sent twice.
+        """Put to a command PV (like ``REC.PROC``), and wait until the command is done. It is never sent twice.
 
         :param timeout: how long the command may take; None takes the interface's.
         :returns: a SetReport, or a Future of it.
-        :raises PutUnknown: when it was sent and no answer came: it may still be under way.
+        :raises PutUnknown: when it was sent and no answer came: it may still be in progress.
         """
         return self._put({pv: value}, {}, complete=[pv], commands=[pv], timeout=timeout, callback=callback)
 
     def execute_no_wait(self, pv: str, value: Any = 1) -> Future[SetReport]:
-        """Give a command, and do not wait until it is done. A failure to send it is logged. It is never sent twice."""
+        """Put to a command PV in the background, without waiting for its end. A failure is logged. Never sent twice."""
         future: Future[SetReport] = self._put({pv: value}, {}, commands=[pv], callback=_log_failure)
         return future
 

@@ -96,7 +96,7 @@ class Put:
         return answers
 
     def _note(self, setpoint: Setpoint, answer: PutAnswer) -> None:
-        """Take what the server, the way to it or the gate has answered."""
+        """Turn an answer of the server, of the way to it or of the gate into an event."""
         message, outcome = answer.message, answer.outcome
         if outcome is Outcome.APPLIED:
             setpoint.stand(Event.STEP_DONE, Event.DONE, message)
@@ -117,7 +117,7 @@ class Put:
         setpoint.on(event, words, kind)
 
     def _vouch(self, setpoint: Setpoint) -> None:
-        """Take an answer for the last word where no read-back can tell."""
+        """Let the answer vouch for the outcome where no read-back can tell."""
         if setpoint.before is None or can_prove(setpoint.address, setpoint.value, setpoint.before, self._settings):
             return
         if setpoint.state is State.DONE:

@@ -24,7 +24,7 @@ _MOST_STEPS = 100_000
 
 
 def not_a_reading(reading: Reading, settings: Settings) -> str | None:
-    """Say why a value must not be taken for a reading; None when it may.
+    """Return why a value does not count as a reading; None when it does.
 
     A record that was never processed reads 0.0 with severity INVALID and message UDF: never a reading, whatever the
     policy on severities is.
@@ -38,7 +38,7 @@ def not_a_reading(reading: Reading, settings: Settings) -> str | None:
 
 
 def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Settings) -> Any:
-    """Decide on one setpoint from what is known beforehand.
+    """Check one setpoint against what is known beforehand, and convert it.
 
     :param before: the setpoint PV as it is now: its type, limits, labels and value.
     :returns: the value in the PV's own type, as it will be sent.
@@ -61,7 +61,7 @@ def check_setpoint(address: PvAddress, value: Any, before: Reading, settings: Se
 
 
 def path_to(value: Any, before: Reading, step: float | None) -> list[Any]:
-    """Lay out the values on the way to a setpoint, the setpoint last, no two further apart than ``step``."""
+    """Return the values on the way to a setpoint, the setpoint last, no two further apart than ``step``."""
     if step is None or (distance := _distance(before, value)) <= step:
         return [value]
     if distance / step > _MOST_STEPS:
@@ -88,7 +88,7 @@ def path_to(value: Any, before: Reading, step: float | None) -> list[Any]:
 
 
 def _distance(before: Reading, value: Any) -> float:
-    """Measure a step in the PV's unit; words, choices and switches have none."""
+    """Return the size of a step in the PV's unit; 0 for texts, enums and booleans."""
     value = _inside(value, before)
     if before.type.kind not in (Kind.FLOAT, Kind.INT, Kind.UNKNOWN) or isinstance(value, str | bytes | Mapping):
         return 0.0
@@ -106,7 +106,7 @@ def _distance(before: Reading, value: Any) -> float:
 
 
 def _inside(value: Any, before: Reading) -> Any:
-    """Give what limits and steps are about: a server takes ``value`` out of fields, and a number out of a text.
+    """Return what limits and steps are about: a server takes ``value`` out of fields, and a number out of a text.
 
     Only where the PV's type does not say what a text is; all others are converted by now.
 
@@ -129,7 +129,7 @@ def _inside(value: Any, before: Reading) -> Any:
 
 
 def _number(text: str | bytes) -> float | None:
-    """Read a text as a server does, which takes hexadecimal numbers too; None for a word."""
+    """Return a text as the number that a server reads in it, hexadecimal ones too; None for a word."""
     for read in (float, lambda digits: float(int(digits, 0))):
         with contextlib.suppress(ValueError, OverflowError):
             return read(text)
@@ -155,7 +155,7 @@ def _check_limits(value: Any, before: Reading, limits: Limits, whose: str) -> No
 
 
 def same(reading: Reading | None, value: Any, tolerance: float = 0.0) -> bool:
-    """Whether the setpoint holds the value, compared in the PV's own type; never by display precision.
+    """Return whether the setpoint holds the value, compared in the PV's own type; never by display precision.
 
     :param tolerance: how far apart numbers may be, in the PV's unit: what was declared of a record that quantises.
     """
@@ -240,7 +240,7 @@ def after_silence(
     attempts_left: bool,
     tolerance: float = 0.0,
 ) -> Outcome:
-    """Decide on a put that was sent and not answered, from a read-back of the setpoint itself.
+    """Judge a put that was sent and not answered by a read-back of the setpoint itself.
 
     :returns: APPLIED: it holds what was asked; NOT_SENT: it holds what it held before, and it is safe to send it once
         more; UNKNOWN: everything else, and it is never sent again.
@@ -253,7 +253,7 @@ def after_silence(
 
 
 def unchanged(before: Reading | None, now: Reading, fields: Fields | None = None) -> bool:
-    """Whether a PV holds what it held before.
+    """Return whether a PV holds what it held before.
 
     :param fields: of a structure, those to compare: two that both read None may differ in every field.
     """
@@ -265,7 +265,7 @@ def unchanged(before: Reading | None, now: Reading, fields: Fields | None = None
 
 
 def _picked(tree: Any, fields: Any) -> Any:
-    """Take out of a structure what these fields name."""
+    """Return the part of a structure that these fields name."""
     if not isinstance(fields, Mapping):
         return tree
     return {
@@ -274,7 +274,7 @@ def _picked(tree: Any, fields: Any) -> Any:
 
 
 def can_prove(address: PvAddress, value: Any, before: Reading, settings: Settings) -> bool:
-    """Whether a read-back can tell if a put was done: not of a command, nor where nothing says what the PV's type is.
+    """Return whether a read-back can tell if a put was done: not for a command, nor for a PV of unknown type.
 
     Of a mocked context, say: what it gives to a get has nothing to do with what was put.
     """

@@ -20,10 +20,10 @@ from ..core.settings import Settings
 
 
 class Pacer:
-    """Holds puts back: least interval between two to one PV, most per second in all."""
+    """Limits the rate of puts: a minimum interval for each PV, a maximum per second for all."""
 
     def __init__(self, settings: Settings) -> None:
-        """Take the two rates."""
+        """Take both limits from the settings."""
         self._interval = settings.put_interval
         self._rate = settings.put_rate
         self._last: dict[str, float] = {}
@@ -32,7 +32,7 @@ class Pacer:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether a batch must be taken apart, because all of it at once would be too many."""
+        """Whether a batch must be sent one by one, because all at once would exceed the rate."""
         return self._rate is not None
 
     def wait(self, names: Iterable[str], deadline: Deadline) -> None:
@@ -74,10 +74,10 @@ class _Evaluation:
 
 
 class Failures:
-    """Counts failed evaluations in a row. Safe to use from many threads."""
+    """The failed evaluations in a row. Safe to use from many threads."""
 
     def __init__(self, most: int | None) -> None:
-        """Take the number from which on setting pauses; None never pauses."""
+        """Take the number at which setting pauses; None never pauses."""
         self._most = most
         self._lock = fork.Lock()
         self._begun = 0
@@ -93,7 +93,7 @@ class Failures:
 
     @contextmanager
     def counted(self) -> Iterator[str | None]:
-        """Enclose a set; it begins an evaluation, or is a part of one. An exception makes that a failed one.
+        """Enclose a set, which begins an evaluation or belongs to one; an exception makes the evaluation fail.
 
         :returns: on entry, why nothing may be set, when too many have failed.
         """

@@ -44,7 +44,7 @@ class ReadBack:
         later: Collection[Setpoint] = (),
         read: Mapping[PvAddress, Update] = MappingProxyType({}),
     ) -> None:
-        """Find out what those hold that were answered, and end each by what it holds.
+        """Read the setpoints that were answered, and end each by what it holds.
 
         :param later: those that will be looked at once more: what they do not hold yet decides nothing.
         :param read: what they were just read to hold; without those, they are read here.

@@ -21,12 +21,12 @@ from ..core.pv_names import joined, record_and_field
 
 # Seconds once the PV itself has answered: an IOC takes milliseconds, and one lost packet of a search is made up for.
 _PATIENCE = 1.0
-# Seconds before what was silent is asked again: it may have been a busy IOC, and no server without fields.
+# Seconds before a silent one is asked again: it may have been a busy IOC, not a server without fields.
 _ASK_AGAIN = 60.0
 
 
 class RecordNames:
-    """The names found out so far, for as long as an interface lives."""
+    """The names of records found out so far, for as long as an interface lives."""
 
     def __init__(self) -> None:
         """Know nothing yet."""
@@ -36,7 +36,7 @@ class RecordNames:
         self._silent: dict[tuple[str | None, str], float] = {}
 
     def known(self, address: PvAddress) -> PvAddress:
-        """Give the address together with the record's own name, as far as that is known."""
+        """Return the address together with the record's own name, as far as that is known."""
         record, field = record_and_field(address.name)
         own = self._known.get((address.scheme, record))
         return replace(address, real=joined(own, field)) if own is not None else address
@@ -44,11 +44,11 @@ class RecordNames:
     def learn(
         self, backend: Backend, addresses: Collection[PvAddress], deadline: Deadline, timeout: float
     ) -> Mapping[PvAddress, Update] | None:
-        """Ask for the names of those PVs of which nothing is known yet.
+        """Ask for the names of the PVs of which nothing is known yet.
 
         :param timeout: seconds for the PVs themselves to answer.
         :returns: what all PVs read, where they were read for it. Where one of them does not answer nothing was learnt,
-            and nobody needs to wait for it once more.
+            and there is no need to wait for it again.
         """
         now = clock.monotonic()
         ask = [
@@ -94,7 +94,7 @@ def _record(address: PvAddress) -> tuple[str | None, str]:
 
 
 def _may_be_of_record(update: Update) -> bool:
-    """Whether it may come from a record: an IOC gives a number never without what it takes to display it."""
+    """Return whether an update may come from a record: an IOC sends every number with its display information."""
     if not isinstance(update, Reading) or update.type.kind in (Kind.TABLE, Kind.OTHER):
         return False
     return update.type.kind not in (Kind.FLOAT, Kind.INT) or "display" in update.tree
@@ -105,7 +105,7 @@ def _uri(scheme: str | None, name: str) -> str:
 
 
 def _text(update: Update) -> str | None:
-    """Read a long text: over PVAccess it is an array of bytes."""
+    """Return the value of a long text, which is an array of bytes over PVAccess; None for anything else."""
     if not isinstance(update, Reading):
         return None
     value = update.value

@@ -18,12 +18,12 @@ from ..core.model import PvAddress
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a subscription nobody uses is kept, at least.
+#: Seconds for which an unused subscription is kept, at least.
 _KEEP = 60.0
 
 
 class SharedSubscriptions:
-    """Subscriptions by PV."""
+    """The subscriptions of one interface, by PV."""
 
     def __init__(self, backend: Backend) -> None:
         """Subscribe to nothing yet."""
@@ -59,12 +59,12 @@ class SharedSubscriptions:
 
     @property
     def watched(self) -> list[PvAddress]:
-        """The PVs that somebody listens to now."""
+        """The PVs that have listeners now."""
         with self._lock:
             return [address for address, feed in self._feeds.items() if feed.listeners]
 
     def prune(self) -> None:
-        """Close what nobody has used for a while."""
+        """Close the subscriptions that have not been used for a while."""
         before = clock.monotonic() - _KEEP
         with self._lock:
             idle = [address for address, feed in self._feeds.items() if feed.idle_since < before]
@@ -73,22 +73,22 @@ class SharedSubscriptions:
             feed.close()
 
     def close(self) -> None:
-        """Close everything."""
+        """Close every subscription."""
         with self._lock:
             feeds, self._feeds = self._feeds, {}
         for feed in feeds.values():
             feed.close()
 
     def before_fork(self) -> None:
-        """Let nothing be half changed in the copy."""
+        """Take the lock, so that the child's copy is consistent."""
         self._lock.acquire()
 
     def after_fork_in_parent(self) -> None:
-        """Go on."""
+        """Release the lock."""
         self._lock.release()
 
     def after_fork_in_child(self) -> None:
-        """Begin anew: the subscriptions are the parent's."""
+        """Start without subscriptions: those are the parent's."""
         self._begin()
 
 
@@ -131,7 +131,7 @@ class _Feed:
 
 
 class _Listener:
-    """One use of a feed."""
+    """One listener of a feed."""
 
     def __init__(self, feed: _Feed, callback: Callable[[Update], None]) -> None:
         self._callback = callback
@@ -151,7 +151,7 @@ class _Listener:
 
 
 def _forward(feed: _Feed) -> Callable[[Update], None]:
-    """Tell the feed, for as long as its interface lives; then end the subscription."""
+    """Return a callback that tells the feed for as long as its interface lives, and then ends the subscription."""
     alive = weakref.ref(feed)
     subscription: list[Subscription] = []
 

@@ -55,7 +55,7 @@ class AnnotatedArray(_Annotated, np.ndarray[Any, Any]):
 
 
 def annotated(reading: Reading) -> Any:
-    """Dress a value up so that it is a plain number (with ``.real``) to whoever wants one."""
+    """Return the value of a reading as a plain number (text, array) that has the reading as an attribute."""
     value = reading.value
     if isinstance(value, bool | int):
         dressed: Any = AnnotatedInt(value)

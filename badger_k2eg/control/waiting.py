@@ -89,7 +89,7 @@ def wait_until(
 
 
 def _is_older(update: Update, known: Update) -> bool:
-    """Whether a subscription tells a state from before the read that the wait began with."""
+    """Return whether an update of a subscription is older than the read that the wait began with."""
     if not isinstance(update, Reading) or not isinstance(known, Reading):
         return False
     return update.timestamp_ns is not None and update.timestamp_ns < (known.timestamp_ns or 0)
@@ -146,7 +146,7 @@ def _began(reader: Reader, pvs: Sequence[str], deadline: Deadline) -> dict[str, 
 
 
 class _Updates:
-    """Every update of some PVs, in order, for the thread that waits for them."""
+    """The updates of some PVs, in order, for the thread that waits for them."""
 
     def __init__(self, reader: Reader, pvs: Sequence[str], deadline: Deadline) -> None:
         self._reader, self._pvs, self._deadline = reader, list(dict.fromkeys(pvs)), deadline
@@ -174,7 +174,7 @@ class _Updates:
             self._changed.notify_all()
 
     def next(self, within: float | None = None) -> tuple[str, Update] | None:
-        """Wait for the next update; None when the time is over.
+        """Wait for the next update, and return it with its PV; None when the time is over.
 
         :param within: seconds of it; None is all that is left.
         :raises CallCancelled: when the wait was cancelled.

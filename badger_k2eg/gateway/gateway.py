@@ -85,9 +85,9 @@ class Gateway:
         self._scheduler = Scheduler()
         self._pool = CommandPool()
         self._publisher = publisher = Publisher(self._replies, self._events)
-        self._gets = Gets(control, self._pool, self._answer_get)
-        self._monitors = Monitors(control, publisher, self._topics, self._scheduler, monitor_expiry, purge=purge)
-        self._recurring = RecurringSnapshots(control, publisher, self._topics, self._scheduler, revision)
+        self._gets = Gets(control.reader, self._pool, self._answer_get)
+        self._monitors = Monitors(control.reader, publisher, self._topics, self._scheduler, monitor_expiry, purge=purge)
+        self._recurring = RecurringSnapshots(control.reader, publisher, self._topics, self._scheduler, revision)
         self._in_trouble = False
 
     def start(self, deadline: Deadline) -> None:
@@ -156,7 +156,7 @@ class Gateway:
             case MultiMonitor():
                 self._monitors.monitor_many(command)
             case Snapshot():
-                snapshots.take(self._control, self._publisher, self._scheduler, command)
+                snapshots.take(self._control.reader, self._publisher, self._scheduler, command)
             case RepeatingSnapshot():
                 self._recurring.start(command)
             case SnapshotTrigger():

@@ -11,7 +11,7 @@ import queue
 import threading
 from collections.abc import Callable, Collection, Mapping
 
-from ..control import Control
+from ..control import Reader
 from ..core import clock
 from ..core.backend import Update
 from ..core.deadline import Deadline
@@ -36,9 +36,9 @@ class Gets:
     :param answer: sends the reply to a command.
     """
 
-    def __init__(self, control: Control, pool: CommandPool, answer: Callable[[Get, ValueReply | Reply], None]) -> None:
+    def __init__(self, reader: Reader, pool: CommandPool, answer: Callable[[Get, ValueReply | Reply], None]) -> None:
         """Read nothing yet."""
-        self._control = control
+        self._reader = reader
         self._pool = pool
         self._answer = answer
         # Gets that wait for the current batch; None wakes the thread.
@@ -104,7 +104,7 @@ class Gets:
 
     def _read(self, addresses: Collection[PvAddress], seconds: float) -> Mapping[PvAddress, Update]:
         try:
-            return self._control.backend.get_many(list(addresses), Deadline(seconds))
+            return self._reader.fetch(addresses, Deadline(seconds))
         except ControlError as error:
             # The same for all PVs, as a missing optional part.
             return {address: PvError(address.text, str(error)) for address in addresses}

@@ -14,7 +14,7 @@ import logging
 import threading
 from collections.abc import Mapping
 
-from ..control import Control
+from ..control import Reader
 from ..core import clock
 from ..core.backend import Subscription, Update
 from ..core.deadline import Deadline
@@ -46,7 +46,7 @@ class Monitors:
 
     def __init__(
         self,
-        control: Control,
+        reader: Reader,
         publisher: Publisher,
         topics: Topics,
         scheduler: Scheduler,
@@ -55,7 +55,7 @@ class Monitors:
         purge: bool,
     ) -> None:
         """Monitor nothing yet."""
-        self._control = control
+        self._reader = reader
         self._publisher = publisher
         self._topics = topics
         self._scheduler = scheduler
@@ -93,7 +93,7 @@ class Monitors:
             stream.wanted = clock.monotonic()
         if is_new:
             try:
-                stream.open(self._control)
+                stream.open(self._reader)
             except ControlError:
                 with self._lock:
                     self._streams.pop(key, None)
@@ -101,7 +101,7 @@ class Monitors:
             if self._expiry is not None:
                 self._scheduler.call_later(self._expiry, lambda: self._expire(key))
         else:
-            stream.repeat(self._control)
+            stream.repeat(self._reader)
         # The first value may still be on its way here; it too may be missed by the client.
         sent = max(stream.sent, 1)
         self._scheduler.call_later(_JOINED, lambda: self._repeat_unless_news(key, sent))
@@ -111,7 +111,7 @@ class Monitors:
         with self._lock:
             stream = self._streams.get(key)
         if stream is not None and stream.sent == sent:
-            stream.repeat(self._control)
+            stream.repeat(self._reader)
 
     def _make(self, *topics: str) -> None:
         try:
@@ -144,7 +144,7 @@ class Monitors:
     def repeat(self) -> None:
         """Publish the present value of every PV again: events may be lost after a broker outage."""
         for stream in self._all():
-            stream.repeat(self._control)
+            stream.repeat(self._reader)
 
     def close(self) -> None:
         """End every stream."""
@@ -171,12 +171,12 @@ class _Stream:
         self._subscription: Subscription | None = None
         self._last: Reading | None = None
 
-    def open(self, control: Control) -> None:
-        self._subscription = control.reader.monitor(address_of(self._uri), self._tell)
+    def open(self, reader: Reader) -> None:
+        self._subscription = reader.monitor(address_of(self._uri), self._tell)
 
-    def repeat(self, control: Control) -> None:
+    def repeat(self, reader: Reader) -> None:
         # Through the same subscription, so that an older value never follows a newer one.
-        control.reader.monitor(address_of(self._uri), self._tell).close()
+        reader.monitor(address_of(self._uri), self._tell).close()
 
     def close(self) -> None:
         if self._subscription is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from ..control import Control
+from ..control import Reader
 from ..core.backend import Subscription, Update
 from ..core.errors import ControlError
 from ..core.model import Reading
@@ -14,7 +14,7 @@ from .pv_access import watch
 from .scheduler import Scheduler
 
 
-def take(control: Control, publisher: Publisher, scheduler: Scheduler, command: Snapshot) -> None:
+def take(reader: Reader, publisher: Publisher, scheduler: Scheduler, command: Snapshot) -> None:
     """Publish a value of each PV, and after the whole window the completion."""
     uris: dict[str, PvUri] = {}
     for text in command.pv_name_list:
@@ -26,7 +26,7 @@ def take(control: Control, publisher: Publisher, scheduler: Scheduler, command: 
     shot = _OneShot(publisher, command)
     scheduler.call_later(max(0, command.time_window_msec) / 1000, shot.finish)
     try:
-        shot.hold(watch(control, uris, shot.tell))
+        shot.hold(watch(reader, uris, shot.tell))
     except ControlError as error:
         publisher.reply(command, Reply(command.reply_id, -1, str(error)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..control import Control
+from ..control import Reader
 from ..core.backend import Subscription, Update
 from ..core.errors import PvError, PvTimeout
 from ..core.model import PvAddress
@@ -31,7 +31,7 @@ def stale(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {**tree, "alarm": {**tree.get("alarm", {}), **alarm}}
 
 
-def watch(control: Control, uris: Mapping[str, PvUri], tell: Callable[[str, Update], None]) -> list[Subscription]:
+def watch(reader: Reader, uris: Mapping[str, PvUri], tell: Callable[[str, Update], None]) -> list[Subscription]:
     """Subscribe to PVs.
 
     :param uris: URIs by name.
@@ -39,7 +39,7 @@ def watch(control: Control, uris: Mapping[str, PvUri], tell: Callable[[str, Upda
     """
 
     def follow(name: str, uri: PvUri) -> Subscription:
-        return control.reader.monitor(address_of(uri), lambda update: tell(name, update))
+        return reader.monitor(address_of(uri), lambda update: tell(name, update))
 
     return [follow(name, uri) for name, uri in uris.items()]
 

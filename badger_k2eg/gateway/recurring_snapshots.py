@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
-from ..control import Control
+from ..control import Reader
 from ..core import clock
 from ..core.backend import Subscription, Update
 from ..core.deadline import Deadline
@@ -48,10 +48,10 @@ class RecurringSnapshots:
     """The recurring snapshots of one gateway, by topic: names with the same topic are the same snapshot."""
 
     def __init__(
-        self, control: Control, publisher: Publisher, topics: Topics, scheduler: Scheduler, revision: Revision
+        self, reader: Reader, publisher: Publisher, topics: Topics, scheduler: Scheduler, revision: Revision
     ) -> None:
         """Run no snapshot yet."""
-        self._control = control
+        self._reader = reader
         self._publisher = publisher
         self._topics = topics
         self._scheduler = scheduler
@@ -77,7 +77,7 @@ class RecurringSnapshots:
             return
         try:
             self._make(topic)
-            snapshot.start(self._control, uris)
+            snapshot.start(self._reader, uris)
         except BaseException:
             with self._lock:
                 self._running.pop(topic, None)
@@ -168,14 +168,14 @@ class _Recurring:
         # Of a time-buffered one: when the window under way ends.
         self._window_end = 0.0
 
-    def start(self, control: Control, uris: Mapping[str, PvUri]) -> None:
+    def start(self, reader: Reader, uris: Mapping[str, PvUri]) -> None:
         """Follow the PVs and begin."""
         # In the order of the command, whichever answers first.
         self._order = tuple(uris)
         self._silent = set(uris)
         if not self._command.triggered:
             self._begin_window(clock.monotonic())
-        self._subscriptions = watch(control, uris, self._tell)
+        self._subscriptions = watch(reader, uris, self._tell)
         if self._over:  # stopped meanwhile
             self.close()
 

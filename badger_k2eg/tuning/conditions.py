@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..control import Control
+from ..control import Reader
 from ..control.waiting import wait_until
 from ..core import futures
 from ..core.deadline import Deadline
@@ -70,7 +70,7 @@ def all_hold(conditions: Iterable[Condition], readings: Mapping[str, Reading]) -
     return all(condition.holds(readings[condition.pv]) for condition in conditions)
 
 
-def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadline | None = None) -> None:
+def wait_for(reader: Reader, conditions: Sequence[Condition], deadline: Deadline | None = None) -> None:
     """Wait until all conditions hold at the same time, each at most for its own timeout. Driven by updates.
 
     A PV that does not answer is waited for like one whose condition does not hold.
@@ -86,7 +86,7 @@ def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadli
         return all_hold(conditions, {pv: value.reading for pv, value in values.items()})
 
     while due:
-        updates = control.updates(pvs, deadline.child(control.settings.timeout))
+        updates = reader.updates(pvs, deadline.child(reader.settings.timeout))
         unmet = [condition for condition in conditions if not _holds(condition, updates[condition.pv])]
         if not unmet:
             return
@@ -101,7 +101,7 @@ def wait_for(control: Control, conditions: Sequence[Condition], deadline: Deadli
             futures.sleep(_LOOK, soonest)
             continue
         with contextlib.suppress(ConditionNotMet, ReadError):
-            wait_until(control.reader, hold, pvs, False, soonest)
+            wait_until(reader, hold, pvs, False, soonest)
             return
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..control import Control
+from ..control import Control, Reader
 from ..core import futures
 from ..core.backend import Update
 from ..core.conversion import Refusal, in_units_of
@@ -27,9 +27,9 @@ _WIDE = 0.05
 class Bounds:
     """The bounds of knobs: their own, or the drive limits of the setpoint's record, read once and kept."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, reader: Reader) -> None:
         """Read nothing yet."""
-        self._control = control
+        self._reader = reader
         self._limits: dict[str, Limits] = {}
 
     def find(self, knobs: Iterable[Knob], deadline: Deadline | None = None) -> dict[str, Limits]:
@@ -40,12 +40,12 @@ class Bounds:
         limits = {knob.setpoint: None if knob.bounds is None else Limits(*knob.bounds) for knob in knobs}
         ask = [PvAddress.parse(pv) for pv, own in limits.items() if own is None and pv not in self._limits]
         # Not judged by their alarms: a record that was never processed has its limits all the same.
-        updates = self._control.reader.fetch(ask, deadline or Deadline(self._control.settings.timeout))
+        updates = self._reader.fetch(ask, deadline or Deadline(self._reader.settings.timeout))
         self.learn(updates)
         if errors := {address.text: update for address, update in updates.items() if isinstance(update, PvError)}:
             lines = [f"{error}; the bounds of its knob are to come from its record" for error in errors.values()]
             raise read_failure(errors, {}, "\n".join(lines))
-        guard = self._control.settings
+        guard = self._reader.settings
         return {pv: (own or self._limits[pv]).tightened(guard.limits_of(pv)) for pv, own in limits.items()}
 
     def learn(self, updates: Mapping[PvAddress, Update]) -> None:
@@ -61,7 +61,7 @@ class Mover:
     def __init__(self, control: Control) -> None:
         """Move through a control: its guard, its retries, its record."""
         self._control = control
-        self.bounds = Bounds(control)
+        self.bounds = Bounds(control.reader)
         self._doubted: set[str] = set()
 
     def move(

@@ -86,7 +86,7 @@ def test_nothing_is_measured_without_permit(machine: VirtualInjector, interface:
         short = [c.__class__(c.pv.format(prefix=machine.prefix), equals=c.equals, timeout=1.0, reason=c.reason)
                  for c in Injector.conditions[:1]]  # fmt: skip
         with pytest.raises(ConditionNotMet, match="permit of the machine protection"):
-            wait_for(control, short)
+            wait_for(control.reader, short)
     finally:
         control.set({machine.pv("SIM:TRIP"): "no"})
     assert injector.get_observables(["transmission"])["transmission"] > 0.5

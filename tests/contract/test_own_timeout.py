@@ -82,6 +82,13 @@ def test_a_record_that_is_busy_for_longer(machine: Machine) -> None:
     assert "the call's 0.5 s are over" in str(caught.value) and f"{INTERFACE:g} s" not in str(caught.value)
 
 
+@pytest.mark.needs("completion")
+def test_a_record_that_is_busy_for_longer_than_the_interface_waits(machine: Machine) -> None:
+    pv = machine.pv("SLOW")
+    report = machine.control(timeout=0.4).set_wait(pv, 4.0, timeout=INTERFACE)
+    assert (report[pv].outcome, report[pv].attempts) == (Outcome.APPLIED, 1)
+
+
 def _by_partial(readback: str) -> Any:
     """Its count is for the whole wait; ``timeout=``, which it is called with, is for a read."""
     return partial(wait_for_readback, readback_pv=readback, tolerance=0.1, count_down=20.0)

@@ -226,7 +226,7 @@ PAST_IT = {
     "testing": "servers and processes of tests; the virtual clock itself",
     "kafka": "a broker, through librdkafka",
     "backends/ca": "servers, by select()",
-    "backends/pva/__init__.py": "servers, through p4p",
+    "backends/in_flight.py": "servers, through their clients",
     "cli": "a person, child processes, and how long real work takes",
 }
 _OF_TIME = {"monotonic", "monotonic_ns", "perf_counter", "sleep", "time", "time_ns"}

@@ -105,7 +105,7 @@ def test_read_only_moves_nothing_and_does_not_wait(machine: MemoryBackend) -> No
 
 
 def test_bounds_are_the_records_or_ones_own(machine: MemoryBackend) -> None:
-    own = Bounds(control(machine, limits={"Q:*": (-3.0, 20.0)}))
+    own = Bounds(control(machine, limits={"Q:*": (-3.0, 20.0)}).reader)
     knobs = [Knob("Q:SET"), Knob("FREE", bounds=(0.0, 2.0))]
     assert own.find(knobs) == {"Q:SET": Limits(-3.0, 10.0), "FREE": Limits(0.0, 2.0)}
     # Read once: a look at the bounds is part of every step.
@@ -116,7 +116,7 @@ def test_bounds_are_the_records_or_ones_own(machine: MemoryBackend) -> None:
 
 
 def test_a_record_that_does_not_answer_has_no_bounds(machine: MemoryBackend) -> None:
-    bounds = Bounds(control(machine))
+    bounds = Bounds(control(machine).reader)
     knobs = [Knob("Q:SET"), Knob("GONE"), Knob("AWAY", bounds=(0.0, 1.0))]
     with pytest.raises(
         ReadError, match="^GONE: .*nobody serves it; the bounds of its knob are to come from its record$"
@@ -162,7 +162,7 @@ def test_conditions_are_waited_for_together(machine: MemoryBackend) -> None:
     machine.later(0.2, lambda: machine.post("PERMIT", 1))
     machine.later(0.3, lambda: machine.post("CURRENT", 5.0))
     wait_for(
-        Control(machine, Settings()),
+        Control(machine, Settings()).reader,
         [Condition("PERMIT", equals="OK", timeout=5.0), Condition("CURRENT", at_least=1.0, at_most=9.0, timeout=5.0)],
     )
     assert machine.value("CURRENT") == 5.0
@@ -172,7 +172,7 @@ def test_a_condition_is_seen_as_soon_as_it_holds(machine: MemoryBackend) -> None
     machine.later(0.25, lambda: machine.post("PERMIT", 1))
     machine.later(0.27, lambda: machine.post("PERMIT", 0))
     began = clock.monotonic()
-    wait_for(control(machine), [Condition("PERMIT", equals="OK", timeout=1.0)])
+    wait_for(control(machine).reader, [Condition("PERMIT", equals="OK", timeout=1.0)])
     assert clock.monotonic() - began < 0.27 * pace()
 
 
@@ -180,17 +180,17 @@ def test_each_condition_has_its_own_time_and_a_silent_pv_may_come(machine: Memor
     machine.later(0.5, lambda: machine.add("LATE", 1.0))
     machine.later(0.7, lambda: machine.post("LATE", 5.0))
     patient = Condition("LATE", at_least=5.0, timeout=5.0)
-    wait_for(control(machine), [patient, Condition("CURRENT", at_most=0.0, timeout=0.1)])
+    wait_for(control(machine).reader, [patient, Condition("CURRENT", at_most=0.0, timeout=0.1)])
     with pytest.raises(ConditionNotMet, match="waited 0.1 s for CURRENT >= 1: it reads 0.0"):
-        wait_for(control(machine), [patient, Condition("CURRENT", at_least=1.0, timeout=0.1)])
+        wait_for(control(machine).reader, [patient, Condition("CURRENT", at_least=1.0, timeout=0.1)])
 
 
 def test_a_condition_in_vain_names_its_reason(machine: MemoryBackend) -> None:
     condition = Condition("PERMIT", equals="OK", timeout=0.3, reason="beam permit")
     with pytest.raises(ConditionNotMet, match=r"waited 0.3 s for beam permit \(PERMIT = 'OK'\): it reads 'TRIP'"):
-        wait_for(Control(machine, Settings()), [condition])
+        wait_for(Control(machine, Settings()).reader, [condition])
     with pytest.raises(TimeoutError, match="nobody serves it"):
-        wait_for(control(machine), [Condition("GONE", equals=1, timeout=0.1)])
+        wait_for(control(machine).reader, [Condition("GONE", equals=1, timeout=0.1)])
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from badger_k2eg.run import run as core
 from badger_k2eg.run.pv_locks import Locks, locked_by
 from badger_k2eg.run.restore import Restore
 from badger_k2eg.run.restore_plan import Fate
+from badger_k2eg.testing.virtual_clock import VirtualClock
 from tests.rig.waiting import eventually
 
 #: Seconds; far more than anything here takes.
@@ -238,7 +239,7 @@ def test_an_end_within_a_call_does_not_wait_for_that_call(
 
 
 def test_ctrl_c_while_the_end_waits_keeps_nothing_from_it(
-    make: Make, memory: Machine, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    make: Make, memory: Machine, journal: Journal, monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
 ) -> None:
     monkeypatch.setattr(core, "_CALLS_END", PATIENCE)
     control = make()
@@ -252,8 +253,7 @@ def test_ctrl_c_while_the_end_waits_keeps_nothing_from_it(
 
     future = background(control.set, {"Q": 0.0, "S": 7.0}, {"Q": validator})
     assert waits.wait(PATIENCE)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+    timer = virtual_clock.later(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     try:
         with pytest.raises(KeyboardInterrupt):
             run.end(run.Reason.FAILED, "no beam")

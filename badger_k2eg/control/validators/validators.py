@@ -1,9 +1,9 @@
-"""Validators, the shipped ones and anybody's.
+"""Validators: the shipped ones, and how any other is recognised.
 
 A validator is called with ``set_pv=, set_value=, context=, timeout=`` after the put; it returns when the machine has
 arrived, and raises ValueError or TimeoutError when it has not. It is given as a ``functools.partial`` of a function
 with these words, or made by ``within``. The shipped validators are recognised by Control, which starts to watch before
-the put and waits for all of them together; anybody else's are called as they are.
+the put and waits for all of them together; any other one is called as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ...core.errors import PvError
 from ...core.model import Reading
 from .watch import Aim, Watch
 
-#: Seconds between two reads where a context has no monitor of ours.
+#: Seconds between two reads of a context that cannot monitor.
 _POLL = 0.1
 
 
@@ -65,7 +65,7 @@ class Within:
         return self.readback_pv
 
     def aim(self, set_value: Any) -> Aim:
-        """Say what counts as arrived.
+        """Return what counts as arrived.
 
         :raises ValueError: when the setpoint is not a number.
         """
@@ -75,7 +75,7 @@ class Within:
         return Aim(f"{target:g} +-{self.tolerance:g}", lambda reading: abs(_real(reading.value) - target) <= reach)
 
     def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
-        """Wait by reading the context again and again: it may be anybody's.
+        """Wait by polling the context, which may be of any kind.
 
         :returns: the readback's value.
         :raises ValueError: when it has not arrived in time.
@@ -106,11 +106,11 @@ class Reaches:
             raise ValueError(f"the time for {self.pv} to rise is a number >= 0, not {self.rise!r}")
 
     def aim(self, set_value: Any) -> Aim:
-        """Say what counts as arrived; the setpoint does not matter."""
+        """Return what counts as arrived; the setpoint does not matter."""
         return Aim(repr(self.equals), lambda reading: reading.equals(self.equals))
 
     def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
-        """Wait by reading the context again and again.
+        """Wait by polling the context.
 
         :returns: the PV's value.
         :raises ValueError: when it does not hold the value in time.
@@ -130,7 +130,7 @@ class AllOf:
         return max(part.rise for part in self.parts)
 
     def __call__(self, *, set_pv: str, set_value: Any, context: Any, timeout: float) -> Any:
-        """Wait by reading the context again and again.
+        """Wait by polling the context.
 
         :returns: the value of the first one's PV.
         :raises ValueError: when one of them has not arrived in time.
@@ -186,7 +186,7 @@ def _span(time_span: Any) -> Any:
 def all_of(*validators: Within | Reaches | AllOf) -> AllOf:
     """Make a validator of several shipped ones: every one must have arrived.
 
-    :raises ValueError: for anybody else's validator among them.
+    :raises ValueError: for a validator of another kind among them.
     """
     parts: list[Within | Reaches] = []
     for validator in validators:
@@ -227,7 +227,7 @@ def wait_for_readback(
 
 
 def adapt(validator: object) -> AllOf | Validator:
-    """Recognise a validator of ours (as AllOf), or check that a foreign one can be called by the convention.
+    """Return a shipped validator as AllOf, and any other one checked against the call convention.
 
     :raises ValueError: when it cannot; found before anything is sent.
     """
@@ -267,16 +267,16 @@ def _made(maker: partial[Any]) -> Any:
 
 
 def name_of(validator: object) -> str:
-    """Name a validator for a message."""
+    """Return the name of a validator for a message."""
     while isinstance(validator, partial):
         validator = validator.func
     return getattr(validator, "__qualname__", None) or type(validator).__name__
 
 
 def _real(value: Any) -> float:
-    """Take the number out of what a context or a user gives (float-likes have ``.real``)."""
+    """Return the number in what a context or a user gives (float-likes have ``.real``)."""
     number = getattr(value, "real", value)
     try:
         return float(number)
     except (TypeError, ValueError):
-        raise ValueError(f"a tolerance needs a number to compare, and {value!r} is none") from None
+        raise ValueError(f"a tolerance needs a number to compare, and {value!r} is not one") from None

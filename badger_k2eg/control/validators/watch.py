@@ -45,10 +45,10 @@ class Watch:
         changed: Callable[[], None] = lambda: None,
         judge: Callable[[Reading], str | None] = lambda reading: None,
     ) -> None:
-        """Begin to take updates; nothing counts before ``arm``.
+        """Take updates from now on; nothing counts before ``arm``.
 
         :param timeout: seconds, where the validator has none of its own.
-        :param judge: says why a reading is none (alarm severity); None when it is one.
+        :param judge: returns why an update does not count as a reading (alarm severity); None when it does.
         """
         self.validator = validator
         self.set_pv = set_pv
@@ -72,7 +72,7 @@ class Watch:
         self._puts = 0
 
     def aim_at(self, set_value: Any) -> None:
-        """Aim elsewhere, before it counts: the setpoint's unit has become known.
+        """Change the target before anything counts: the setpoint's unit has become known.
 
         :raises ValueError: when the setpoint is not a number.
         """
@@ -82,7 +82,7 @@ class Watch:
             self._inside_since = clock.monotonic() if inside else None
 
     def sent(self) -> None:
-        """Take note that a value is about to be sent: a rise from now on may be of its doing.
+        """Note that a value is about to be sent: a rise from now on may be its effect.
 
         After several (a ramp, another attempt) nobody can tell which of them a rise belongs to: then the whole time
         that it may take has to pass.
@@ -104,7 +104,7 @@ class Watch:
             self._deadline = (parent or Deadline()).child(limit)
 
     def update(self, update: Update) -> None:
-        """Take an update of the readback, or the news that it is gone."""
+        """Take an update of the readback, or an error when it is disconnected."""
         with self._lock:
             self._heard_at = clock.monotonic()
             if isinstance(update, PvError):
@@ -135,7 +135,7 @@ class Watch:
 
     @property
     def heard(self) -> bool:
-        """Whether what it has said since the put tells of the move; of one that rises, only a rise does."""
+        """Whether an update since the put tells of the move; of a flag that rises, only a rise does."""
         return self._rose if self.validator.rise else self._heard_at > self._armed_at
 
     @property
@@ -144,7 +144,7 @@ class Watch:
         return self._value
 
     def settled(self) -> bool:
-        """Whether it is in the band now, has been for the settle time since the put, and will not rise any more."""
+        """Return whether it has been in the band for the settle time since the put, and can no longer rise."""
         with self._lock:
             return self._held() >= self.validator.settle and self._until_risen() <= 0.0
 
@@ -154,15 +154,15 @@ class Watch:
         return clock.monotonic() - max(self._inside_since, self._armed_at)
 
     def _until_risen(self) -> float:
-        """Seconds for which what it shows may be from before the move."""
+        """Return the seconds for which its value may still be from before the move."""
         return 0.0 if self._rose else max(0.0, self._rise_ends - clock.monotonic())
 
     def expired(self) -> bool:
-        """Whether its time is over."""
+        """Return whether its time is over."""
         return self._deadline is not None and self._deadline.expired
 
     def time_left(self) -> float:
-        """Seconds until something can change without an update: a settle time is over, a time to rise, the timeout."""
+        """Return the seconds until something can change without an update: settle time, rise time or timeout."""
         left = self._deadline.remaining() if self._deadline else 0.0
         with self._lock:
             held = self._held()
@@ -170,7 +170,7 @@ class Watch:
         return min(left, rest) if held >= 0.0 and rest > 0.0 else left
 
     def failure(self) -> ValueError:
-        """Say what was wanted and what was seen."""
+        """Return the error that tells what was wanted and what was seen."""
         with self._lock:
             last = f"last seen {self._shown()}"
             if self._reason is not None:

@@ -465,7 +465,7 @@ class ControlInterface(SynchronousCalls, BadgerInterface):
         :raises ConditionNotMet: when a condition does not hold in time.
         :raises ReadError: when an observable cannot be measured.
         """
-        wait_for(self.control, conditions)
+        wait_for(self.control.reader, conditions)
         # Where nothing was moved, what is measured must be from after this call.
         since = None if self.settings.read_only else self._live.moved_at
         return self._sampler.measure(wanted, since=since, skew=skew)

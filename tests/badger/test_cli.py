@@ -91,7 +91,7 @@ def test_a_demo_that_is_ended_takes_its_parts_along(
         finally:
             process.kill()
     assert len(children) == parts
-    assert process.returncode == code
+    assert process.returncode == code, error
     assert "Traceback" not in error
     assert psutil.wait_procs([*children, *below], timeout=5)[1] == []
     if number == signal.SIGINT:

@@ -19,7 +19,7 @@ from typing import IO
 
 from ..core.errors import ControlError
 from . import demo_ioc, main
-from .signals import exit_with_parent
+from .signals import Ended, exit_with_parent
 
 _START_TIMEOUT = 60.0
 #: The beginning of the line by which a gateway says that it serves.
@@ -78,7 +78,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     *,
     ready: str,
-    ended: threading.Event | None = None,
+    ended: Ended | None = None,
     hear: Callable[[str], object] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a process; it is ready inside of the block, and ends with it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -15,10 +16,39 @@ from . import INTERRUPTED, TERMINATED
 _STOPS = {signal.SIGINT: ("Ctrl-C", INTERRUPTED), signal.SIGTERM: ("SIGTERM", TERMINATED)}
 
 
+class Ended:
+    """Whether this process was told to end, and the wait for it.
+
+    Not an ``Event``: a signal handler that sets one while the same thread is about to wait for it waits for a lock that
+    this thread holds. A ``SimpleQueue`` may be put into from a handler at any instant.
+    """
+
+    def __init__(self) -> None:
+        """Nobody has told it yet."""
+        self._told = False
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Tell the process to end; from a signal handler, too."""
+        self._told = True
+        self._wakes.put(None)
+
+    def is_set(self) -> bool:
+        """Return whether it was told."""
+        return self._told
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until it is told, at most so long; return whether it was. Only one thread may wait."""
+        if not self._told:
+            with contextlib.suppress(queue.Empty):
+                self._wakes.get(timeout=seconds)
+        return self._told
+
+
 @contextlib.contextmanager
-def ended_by_signals() -> Iterator[threading.Event]:
+def ended_by_signals() -> Iterator[Ended]:
     """Yield an event that Ctrl-C and SIGTERM set: both are the ordinary end of a server."""
-    ended = threading.Event()
+    ended = Ended()
 
     def end(number: int, frame: FrameType | None) -> None:
         ended.set()

@@ -331,14 +331,19 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 def _deliver() -> None:
     """Call the previous handler for signals that came, once the run has ended."""
-    if not _here.signals or (_here.run is not None and not _here.run.ended.is_set()):
+    if _here.run is not None and not _here.run.ended.is_set():
         return
-    number = _here.signals[0]
+    try:
+        # In one step: of two threads that come here at once, the other one must not send it a second time, when the
+        # previous handler is in place.
+        number = _here.signals.pop()
+    except IndexError:
+        return
+    _here.signals.clear()
     if threading.current_thread() is not threading.main_thread():
         # Python runs the handler in the main thread, which comes here again.
         os.kill(os.getpid(), number)
         return
-    _here.signals.clear()
     previous = _here.previous.get(number, signal.SIG_DFL)
     _put_back_handlers()
     if callable(previous):

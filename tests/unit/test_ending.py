@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 from collections.abc import Iterator
+from types import FrameType
 
 import pytest
 
-from badger_k2eg.cli.signals import stopped_by_signals
+from badger_k2eg.cli.signals import Ended, stopped_by_signals
 
 
 @pytest.fixture
@@ -63,3 +65,31 @@ def test_a_child_of_the_command_ends_as_it_would_without_it() -> None:
     os.close(writer)
     assert os.WTERMSIG(status) == signal.SIGTERM
     assert heard == []
+
+
+def test_a_signal_at_any_instant_ends_the_wait_for_it() -> None:
+    """A handler runs between any two instructions of the thread that is about to wait."""
+    for instant in range(200):
+        ended, passed = Ended(), 0
+
+        def at_each(frame: FrameType, event: str, argument: object) -> object:
+            nonlocal passed
+            frame.f_trace_opcodes = True
+            if event == "opcode":
+                if passed == instant:  # noqa: B023 - called in this turn only
+                    ended.set()  # noqa: B023
+                passed += 1
+            return at_each
+
+        before = sys.gettrace()
+        sys.settrace(at_each)
+        try:
+            told = ended.wait(0.0)
+        finally:
+            sys.settrace(before)
+        assert ended.is_set() or instant >= passed
+        if instant >= passed:
+            assert not told
+            return
+        assert ended.wait(60.0)
+    raise AssertionError("it never just waits")

@@ -26,6 +26,7 @@ from badger_k2eg.core.records import RecordKind
 from badger_k2eg.core.settings import parse, resolve
 from badger_k2eg.errors import CallCancelled, PutMismatch, SetpointBlocked
 from badger_k2eg.journal import Journal
+from badger_k2eg.run import process
 from badger_k2eg.run import run as core
 from badger_k2eg.run.pv_locks import Locks, locked_by
 from badger_k2eg.run.restore import Restore
@@ -422,3 +423,27 @@ def test_a_lock_that_is_taken_while_the_run_ends_is_given_back(make: Make, monke
     assert ender.result(PATIENCE)
     assert "is over" in blocked(future)
     assert another_process_may_set("Q")
+
+
+def test_a_signal_that_two_threads_pass_on_is_heard_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one would come when the previous handler is in place, while the first is cleaned up after."""
+    heard: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda pid, number: heard.append(number))
+    for _ in range(100):
+        heard.clear()
+        process._here.previous[signal.SIGINT] = lambda number, frame: heard.append(number)
+        process._here.signals[:] = [signal.SIGINT]
+        start = threading.Barrier(4)
+
+        def pass_on(start: threading.Barrier = start) -> None:
+            start.wait()
+            process._deliver()
+
+        threads = [threading.Thread(target=pass_on) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        pass_on()
+        for thread in threads:
+            thread.join()
+        assert heard == [signal.SIGINT]
+    process._here.previous.clear()

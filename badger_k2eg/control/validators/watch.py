@@ -5,16 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ...core import clock
 from ...core.backend import Update
 from ...core.deadline import FOREVER, Deadline
 from ...core.errors import PvError
 from ...core.model import Reading
-
-if TYPE_CHECKING:
-    from .validators import Reaches, Within
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +26,29 @@ class Aim:
     hit: Callable[[Reading], bool]
 
 
+class Watchable(Protocol):
+    """A validator that a watch can wait for: one PV, and what it is to come to. Times are in seconds."""
+
+    @property
+    def pv(self) -> str:
+        """The PV to watch."""
+
+    @property
+    def settle(self) -> float:
+        """How long it must hold the value without a break."""
+
+    @property
+    def timeout(self) -> float | None:
+        """How long to wait in all; None takes the call's."""
+
+    @property
+    def rise(self) -> float:
+        """How long it may take to leave the value after the put."""
+
+    def aim(self, set_value: Any) -> Aim:
+        """Return what the PV is to come to when the setpoint is set to this."""
+
+
 class Watch:
     """One setpoint's readback while it is waited for. Fed by updates; says whether it has settled.
 
@@ -37,7 +57,7 @@ class Watch:
 
     def __init__(
         self,
-        validator: Within | Reaches,
+        validator: Watchable,
         set_pv: str,
         set_value: Any,
         timeout: float,

@@ -21,7 +21,7 @@ PLUGINS = {kind: sorted(path.parent.name for path in CLONE.glob(f"{kind}/*/confi
            ("interfaces", "environments")}  # fmt: skip
 
 #: Those that a plain session asks for; an extended one asks for all.
-FIRST = (("intf", None), ("env", "pv_template"))
+FIRST = (("env", "pv_template"),)
 
 #: Nobody answers there: a plugin that asked would be seen by the time it takes.
 NOWHERE = {

@@ -177,6 +177,7 @@ def test_a_headless_run_again_by_the_environments_parameters(memory: MemoryBacke
     assert again.unguarded is None
 
 
+@pytest.mark.extended
 def test_rerun_takes_the_routine_from_the_record(memory: MemoryBackend, tmp_path: Path) -> None:
     first = headless(memory, tmp_path, evaluations=3)
     first.run()

@@ -136,6 +136,7 @@ def test_read_only_begins_no_second_evaluation(
     assert marks(run) == ([outcome["unguarded"]], outcome["unguarded"])
 
 
+@pytest.mark.extended
 @pytest.mark.slow
 def test_without_read_only_it_is_marked(machine: Interface, roots: Path, journal: Journal, tmp_path: Path) -> None:
     file = written(tmp_path, environment={"name": "own_client"})

@@ -118,6 +118,7 @@ def test_the_first_use_by_many_threads_at_once(machine: Machine) -> None:
     eventually(lambda: names_of_threads() - threads, Counter())
 
 
+@pytest.mark.extended
 def test_memory_does_not_grow_with_the_number_of_calls(machine: Machine) -> None:
     pv, readback, dbl = machine.pvs("SP:000", "RB:000", "DBL")
     machine.move("SETTLE", 0.0)

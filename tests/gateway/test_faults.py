@@ -52,7 +52,7 @@ def test_the_last_value_of_a_burst_of_puts_comes(ioc: SoftIoc, wire: Wire, topic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["pva", "ca"])
+@pytest.mark.parametrize("scheme", ["pva", pytest.param("ca", marks=pytest.mark.extended)])
 def test_gets_and_puts_while_the_ioc_of_a_monitored_pv_is_dead(ioc: SoftIoc, wire: Wire, topic: str, scheme: str):
     name = ioc.pv("DBL")
     uri = f"{scheme}://{name}"

@@ -137,6 +137,7 @@ def magnets(command: Command, injector: VirtualInjector) -> list[float]:
     return [told[pv]["value"] for pv in pvs]
 
 
+@pytest.mark.extended
 def test_what_the_window_tells_of_the_environments(window: Window, injector: VirtualInjector) -> None:
     with FirstIoc("FIRST") as first:
         notes = window("look", client_environment(injector, first))

@@ -119,6 +119,16 @@ class Gateway:
 
     # -- commands -----------------------------------------------------------------------------------------------
 
+    @property
+    def monitored(self) -> int:
+        """How many PVs are monitored for clients."""
+        return len(self._monitors)
+
+    @property
+    def snapshots(self) -> int:
+        """How many recurring snapshots are taken."""
+        return len(self._recurring)
+
     def _take(self, record: KafkaRecord) -> None:
         """Pass a record to a worker (the reader's thread)."""
         command = decode_command(record.value)

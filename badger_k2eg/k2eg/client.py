@@ -17,6 +17,7 @@ from typing import Any, Self
 from ..core import clock, fork
 from ..core.deadline import Deadline
 from ..core.errors import CallCancelled, ControlError, OperationError, OperationTimeout, PvError
+from ..kafka import BrokerTrouble
 from .codec import RepeatingSnapshot, Reply, SnapshotStop, SnapshotTrigger, check_uri, snapshot_topic
 from .environment import K2egEnvironment, load_environment
 from .gets_and_puts import GetsAndPuts
@@ -94,6 +95,16 @@ class K2egClient:
     def environment(self) -> K2egEnvironment:
         """The environment of its gateways."""
         return self._link.environment
+
+    @property
+    def reply_topic(self) -> str:
+        """The topic on which gateways answer this client."""
+        return self._link.reply_topic
+
+    @property
+    def trouble(self) -> BrokerTrouble | None:
+        """What the broker suffers from at present; None while it is well."""
+        return self._link.trouble
 
     @property
     def ahead(self) -> float:

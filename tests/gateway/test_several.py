@@ -72,14 +72,14 @@ def test_a_monitor_asked_for_again_is_held_by_one_until_another_takes_over(
     client.monitor_many(uris(MONITORED), hear)
     # Each is asked for again several times.
     time.sleep(3.0)
-    held = [len(served.gateway._monitors) for served in pair]
+    held = [served.gateway.monitored for served in pair]
     assert sum(held) == MONITORED and all(held)
     for value in (1.0, 2.0):
         for number in range(MONITORED):
             pair[0].memory.post(f"P:{number}", value)
     eventually(lambda: all(seen[f"P:{number}"] == [0.0, 1.0, 2.0] for number in range(MONITORED)))
     pair[0].gateway.close()
-    eventually(lambda: len(pair[1].gateway._monitors) == MONITORED, seconds=30.0)
+    eventually(lambda: pair[1].gateway.monitored == MONITORED, seconds=30.0)
     for number in range(MONITORED):
         pair[1].memory.post(f"P:{number}", 3.0)
     eventually(lambda: all(seen[f"P:{number}"][-1] == 3.0 for number in range(MONITORED)))
@@ -91,14 +91,14 @@ def test_snapshots_are_triggered_and_stopped_where_they_run(pair: list[Served], 
     for name in names:
         about = SnapshotProperties(name, time_window=200, triggered=True, pv_uri_list=uris(2))
         client.snapshot_recurring(about, seen[name].append)
-    assert all(len(served.gateway._recurring) for served in pair)
+    assert all(served.gateway.snapshots for served in pair)
     for count in (1, 2):
         for name in names:
             client.trigger(name)
             eventually(lambda name=name, count=count: len(seen[name]) == count)
     for name in names:
         client.stop(name)
-    assert [len(served.gateway._recurring) for served in pair] == [0, 0]
+    assert [served.gateway.snapshots for served in pair] == [0, 0]
     eventually(lambda: all(len(seen[name]) == 3 for name in names))
     assert not any(iteration.partial for iterations in seen.values() for iteration in iterations)
 

@@ -55,7 +55,7 @@ def test_the_broker_goes_and_comes_back(double: Double, client: K2egClient, brok
     broker.down()
     try:
         # Once the loss has been noticed; before that it may be anybody.
-        eventually(lambda: client._link.trouble is not None)
+        eventually(lambda: client.trouble is not None)
         began = time.monotonic()
         with pytest.raises(OperationTimeout, match=broker.bootstrap) as caught:
             client.get(double.uri("B"), 0.5)

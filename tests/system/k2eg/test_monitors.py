@@ -243,10 +243,10 @@ def test_any_bytes_on_any_topic_are_counted_and_skipped(double: Double, client: 
         (b"[" * 100_000, ((HEADER, b"json"),)),
     ]
     before = client.counters.bad_records
-    for topic in (client._link.reply_topic, monitor_topic(double.name("A"))):
+    for topic in (client.reply_topic, monitor_topic(double.name("A"))):
         for value, headers in bad:
             double.send_raw(topic, value, headers)
-    double.send(client._link.reply_topic, MonitorEvent("X", tree(1.0)), "X", Serialization.JSON)
+    double.send(client.reply_topic, MonitorEvent("X", tree(1.0)), "X", Serialization.JSON)
     double.post("A", 5.0)
     eventually(lambda: seen.values == [1.5, 5.0])
     assert client.get(double.uri("B"))["value"] == 2.5

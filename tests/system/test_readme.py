@@ -41,14 +41,22 @@ def test_python_blocks_run(capsys: pytest.CaptureFixture[str]) -> None:
     from badger_k2eg.backends.memory import MemoryBackend
 
     namespace: dict[str, object] = {}
-    for number, block in enumerate(BLOCKS, 1):
-        if block is CLIENT:
-            continue
-        before = set(namespace)
-        exec(compile(block, f"README.md, block {number}", "exec"), namespace)  # noqa: S102
-        for name in set(namespace) - before:
-            if name.startswith("test_"):
-                namespace[name](MemoryBackend())  # type: ignore[operator]
+    of_tests: list[MemoryBackend] = []
+    try:
+        for number, block in enumerate(BLOCKS, 1):
+            if block is CLIENT:
+                continue
+            before = set(namespace)
+            exec(compile(block, f"README.md, block {number}", "exec"), namespace)  # noqa: S102
+            for name in set(namespace) - before:
+                if name.startswith("test_"):
+                    of_tests.append(MemoryBackend())
+                    namespace[name](of_tests[-1])  # type: ignore[operator]
+    finally:
+        # One that goes on would go by the clock of the tests that follow, too.
+        for machine in [*of_tests, *namespace.values()]:
+            if isinstance(machine, MemoryBackend):
+                machine.close()
     assert len(BLOCKS) >= 15
     # What the text says is printed is what is printed.
     printed = capsys.readouterr().out

@@ -6,7 +6,6 @@ A put takes the one write path (guard, retry, read-back, read-only); what it set
 from __future__ import annotations
 
 import json
-import math
 import queue
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from ..core.backend import Update
 from ..core.deadline import Deadline
 from ..core.errors import PvError, PvNameError, SetError, SetpointBlocked, SettingsError
 from ..core.model import Kind, Outcome, PutResult, PvAddress, Reading, SetReport, Severity
+from ..core.printable import finite
 from ..core.suggestions import in_lines
 from . import FAILED, REFUSED, USAGE
 from .connection_options import control_by, reached
@@ -229,7 +229,7 @@ def _plain(update: Update) -> dict[str, Any]:
     if isinstance(update, PvError):
         return {"error": update.message}
     told: dict[str, Any] = {
-        "value": _finite(update.plain if update.type.kind is not Kind.OTHER else dict(update.tree)),
+        "value": finite(update.plain if update.type.kind is not Kind.OTHER else dict(update.tree)),
         "units": update.units,
         "severity": update.severity.name,
         "message": update.message,
@@ -241,17 +241,6 @@ def _plain(update: Update) -> dict[str, Any]:
     return told
 
 
-def _finite(value: Any) -> Any:
-    """Replace floats that JSON cannot represent by texts."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
-
-
 def _ended(result: PutResult) -> str:
     if result.outcome is Outcome.SKIPPED:
         return f"{result.pv} = {result.asked!r}: not set ({result.message})"
@@ -260,7 +249,7 @@ def _ended(result: PutResult) -> str:
 
 def _told(report: SetReport) -> dict[str, Any]:
     return {
-        result.pv: {"outcome": str(result.outcome), "asked": _finite(result.asked), "message": result.message}
+        result.pv: {"outcome": str(result.outcome), "asked": finite(result.asked), "message": result.message}
         for result in report.results
     }
 

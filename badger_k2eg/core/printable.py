@@ -39,7 +39,10 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Return a plain value with a text in the place of each NaN and infinity, which JSON does not have."""
+    """Return a value as JSON has it: arrays are lists, and a text is in the place of each NaN and infinity."""
+    # By its method: this module is loaded before numpy.
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, Mapping):

@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -16,7 +17,7 @@ import badger_k2eg
 from badger_k2eg import cli
 from badger_k2eg.cli.console import Console, Table, Text, bar
 from badger_k2eg.cli.run_report import line
-from badger_k2eg.core.printable import PrintableFormatter, json_text, printable, printable_lines
+from badger_k2eg.core.printable import PrintableFormatter, finite, json_text, printable, printable_lines
 from badger_k2eg.errors import PvError, PvRefused
 
 #: What a terminal, markup, a format, HTML or a formula would make something else of: as it is, and as it is to be seen.
@@ -93,6 +94,13 @@ def test_json_is_exact_and_nothing_in_it_is_obeyed(text: str) -> None:
         assert json.loads(told) == {text: [text, 1.5]}
         assert printable_lines(told) == told
         told.encode()
+
+
+def test_a_value_as_json_has_it() -> None:
+    nan, infinite = float("nan"), float("inf")
+    held = {"a": np.array([1.0, nan]), "b": [np.float64(infinite), (2, "x")], "c": -infinite, "d": 1.5}
+    assert finite(held) == {"a": [1.0, "nan"], "b": ["inf", [2, "x"]], "c": "-inf", "d": 1.5}
+    assert json.loads(json.dumps(finite(held), allow_nan=False)) == finite(held)
 
 
 def test_a_terminal_of_another_encoding_gets_what_it_can_show(tmp_path: Path) -> None:

@@ -239,13 +239,8 @@ def test_an_end_within_a_call_does_not_wait_for_that_call(
     assert memory.puts == [("R", 6.0), ("Q", 0.0), ("R", 0.0)]
 
 
-def test_ctrl_c_while_the_end_waits_keeps_nothing_from_it(
-    make: Make, memory: Machine, journal: Journal, monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
-) -> None:
-    monkeypatch.setattr(core, "_CALLS_END", PATIENCE)
-    control = make()
-    ours = run.begin({}, {"on_exception": "restore"})
-    control.set({"R": 6.0})
+def waiting(control: Control) -> tuple[Future[Any], threading.Event]:
+    """Set Q and S in the background; the validator of Q waits for the event, and S would come after it."""
     waits, go_on = threading.Event(), threading.Event()
 
     def validator(**_: object) -> None:
@@ -254,6 +249,17 @@ def test_ctrl_c_while_the_end_waits_keeps_nothing_from_it(
 
     future = background(control.set, {"Q": 0.0, "S": 7.0}, {"Q": validator})
     assert waits.wait(PATIENCE)
+    return future, go_on
+
+
+def test_ctrl_c_while_the_end_waits_keeps_nothing_from_it(
+    make: Make, memory: Machine, journal: Journal, monkeypatch: pytest.MonkeyPatch, virtual_clock: VirtualClock
+) -> None:
+    monkeypatch.setattr(core, "_CALLS_END", PATIENCE)
+    control = make()
+    ours = run.begin({}, {"on_exception": "restore"})
+    control.set({"R": 6.0})
+    future, go_on = waiting(control)
     timer = virtual_clock.later(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -276,14 +282,7 @@ def test_a_call_that_does_not_end_is_waited_for_in_bounded_time_only(
     control = make()
     ours = run.begin({}, {"on_exception": "restore"})
     control.set({"R": 6.0})
-    waits, go_on = threading.Event(), threading.Event()
-
-    def validator(**_: object) -> None:
-        waits.set()
-        go_on.wait()
-
-    future = background(control.set, {"Q": 0.0, "S": 7.0}, {"Q": validator})
-    assert waits.wait(PATIENCE)
+    future, go_on = waiting(control)
     ender = background(ours.end, run.Reason.FAILED, "no beam")
     try:
         assert ender.result(PATIENCE)
